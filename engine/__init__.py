@@ -1,0 +1,1 @@
+"""Store, decision pipeline, event sequences, models and training: everything that has state, short of HTTP."""

@@ -1,0 +1,94 @@
+"""Every failure a caller may want to catch, under one root."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NextofferError(Exception):
+    """Root of all errors raised on purpose; its text says what was found, what was expected and what to do."""
+
+
+class InvalidInputError(NextofferError, ValueError):
+    """A value from outside does not have the form that was asked for."""
+
+
+class SchemaError(InvalidInputError):
+    """A table or file lacks a column, or a column has the wrong type."""
+
+
+class DuplicateOfferError(InvalidInputError):
+    """Two offers of one set have the same id.
+
+    Attributes
+    ----------
+    offer_id
+        The id that appears more than once.
+    """
+
+    def __init__(self, offer_id: str) -> None:
+        self.offer_id = offer_id
+        super().__init__(
+            f"offer id {offer_id!r} appears more than once in one set; ids must be unique: rename or drop one"
+        )
+
+
+class NoEligibleOfferError(NextofferError, LookupError):
+    """Nothing may be shown to this subject.
+
+    Attributes
+    ----------
+    rows
+        Positions of the decisions without an eligible offer.
+    """
+
+    def __init__(self, rows: list[int], *, subject: str | None = None) -> None:
+        self.rows = rows
+        who = f"subject {subject!r}" if subject is not None else f"{len(rows)} decision(s), the first at row {rows[0]},"
+        super().__init__(
+            f"{who} has no eligible offer; add a fallback offer to the catalogue or widen its eligibility rule"
+        )
+
+
+class SupportError(NextofferError, ValueError):
+    """A log gives no weight to something that has to be judged (propensity zero or outside (0, 1])."""
+
+
+class ProbabilityError(NextofferError, ValueError):
+    """A policy returned something that is not a distribution over the eligible offers."""
+
+
+class NotFittedError(NextofferError, RuntimeError):
+    """Something has to be fitted or loaded first."""
+
+
+class ArtifactError(NextofferError, ValueError):
+    """A saved artefact is missing, damaged or of an unknown kind."""
+
+
+class UnknownNameError(NextofferError, LookupError):
+    """A name is not known; the text offers the nearest ones that are.
+
+    Attributes
+    ----------
+    name
+        What was asked for.
+    known
+        What there is.
+    """
+
+    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
+        self.name = name
+        self.known = sorted(known)
+        near = difflib.get_close_matches(name, self.known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(self.known) or 'none'}"
+        super().__init__(f"unknown {what} {name!r}; {hint}")
+
+
+class MissingExtraError(NextofferError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        self.extra = extra
+        super().__init__(f"{module} is not installed; pip install 'nextoffer[{extra}]'")
