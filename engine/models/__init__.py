@@ -1,0 +1,1 @@
+"""Propensity models, one module a framework, and what they share: datasets, metrics, calibration, encoders."""

@@ -1,0 +1,1 @@
+"""Training jobs: propensity and reward models, reinforcement learning; each a process of its own."""
