@@ -1,0 +1,1 @@
+"""The demo's story: raw events to a live A/B result, every step the product's own."""
