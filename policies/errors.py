@@ -92,3 +92,40 @@ class MissingExtraError(NextofferError, ImportError):
     def __init__(self, module: str, extra: str) -> None:
         self.extra = extra
         super().__init__(f"{module} is not installed; pip install 'nextoffer[{extra}]'")
+
+
+class ConflictError(NextofferError, ValueError):
+    """The same id was used before with another content, or a revision moved on meanwhile."""
+
+
+class StateError(NextofferError, RuntimeError):
+    """The operation does not fit the state something is in (a draft, running, stopped)."""
+
+
+class UnknownDecisionError(NextofferError, LookupError):
+    """A reward or an activation names a decision that is not in the log.
+
+    Attributes
+    ----------
+    decision_id
+        The id that was given.
+    """
+
+    def __init__(self, decision_id: str) -> None:
+        self.decision_id = decision_id
+        super().__init__(
+            f"decision {decision_id!r} is not in the log; expected the id that a decision was answered with: "
+            "send outcomes that name no decision by subject"
+        )
+
+
+class StoreUnavailableError(NextofferError, ConnectionError):
+    """The log cannot be written now (disk full, read-only, connection lost); nothing was acknowledged."""
+
+
+class OverloadedError(NextofferError, RuntimeError):
+    """More facts wait for the log than the queue holds; try again after ``retry_after_s``."""
+
+    def __init__(self, n_waiting: int, *, retry_after_s: float = 1.0) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(f"{n_waiting} facts wait for the log; expected fewer: retry after {retry_after_s:g} s")

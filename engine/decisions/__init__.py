@@ -1,0 +1,1 @@
+"""The pipeline of one decision: eligible offers, variant, state, policy, draw, durable log, answer."""

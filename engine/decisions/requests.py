@@ -1,0 +1,159 @@
+"""What is asked of the decision service and what it answers; HTTP is a translation of these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from policies.records import Decision, Event, Features, Offer, OfferId
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRequest:
+    """Which offer to show one subject at one placement.
+
+    Parameters
+    ----------
+    features
+        What the site knows of the visitor now; batch-scored traits of the subject are added where the request has no such name.
+    id
+        Chosen by the caller, who may then ask again: the same request gets the stored answer, another one a conflict.
+    offers
+        Candidates instead of the placement's catalogue.
+    exclude
+        Ids that may not be shown this time.
+    at
+        The moment, where the caller keeps time itself (a sandbox, an import); else the service's clock.
+    is_activated
+        False where the page decides later whether the offer is seen (``activate``); until then it is no exposure.
+    dry_run
+        Answer without writing anything.
+    explain
+        Say why each offer was excluded and where the policy came from.
+    """
+
+    placement: str
+    subject: str
+    features: Features = field(default_factory=dict)
+    id: str | None = None
+    offers: tuple[Offer, ...] | None = None
+    exclude: tuple[str, ...] = ()
+    at: datetime | None = None
+    is_activated: bool = True
+    dry_run: bool = False
+    explain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a decision is what it is, in words a person can check."""
+
+    steps: tuple[str, ...]
+    excluded: Mapping[OfferId, str]
+    probabilities: Mapping[OfferId, float]
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionAnswer:
+    """A decision, what the site needs to show it, and whether it was answered before.
+
+    ``decision.recorded`` says whether it is on disk: if not, the offer is the fallback and nothing will be learned from it.
+    """
+
+    decision: Decision
+    payload: Mapping[str, Any]
+    is_repeat: bool = False
+    explanation: Explanation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RewardRequest:
+    """Something that came of a decision.
+
+    Parameters
+    ----------
+    id
+        Makes a retry harmless; left out, it is ``decision:kind``, so a kind counts once per decision.
+    must_join
+        Whether an unknown decision is an error; if not, the reward waits for its decision (imports, events out of order).
+    """
+
+    decision: str
+    kind: str
+    value: float = 1.0
+    id: str | None = None
+    at: datetime | None = None
+    must_join: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RewardReceipt:
+    """What became of a reward."""
+
+    id: str
+    decision: str
+    status: Literal["recorded", "repeat", "ignored"]
+    joined: bool
+    offset: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeRequest:
+    """Something that became known of a subject: ``subscribed``, ``active_30d``, ``margin_eur``, ``refund``."""
+
+    subject: str
+    kind: str
+    value: float = 1.0
+    id: str | None = None
+    at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeReceipt:
+    """What became of an outcome: which decisions it is attributed to, as far as is known now."""
+
+    id: str
+    status: Literal["recorded", "repeat"]
+    attributed_to: tuple[str, ...]
+    offset: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EventRequest:
+    """Behaviour of a subject that advances its state."""
+
+    subject: str
+    kind: str
+    item: str = ""
+    value: float = 0.0
+    id: str | None = None
+    at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EventReceipt:
+    """What became of an event."""
+
+    event: Event
+    status: Literal["recorded", "repeat"]
+    offset: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementStatus:
+    """What a back-end developer wants to see after the first calls."""
+
+    placement: str
+    revision: int
+    n_offers: int
+    policy: str
+    experiment: str | None
+    n_decisions: int
+    n_rewards: int
+    last_decision_at: datetime | None
+    last_reward: str | None
+    ledger_offset: int
+    is_log_healthy: bool
+    n_unrecorded: int

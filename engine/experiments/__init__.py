@@ -1,0 +1,1 @@
+"""The life of an experiment and what is counted in it."""

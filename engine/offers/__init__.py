@@ -1,0 +1,1 @@
+"""Placements, their catalogues and what may be shown when."""

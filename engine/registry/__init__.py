@@ -1,0 +1,1 @@
+"""Which policy versions exist and where their artefacts lie."""

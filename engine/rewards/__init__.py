@@ -1,0 +1,1 @@
+"""Reward definitions, and the join of decisions with what came of them."""

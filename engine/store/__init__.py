@@ -1,0 +1,1 @@
+"""All tables, their migrations, and the one writer of the ledger."""

@@ -1,0 +1,1 @@
+"""What is known of a subject: recent events, sequence state, batch-scored traits."""
