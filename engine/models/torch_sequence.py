@@ -1,0 +1,352 @@
+"""PyTorch: a GRU over the sequence with time-gap encoding, beside it the offer, the customer and aggregates.
+
+Imports torch at module level: only training jobs import this module. What is served is the ONNX graph of the
+encoder (``engine.models.encoder``), never this.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from engine.models.dataset import SequenceDataset
+from engine.models.encoder import KIND, n_gap_buckets
+from engine.models.metrics import log_loss
+from engine.models.propensity import FitReport, describe
+from engine.models.tabular import TabularEncoder
+from policies.artifact import Artifact
+from policies.errors import NotFittedError
+from policies.records import FloatArray, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class GRUConfig:
+    """What a fit is decided by.
+
+    Parameters
+    ----------
+    hidden
+        Width of the state that is exported.
+    last_events
+        How many last events of a row are read.
+    rows_per_batch
+        Rows in one batch; batches hold rows of near-equal length.
+    patience
+        Epochs without a better validation log loss before the fit stops.
+    ignore
+        Columns not to use (names, or prefixes ending in ``*``).
+    """
+
+    hidden: int = 24
+    event_width: int = 6
+    item_width: int = 8
+    gap_width: int = 4
+    head: int = 24
+    dropout: float = 0.3
+    learning_rate: float = 4e-3
+    weight_decay: float = 3e-2
+    rows_per_batch: int = 128
+    max_epochs: int = 30
+    patience: int = 4
+    last_events: int = 128
+    ignore: tuple[str, ...] = ()
+    seed: int = 0
+
+
+class SequenceEncoderNet(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+    """Events to a state vector: embeddings of type, item and log-bucketed gap, amounts, then a GRU."""
+
+    def __init__(
+        self, *, n_event_types: int, n_items: int, value_mean: float, value_scale: float, config: GRUConfig
+    ) -> None:
+        super().__init__()
+        self.event = nn.Embedding(n_event_types, config.event_width)
+        self.item = nn.Embedding(n_items, config.item_width)
+        self.gap = nn.Embedding(n_gap_buckets(), config.gap_width)
+        width = config.event_width + config.item_width + config.gap_width + 2
+        self.gru = nn.GRU(width, config.hidden, batch_first=True)
+        self.value_mean, self.value_scale = value_mean, value_scale
+
+    def inputs(
+        self, event_type: torch.Tensor, item: torch.Tensor, gap_s: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
+        """(n, t) ids and amounts -> (n, t, width)."""
+        log_gap = torch.log1p(gap_s.clamp(min=0.0))
+        bucket = log_gap.floor().clamp(max=float(n_gap_buckets() - 1)).long()
+        amount = torch.sign(value) * torch.log1p(value.abs())
+        numbers = torch.stack([log_gap / 10.0, (amount - self.value_mean) / self.value_scale], dim=-1)
+        return torch.cat([self.event(event_type), self.item(item), self.gap(bucket), numbers], dim=-1)
+
+    def forward(
+        self,
+        event_type: torch.Tensor,
+        item: torch.Tensor,
+        gap_s: torch.Tensor,
+        value: torch.Tensor,
+        lengths: torch.Tensor,
+    ) -> torch.Tensor:
+        """State after the last event of each row, (n, hidden); zeros for a row without events."""
+        states, _ = self.gru(self.inputs(event_type, item, gap_s, value))  # (n, t, hidden)
+        last = (lengths - 1).clamp(min=0).view(-1, 1, 1).expand(-1, 1, states.shape[2])
+        return states.gather(1, last).squeeze(1) * (lengths > 0).unsqueeze(1).to(states.dtype)
+
+
+class StepNet(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+    """One event further: (state, event) -> state, the same weights written as one cell."""
+
+    def __init__(self, encoder: SequenceEncoderNet) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(
+        self,
+        state: torch.Tensor,
+        event_type: torch.Tensor,
+        item: torch.Tensor,
+        gap_s: torch.Tensor,
+        value: torch.Tensor,
+    ) -> torch.Tensor:
+        """All event inputs are (n,), state is (n, hidden)."""
+        gru = self.encoder.gru
+        x = self.encoder.inputs(event_type[:, None], item[:, None], gap_s[:, None], value[:, None])[:, 0]
+        from_x = x @ gru.weight_ih_l0.t() + gru.bias_ih_l0
+        from_h = state @ gru.weight_hh_l0.t() + gru.bias_hh_l0
+        xr, xz, xn = from_x.chunk(3, dim=1)
+        hr, hz, hn = from_h.chunk(3, dim=1)
+        keep = torch.sigmoid(xz + hz)
+        return (1 - keep) * torch.tanh(xn + torch.sigmoid(xr + hr) * hn) + keep * state
+
+
+class PropensityNet(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+    """The encoder's state beside the row's own columns; a linear path keeps what a plain logistic would find."""
+
+    def __init__(self, encoder: SequenceEncoderNet, *, n_columns: int, config: GRUConfig) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.wide = nn.Linear(n_columns, 1)
+        self.deep = nn.Sequential(
+            nn.Dropout(config.dropout),
+            nn.Linear(config.hidden + 2 + n_columns, config.head),
+            nn.ReLU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.head, 1),
+        )
+
+    def forward(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Log odds, (n,)."""
+        state = self.encoder(batch["event_type"], batch["item"], batch["gap_s"], batch["value"], batch["lengths"])
+        recency = torch.log1p(batch["gap_to_as_of_s"].clamp(min=0.0))[:, None] / 10.0
+        has_events = (batch["lengths"] > 0).float()[:, None]
+        joined = torch.cat([state, recency * has_events, has_events, batch["columns"]], dim=1)
+        return (self.wide(batch["columns"]) + self.deep(joined)).squeeze(1)
+
+
+class TorchGRU:
+    """``PropensityModel`` of a GRU; see ``GRUConfig``."""
+
+    name = "gru"
+
+    def __init__(self, config: GRUConfig | None = None, *, progress: Callable[[str], None] | None = None) -> None:
+        self.config = config or GRUConfig()
+        self._progress = progress or (lambda _line: None)
+        self._net: PropensityNet | None = None
+        self._columns: TabularEncoder | None = None
+        self._vocabularies: Mapping[str, Any] = {}
+
+    def fit(self, train: SequenceDataset, validation: SequenceDataset) -> FitReport:
+        """Fit with early stopping on the validation log loss; the best epoch is kept."""
+        started = time.monotonic()
+        config = self.config
+        torch.manual_seed(config.seed)
+        rng = np.random.default_rng(config.seed)
+        self._columns = TabularEncoder.fit(train, ignore=config.ignore)
+        self._vocabularies = dict(train.manifest.get("vocabularies", {}))
+        net = self._net = self._build(train)
+        optimiser = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        loss_of = nn.BCEWithLogitsLoss()
+        columns = self._columns.encode(train)
+        label = torch.from_numpy(train.label.astype(np.float32))
+        history: dict[str, list[float]] = {"train_log_loss": [], "validation_log_loss": []}
+        best, best_epoch, best_weights = math.inf, 0, copy.deepcopy(net.state_dict())
+        for epoch in range(config.max_epochs):
+            net.train()
+            total = 0.0
+            for rows in bucketed_batches(train.lengths, rows_per_batch=config.rows_per_batch, rng=rng):
+                optimiser.zero_grad(set_to_none=True)
+                loss = loss_of(net(_tensors(train, columns, rows, config.last_events)), label[rows])
+                loss.backward()
+                nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+                optimiser.step()
+                total += float(loss.detach()) * len(rows)
+            held = log_loss(validation.label, self.predict(validation))
+            history["train_log_loss"].append(total / len(train))
+            history["validation_log_loss"].append(held)
+            self._progress(f"{self.name}: epoch {epoch + 1}, train {total / len(train):.4f}, validation {held:.4f}")
+            if held < best - 1e-5:
+                best, best_epoch, best_weights = held, epoch, copy.deepcopy(net.state_dict())
+            elif epoch - best_epoch >= config.patience:
+                break
+        net.load_state_dict(best_weights)
+        return FitReport(
+            n_rows=len(train),
+            n_positives=int(train.label.sum()),
+            history={name: tuple(values) for name, values in history.items()},
+            best_step=best_epoch + 1,
+            seconds=time.monotonic() - started,
+        )
+
+    def _build(self, train: SequenceDataset) -> PropensityNet:
+        assert self._columns is not None
+        amount = np.sign(train.value) * np.log1p(np.abs(train.value))
+        encoder = SequenceEncoderNet(
+            n_event_types=_vocabulary_size(self._vocabularies, "event_type", train.event_type),
+            n_items=_vocabulary_size(self._vocabularies, "item", train.item),
+            value_mean=float(amount.mean()) if len(amount) else 0.0,
+            value_scale=max(float(amount.std()), 1e-3) if len(amount) else 1.0,
+            config=self.config,
+        )
+        return PropensityNet(encoder, n_columns=self._columns.width, config=self.config)
+
+    def predict(self, data: SequenceDataset) -> FloatArray:
+        """Probability of the label for each row, shape ``(n,)``."""
+        net, encoder = self._fitted()
+        columns = encoder.encode(data)
+        out = np.zeros(len(data))
+        net.eval()
+        with torch.inference_mode():
+            for rows in bucketed_batches(data.lengths, rows_per_batch=1024, rng=None):
+                scores = net(self._known_ids(_tensors(data, columns, rows, self.config.last_events)))
+                out[rows] = torch.sigmoid(scores.double()).numpy()
+        return out
+
+    def _known_ids(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Ids beyond the vocabulary of the fit are unknown (0)."""
+        net, _ = self._fitted()
+        for name, table in (("event_type", net.encoder.event), ("item", net.encoder.item)):
+            ids = batch[name]
+            batch[name] = torch.where(ids < table.num_embeddings, ids, torch.zeros_like(ids))
+        return batch
+
+    def _fitted(self) -> tuple[PropensityNet, TabularEncoder]:
+        if self._net is None or self._columns is None:
+            raise NotFittedError("the GRU is not fitted; call fit first")
+        return self._net, self._columns
+
+    def to_artifacts(self) -> Mapping[str, Artifact]:
+        """The encoder, servable through ONNX Runtime."""
+        net, _ = self._fitted()
+        return {"sequence_encoder": export_encoder(net.encoder, config=self.config, vocabularies=self._vocabularies)}
+
+
+def export_encoder(encoder: SequenceEncoderNet, *, config: GRUConfig, vocabularies: Mapping[str, Any]) -> Artifact:
+    """Write the encoder and its step cell as ONNX graphs under kind ``sequence_encoder``."""
+    encoder = copy.deepcopy(encoder).eval()
+    n, t = 3, 5
+    events = (
+        torch.ones(n, t, dtype=torch.int64),
+        torch.ones(n, t, dtype=torch.int64),
+        torch.ones(n, t),
+        torch.ones(n, t),
+    )
+    rows, steps = torch.export.Dim("n", min=1), torch.export.Dim("t", min=1)
+    ragged = {0: rows, 1: steps}
+    whole = _to_onnx(
+        encoder,
+        (*events, torch.tensor([5, 2, 3])),
+        names=("event_type", "item", "gap_s", "value", "lengths"),
+        shapes=(ragged, ragged, ragged, ragged, {0: rows}),
+    )
+    one = tuple(block[:, 0] for block in events)
+    step = _to_onnx(
+        StepNet(encoder),
+        (torch.zeros(n, config.hidden), *one),
+        names=("state", "event_type", "item", "gap_s", "value"),
+        shapes=tuple({0: rows} for _ in range(5)),
+    )
+    return Artifact(
+        kind=KIND,
+        manifest={
+            "width": config.hidden,
+            "last_events": config.last_events,
+            "n_event_types": encoder.event.num_embeddings,
+            "n_items": encoder.item.num_embeddings,
+            "vocabularies": dict(vocabularies),
+            "config": {**describe(config), "ignore": list(config.ignore)},
+        },
+        blobs={"encoder.onnx": whole, "step.onnx": step},
+    )
+
+
+def _to_onnx(
+    module: nn.Module, example: tuple[torch.Tensor, ...], *, names: tuple[str, ...], shapes: tuple[Any, ...]
+) -> bytes:
+    # The exporter warns about its own internals and about torchvision, which nothing here uses.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module.eval(),
+            example,
+            dynamo=True,
+            input_names=list(names),
+            output_names=["next_state" if "state" in names else "state"],
+            dynamic_shapes=shapes,
+            verbose=False,
+        )
+    buffer = io.BytesIO()
+    assert program is not None
+    program.save(buffer)
+    return buffer.getvalue()
+
+
+def bucketed_batches(
+    lengths: IntArray, *, rows_per_batch: int, rng: np.random.Generator | None, batches_per_pool: int = 50
+) -> Iterator[IntArray]:
+    """Rows in batches of near-equal length: sorted inside shuffled pools, then the batches shuffled.
+
+    Without ``rng`` the rows are sorted once, for prediction.
+    """
+    if rng is None:
+        order = np.argsort(lengths, kind="stable")
+        yield from (order[i : i + rows_per_batch] for i in range(0, len(order), rows_per_batch))
+        return
+    order = rng.permutation(len(lengths))
+    pool = rows_per_batch * batches_per_pool
+    batches = []
+    for start in range(0, len(order), pool):
+        part = order[start : start + pool]
+        part = part[np.argsort(lengths[part], kind="stable")]
+        batches += [part[i : i + rows_per_batch] for i in range(0, len(part), rows_per_batch)]
+    for i in rng.permutation(len(batches)):
+        yield batches[i]
+
+
+def _tensors(
+    data: SequenceDataset, columns: NDArray[np.float32], rows: IntArray, last_events: int
+) -> dict[str, torch.Tensor]:
+    padded = data.padded(rows, length=last_events)
+    return {
+        "event_type": torch.from_numpy(padded["event_type"].astype(np.int64)),
+        "item": torch.from_numpy(padded["item"].astype(np.int64)),
+        "gap_s": torch.from_numpy(padded["gap_s"].astype(np.float32)),
+        "value": torch.from_numpy(padded["value"]),
+        "lengths": torch.from_numpy(padded["lengths"]),
+        "gap_to_as_of_s": torch.from_numpy(data.gap_to_as_of_s[rows].astype(np.float32)),
+        "columns": torch.from_numpy(columns[rows]),
+    }
+
+
+def _vocabulary_size(vocabularies: Mapping[str, Any], name: str, ids: NDArray[np.int32]) -> int:
+    return max(len(vocabularies.get(name, ())) + 1, int(ids.max(initial=0)) + 1)
