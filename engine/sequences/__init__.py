@@ -1,0 +1,1 @@
+"""Spark jobs from raw sources to decision points with event sequences."""
