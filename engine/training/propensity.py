@@ -1,0 +1,360 @@
+"""Train propensity models side by side, choose one on validation, calibrate it, and judge all once on test.
+
+``python -m engine.training.propensity --data DIR --out DIR --models logistic,lightgbm,mllib,dnn,gru``
+
+Each framework runs in a process of its own. What is written: per model its predictions, report and artefacts under
+``models/``; ``comparison.json`` with every figure; ``scores.parquet`` with the chosen, calibrated probability of every
+row, matured or not; and the calibrator beside the chosen model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from engine.models.calibration import Calibrator, choose_calibrator
+from engine.models.dataset import SequenceDataset
+from engine.models.metrics import average_precision, evaluate, expit, log_loss, logit, paired_difference, roc_auc
+from engine.training.candidates import CANDIDATES, known_candidate
+from engine.training.fit_one import checked_part
+from policies.errors import InvalidInputError, NextofferError
+from policies.records import FloatArray
+
+DEFAULT_MODELS = ("logistic", "lightgbm", "mllib", "dnn", "gru")
+REFERENCE = "logistic"
+BLEND = "blend"
+# A framework that hangs must not hang the comparison with it.
+_TIMEOUT_S = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConfig:
+    """One comparison.
+
+    Parameters
+    ----------
+    models
+        Names from ``engine.training.candidates``; ``logistic`` is added, it is the reference.
+    quick
+        Smaller fits that prove the path.
+    jobs
+        Processes at once.
+    ignore
+        Columns no model may use (names, or prefixes ending in ``*``), for example ``customer_*``.
+    n_resamples
+        Bootstrap resamples of subjects behind each interval.
+    """
+
+    models: tuple[str, ...] = DEFAULT_MODELS
+    quick: bool = False
+    jobs: int = 2
+    seed: int = 0
+    ignore: tuple[str, ...] = ()
+    n_resamples: int = 400
+
+
+Progress = Callable[[str, str], None]
+
+
+def train_propensity(
+    data_folder: Path, out: Path, *, config: TrainingConfig, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Fit, choose, calibrate and compare; returns what ``comparison.json`` holds.
+
+    Raises
+    ------
+    InvalidInputError
+        If ``out`` holds an earlier run, or a split cannot train or judge a model.
+    NextofferError
+        If a model's process fails; the text ends with what it said.
+    """
+    started = time.monotonic()
+    if (out / "models").exists():
+        raise InvalidInputError(f"{out} holds an earlier run; choose another folder or remove it")
+    models = tuple(dict.fromkeys((REFERENCE, *config.models)))
+    for name in models:
+        known_candidate(name)
+    data = SequenceDataset.read(data_folder)
+    for split in ("train", "validation", "calibration", "test"):
+        checked_part(data, split)
+    predictions = _fit_all(data_folder, out, models=models, config=config, progress=progress or (lambda *_: None))
+    reports = {n: json.loads((out / "models" / n / "report.json").read_text()) for n in models}
+    result = compare(data, predictions, config=config)
+    result |= {
+        "data": str(data.manifest.get("source", data_folder.name)),
+        "fits": {
+            n: {k: r[k] for k in ("n_rows", "best_step", "seconds", "scoring_seconds", "notes")}
+            for n, r in reports.items()
+        },
+        "config": {"models": list(models), "quick": config.quick, "seed": config.seed, "ignore": list(config.ignore)},
+        "seconds": time.monotonic() - started,
+    }
+    _write(out, data, predictions, result)
+    return result
+
+
+def _fit_all(
+    data_folder: Path, out: Path, *, models: Sequence[str], config: TrainingConfig, progress: Progress
+) -> dict[str, FloatArray]:
+    # The slow starters first, so that two processes end at about the same time.
+    order = sorted(
+        models, key=lambda n: ("torch", "spark", "tensorflow", "lightgbm", "numpy").index(CANDIDATES[n].framework)
+    )
+
+    def run(name: str) -> None:
+        _fit_in_process(name, data_folder, out / "models" / name, config=config, progress=progress)
+        progress(name, "done")
+
+    with ThreadPoolExecutor(max_workers=config.jobs) as pool:
+        for done in [pool.submit(run, name) for name in order]:
+            done.result()
+    return {n: pq.read_table(out / "models" / n / "predictions.parquet")["probability"].to_numpy() for n in models}
+
+
+def _fit_in_process(name: str, data_folder: Path, out: Path, *, config: TrainingConfig, progress: Progress) -> None:
+    command = [sys.executable, "-m", "engine.training.fit_one", "--data", str(data_folder), "--out", str(out)]
+    command += ["--model", name, "--seed", str(config.seed), "--ignore", ",".join(config.ignore)]
+    command += ["--quick"] if config.quick else []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+    lines: list[str] = []
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+    ) as child:
+        assert child.stderr is not None
+        deadline = time.monotonic() + _TIMEOUT_S
+        for line in child.stderr:
+            lines.append(line.rstrip())
+            if line.startswith(f"{name}:"):
+                progress(name, line.rstrip())
+            if time.monotonic() > deadline:
+                child.kill()
+        code = child.wait()
+    if code:
+        tail = "\n".join(lines[-15:])
+        raise NextofferError(f"training {name!r} failed with exit code {code}:\n{tail}")
+
+
+def compare(data: SequenceDataset, predictions: Mapping[str, FloatArray], *, config: TrainingConfig) -> dict[str, Any]:
+    """Choose on validation, calibrate on calibration, judge every model on test against the reference.
+
+    ``predictions`` holds an uncalibrated probability of every row of ``data`` by model; the equal-weight mean of
+    their log odds joins as ``blend`` where there are at least two models beside the reference.
+    """
+    predictions = dict(predictions)
+    if len(predictions) > 2:
+        predictions[BLEND] = expit(np.mean([logit(p) for p in predictions.values()], axis=0))
+    rows = {s: np.flatnonzero((data.split == s) & data.is_matured) for s in ("validation", "calibration", "test")}
+    on_validation = {
+        name: {
+            "log_loss": log_loss(data.label[rows["validation"]], p[rows["validation"]]),
+            "roc_auc": roc_auc(data.label[rows["validation"]], p[rows["validation"]]),
+            "average_precision": average_precision(data.label[rows["validation"]], p[rows["validation"]]),
+        }
+        for name, p in predictions.items()
+    }
+    chosen, reason = choose(data, predictions, rows=rows["validation"], config=config)
+    calibrators: dict[str, Calibrator] = {}
+    table: dict[str, Any] = {}
+    calibrated: dict[str, FloatArray] = {}
+    part = rows["calibration"]
+    for name, p in predictions.items():
+        calibrators[name], kind, losses = choose_calibrator(
+            data.label[part], p[part], data.subject[part], seed=config.seed
+        )
+        calibrated[name] = calibrators[name](p)
+        table[name] = {"calibration": {"kind": kind, "log_loss": losses, **calibrators[name].to_manifest()}}
+    test, label = rows["test"], data.label[rows["test"]]
+    for name, p in calibrated.items():
+        rng = np.random.default_rng(config.seed)  # the same resamples for every model
+        table[name]["validation"] = on_validation[name]
+        table[name]["test"] = evaluate(
+            label, p[test], data.subject[test], rng=rng, n_resamples=config.n_resamples
+        ).to_json()
+        table[name]["test_against_reference"] = {
+            metric: _as_json(
+                paired_difference(
+                    metric,
+                    label,
+                    p[test],
+                    calibrated[REFERENCE][test],
+                    data.subject[test],
+                    rng=np.random.default_rng(config.seed),
+                    n_resamples=config.n_resamples,
+                )
+            )
+            for metric in ("roc_auc", "average_precision", "log_loss")
+        }
+    return {
+        "chosen": chosen,
+        "reason": reason,
+        "reference": REFERENCE,
+        "verdict": _verdict(chosen, table[chosen]["test_against_reference"]),
+        "rows": {
+            split: {"rows": len(r), "positives": int(data.label[r].sum()), "subjects": len(np.unique(data.subject[r]))}
+            for split, r in {"train": np.flatnonzero((data.split == "train") & data.is_matured), **rows}.items()
+        },
+        "not_matured": int((~data.is_matured).sum()),
+        "models": table,
+    }
+
+
+def choose(
+    data: SequenceDataset, predictions: Mapping[str, FloatArray], *, rows: Any, config: TrainingConfig
+) -> tuple[str, str]:
+    """One model by validation alone: the lowest log loss, and a sequence model only if it clearly earns its cost.
+
+    A model that reads sequences has to beat the boosted trees (where trained) in average precision by more than the paired
+    interval over subjects; else it is passed over.
+    """
+    label, subject = data.label[rows], data.subject[rows]
+    ranking = sorted(predictions, key=lambda n: log_loss(label, predictions[n][rows]))
+    passed: list[str] = []
+    for name in ranking:
+        candidate = CANDIDATES.get(name)
+        if candidate is not None and candidate.reads_sequence and "lightgbm" in predictions:
+            gain = paired_difference(
+                "average_precision",
+                label,
+                predictions[name][rows],
+                predictions["lightgbm"][rows],
+                subject,
+                rng=np.random.default_rng(config.seed),
+                n_resamples=config.n_resamples,
+            )
+            if gain.low <= 0:
+                passed.append(
+                    f"{name} passed over: its average precision differs from lightgbm's by {gain.value:+.4f} "
+                    f"[{gain.low:+.4f}, {gain.high:+.4f}] on validation"
+                )
+                continue
+        return name, "; ".join(["lowest log loss on validation", *passed])
+    return REFERENCE, "; ".join(["the reference stays", *passed])
+
+
+def _verdict(chosen: str, against: Mapping[str, Any]) -> str:
+    if chosen == REFERENCE:
+        return "the reference logistic regression itself was chosen: no model did better on validation"
+    auc = against["roc_auc"]
+    span = f"{auc['value']:+.4f} AUC [{auc['low']:+.4f}, {auc['high']:+.4f}] against the reference logistic on test"
+    if auc["low"] > 0:
+        return f"{chosen} is better: {span}"
+    if auc["high"] < 0:
+        return f"{chosen} is worse: {span}; validation chose wrongly"
+    return f"{chosen} cannot be told from the reference: {span}"
+
+
+def _as_json(interval: Any) -> dict[str, float]:
+    return {"value": interval.value, "low": interval.low, "high": interval.high}
+
+
+def _write(out: Path, data: SequenceDataset, predictions: Mapping[str, FloatArray], result: dict[str, Any]) -> None:
+    from engine.models.calibration import from_manifest
+
+    chosen = result["chosen"]
+    raw = expit(np.mean([logit(p) for p in predictions.values()], axis=0)) if chosen == BLEND else predictions[chosen]
+    calibrator = from_manifest(result["models"][chosen]["calibration"])
+    scores = pa.table(
+        {
+            "subject": pa.array(data.subject.tolist()),
+            "offer": pa.array(data.offer.tolist()),
+            "as_of": pa.array(data.as_of, pa.timestamp("us")).cast(pa.timestamp("us", tz="UTC")),
+            "split": pa.array(data.split.tolist()),
+            "is_matured": pa.array(data.is_matured),
+            "label": pa.array(data.label, from_pandas=True),
+            "probability": pa.array(calibrator(raw)),
+        }
+    )
+    pq.write_table(scores, out / "scores.parquet")
+    (out / "comparison.json").write_text(json.dumps(result, indent=1))
+
+
+def table_text(result: Mapping[str, Any]) -> str:
+    """The comparison as a table for a person: every figure on the one test split, intervals over subjects."""
+    head = f"{'model':<12}{'AUC-ROC':>24}{'PR-AUC':>24}{'P@10%':>8}{'log loss':>10}{'Brier sk.':>10}{'ECE (floor)':>18}{'slope':>7}  {'AUC − reference':<26}"
+    lines = [head, "-" * len(head)]
+    for name, row in sorted(result["models"].items(), key=lambda item: item[1]["validation"]["log_loss"]):
+        test, against = row["test"], row["test_against_reference"]["roc_auc"]
+        mark = "*" if name == result["chosen"] else " "
+        lines.append(
+            f"{name + mark:<12}{_span(test['roc_auc']):>24}{_span(test['average_precision']):>24}"
+            f"{test['precision_at_10pct']:>8.3f}{test['log_loss']:>10.4f}{test['brier_skill']:>10.3f}"
+            f"{test['ece']:>9.4f} ({test['ece_floor']['upper']:.4f}){test['calibration_slope']['value']:>7.2f}  "
+            f"{against['value']:+.4f} [{against['low']:+.4f}, {against['high']:+.4f}]"
+        )
+    rows = result["rows"]
+    sizes = ", ".join(f"{s} {r['rows']} rows / {r['positives']} positive" for s, r in rows.items())
+    lines += [
+        f"* chosen: {result['reason']}",
+        result["verdict"],
+        f"{sizes}; not matured, never used: {result['not_matured']}",
+    ]
+    return "\n".join(lines)
+
+
+def _span(interval: Mapping[str, float]) -> str:
+    return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run from the command line: 0 done, 2 wrong usage."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of decision points")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write into; must not hold an earlier run")
+    parser.add_argument("--models", default=",".join(DEFAULT_MODELS), help=f"among {', '.join(CANDIDATES)}")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ignore", default="", help="columns not to use, separated by commas; prefixes end in *")
+    parser.add_argument("--json", action="store_true", help="print comparison.json instead of the table")
+    options = parser.parse_args(arguments)
+    config = TrainingConfig(
+        models=tuple(name for name in options.models.split(",") if name),
+        quick=options.quick,
+        jobs=options.jobs,
+        seed=options.seed,
+        ignore=tuple(rule for rule in options.ignore.split(",") if rule),
+    )
+    try:
+        result = _with_bar(options.data, options.out, config)
+    except NextofferError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    print(json.dumps(result, indent=1) if options.json else table_text(result))  # noqa: T201
+    return 0
+
+
+def _with_bar(data: Path, out: Path, config: TrainingConfig) -> dict[str, Any]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} models"),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting", total=len({REFERENCE, *config.models}))
+
+        def show(_name: str, line: str) -> None:
+            bar.update(task, description=line, advance=1 if line == "done" else 0)
+
+        return train_propensity(data, out, config=config, progress=show)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
