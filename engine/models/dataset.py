@@ -227,7 +227,7 @@ class SequenceDataset:
         manifest_file = folder / "manifest.json"
         manifest = json.loads(manifest_file.read_text()) if manifest_file.is_file() else {}
         table = pa.concat_tables([pq.ParquetFile(path).read() for path in files], promote_options="permissive")
-        return cls.from_arrow(table, manifest=manifest)
+        return cls.from_arrow(table, manifest={**manifest, "folder": str(folder)})
 
 
 def _is_aside(path: Path) -> bool:

@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 import time
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 
@@ -86,6 +87,11 @@ def main() -> int:
     except NextofferError as error:
         _say(f"error: {error}")
         return 2
+    except Exception as error:
+        _say(traceback.format_exc())
+        # Last, where the parent looks: a Java stack trace must not hide what went wrong.
+        _say(f"error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}")
+        return 3
     return 0
 
 

@@ -144,8 +144,8 @@ def _fit_in_process(name: str, data_folder: Path, out: Path, *, config: Training
                 child.kill()
         code = child.wait()
     if code:
-        tail = "\n".join(lines[-15:])
-        raise NextofferError(f"training {name!r} failed with exit code {code}:\n{tail}")
+        said = next((line for line in reversed(lines) if line.startswith("error: ")), "\n".join(lines[-15:]))
+        raise NextofferError(f"training {name!r} failed with exit code {code}: {said.removeprefix('error: ')}")
 
 
 def compare(data: SequenceDataset, predictions: Mapping[str, FloatArray], *, config: TrainingConfig) -> dict[str, Any]:
