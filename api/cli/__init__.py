@@ -1,0 +1,1 @@
+"""The ``nextoffer`` command: one module a subcommand, loaded only when it is called."""

@@ -1,0 +1,65 @@
+"""The ``nextoffer`` command: subcommands by import string, so that ``--help`` loads no framework.
+
+A command is a plain function in ``api/cli/<command>.py`` (or a cyclopts ``App`` where it has subcommands) that
+imports heavy things inside. It prints data on stdout, words on stderr and returns 0 (done), 1 (an honest no) or 2.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+from rich.console import Console
+
+from policies.errors import InvalidInputError, MissingExtraError, NextofferError, UnknownNameError
+
+# name, import string, help shown by `nextoffer --help` (so that listing commands imports none of them)
+COMMANDS: tuple[tuple[str, str, str], ...] = (
+    ("serve", "api.cli.serve:serve", "Run the decision service"),
+    ("keys", "api.cli.keys:app", "Make, list and revoke API keys"),
+    ("benchmark", "api.cli.benchmark:benchmark", "Measure against baselines in the same run; needs a checkout"),
+)
+
+DONE, HONEST_NO, WRONG_USAGE = 0, 1, 2
+
+
+def build_app() -> App:
+    """Make the command with all subcommands registered and none of them imported."""
+    app = App(
+        name="nextoffer",
+        help="A self-hosted decision service and research bench for the next best subscription offer.",
+        version=_version,
+        console=Console(),
+        error_console=Console(stderr=True),
+        result_action="return_value",
+    )
+    for name, target, help_text in COMMANDS:
+        app.command(target, name=name, help=help_text)
+    return app
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; errors raised on purpose become one sentence on stderr."""
+    try:
+        result = build_app()(list(arguments), exit_on_error=False, print_error=True)
+    except CycloptsError:
+        return WRONG_USAGE
+    except NextofferError as error:
+        print(f"nextoffer: {error}", file=sys.stderr)  # noqa: T201 - words on stderr
+        is_usage = isinstance(error, InvalidInputError | UnknownNameError | MissingExtraError)
+        return WRONG_USAGE if is_usage else HONEST_NO
+    except KeyboardInterrupt:
+        return 130
+    return result if isinstance(result, int) and not isinstance(result, bool) else DONE
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("nextoffer")
