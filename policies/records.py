@@ -150,7 +150,7 @@ def check_features(features: Features, *, where: str) -> None:
                 f"feature {name!r} of {where} is a {type(value).__name__}; expected a number, text, boolean or null: "
                 "flatten nested values into named features"
             )
-        if not np.isfinite(value) or abs(value) > 1e12:
+        if not abs(value) <= 1e12:  # also refuses nan, and integers that no float holds
             raise InvalidInputError(
                 f"feature {name!r} of {where} is {value!r}; expected a finite number below 1e12 in size: leave it out if it is unknown"
             )
