@@ -14,14 +14,19 @@ from pydantic import ValidationError
 
 from policies.errors import (
     ArtifactError,
+    ConflictError,
     DuplicateOfferError,
     InvalidInputError,
     MissingExtraError,
     NextofferError,
     NoEligibleOfferError,
     NotFittedError,
+    OverloadedError,
     ProbabilityError,
+    StateError,
+    StoreUnavailableError,
     SupportError,
+    UnknownDecisionError,
     UnknownNameError,
 )
 
@@ -83,6 +88,11 @@ TABLE: tuple[tuple[type[NextofferError], Answer], ...] = (
     (UnauthorizedError, Answer(401, "unauthorized")),
     (ForbiddenError, Answer(403, "forbidden")),
     (RateLimitError, Answer(429, "rate_limited")),
+    (OverloadedError, Answer(429, "overloaded")),
+    (StoreUnavailableError, Answer(503, "store_unavailable")),
+    (ConflictError, Answer(409, "conflict")),
+    (StateError, Answer(409, "wrong_state")),
+    (UnknownDecisionError, Answer(404, "unknown_decision")),
     (DuplicateOfferError, Answer(400, "duplicate_offer")),
     (UnknownNameError, Answer(404, "unknown_name")),
     (NoEligibleOfferError, Answer(409, "no_eligible_offer")),
@@ -101,7 +111,9 @@ def answer_for(error: NextofferError) -> Answer:
     return next(answer for cls, answer in TABLE if isinstance(error, cls))
 
 
-def error_body(code: str, message: str, *, details: Sequence[Any] = (), request_id: str | None = None) -> dict[str, Any]:
+def error_body(
+    code: str, message: str, *, details: Sequence[Any] = (), request_id: str | None = None
+) -> dict[str, Any]:
     """Return the one shape of an error answer."""
     body: dict[str, Any] = {"code": code, "message": message}
     if details:

@@ -38,7 +38,9 @@ class Settings(BaseSettings):
     draw_secret: SecretStr | None = Field(
         None, description="Secret of the draw, at least 16 characters; without it, one is made and kept in `home`"
     )
-    secret_version: Annotated[int, Field(ge=1)] = Field(1, description="Number logged with each draw; raise it with the secret")
+    secret_version: Annotated[int, Field(ge=1)] = Field(
+        1, description="Number logged with each draw; raise it with the secret"
+    )
     body_limit_bytes: Annotated[int, Field(ge=1024)] = Field(262_144, description="Largest request body")
     depth_limit: Annotated[int, Field(ge=4, le=100)] = Field(16, description="Deepest nesting of a JSON body")
     batch_limit: Annotated[int, Field(ge=1)] = Field(500, description="Most decisions in one batch request")
@@ -72,7 +74,9 @@ class Settings(BaseSettings):
         return self.mode == "sandbox"
 
 
-def load_settings(path: Path | None = None, *, environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+def load_settings(
+    path: Path | None = None, *, environment: Mapping[str, str] | None = None, **overrides: Any
+) -> Settings:
     """Read the TOML file (argument, else ``NEXTOFFER_CONFIG``), let the environment override it, then ``overrides``.
 
     Raises
@@ -100,7 +104,9 @@ def load_settings(path: Path | None = None, *, environment: Mapping[str, str] | 
     except ValidationError as error:
         raise InvalidInputError(f"settings: {describe_validation(error)}") from None
     if settings.draw_secret is not None and len(settings.draw_secret.get_secret_value()) < 16:
-        raise InvalidInputError("settings: draw_secret is shorter than 16 characters; generate a random one of at least 16")
+        raise InvalidInputError(
+            "settings: draw_secret is shorter than 16 characters; generate a random one of at least 16"
+        )
     return settings
 
 
@@ -108,4 +114,6 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InvalidInputError(f"cannot read settings from {path}: {error}; expected a TOML file of keys and values") from None
+        raise InvalidInputError(
+            f"cannot read settings from {path}: {error}; expected a TOML file of keys and values"
+        ) from None

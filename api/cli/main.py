@@ -41,7 +41,10 @@ def build_app() -> App:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; errors raised on purpose become one sentence on stderr."""
+    known = [name for name, _, _ in COMMANDS]
     try:
+        if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
+            raise UnknownNameError("command", arguments[0], known)
         result = build_app()(list(arguments), exit_on_error=False, print_error=True)
     except CycloptsError:
         return WRONG_USAGE

@@ -1,0 +1,347 @@
+"""A documented HTTP operation on a plain Starlette route.
+
+FastAPI's own endpoint machinery costs more than a whole decision does, so operations run as plain routes: the body is
+read under a limit, checked by a pydantic model straight from its bytes, handed to a coroutine, and the answer is written
+by orjson. ``api/openapi.py`` documents the same objects, so that what runs and what is documented cannot part.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import orjson
+from pydantic import BaseModel, ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from api.auth import ApiKey, KeyRing, Scope
+from api.errors import (
+    ForbiddenError,
+    MalformedError,
+    RateLimitError,
+    TooLargeError,
+    UnauthorizedError,
+    answer_for,
+    error_body,
+    malformed,
+)
+from policies.errors import InvalidInputError, NextofferError, OverloadedError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from api.metrics import Metrics
+    from api.settings import Settings
+    from engine.decisions.service import DecisionService
+
+TIME_HEADER = "nextoffer-time"
+_MAX_AHEAD = timedelta(minutes=5)
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,128}")
+_log = logging.getLogger("nextoffer.api")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parts:
+    """What every operation works with; made once when the service starts."""
+
+    settings: Settings
+    service: DecisionService
+    keys: KeyRing
+    metrics: Metrics
+    clock: Callable[[], datetime]
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One request on its way through an operation."""
+
+    request: Request
+    parts: Parts
+    key: ApiKey | None
+    request_id: str
+
+    @property
+    def service(self) -> DecisionService:
+        """The decision service."""
+        return self.parts.service
+
+    @property
+    def actor(self) -> str:
+        """Who is named in audit rows."""
+        return "" if self.key is None else f"key:{self.key.name}"
+
+    def path(self, name: str) -> str:
+        """A part of the path, decoded."""
+        return str(self.request.path_params[name])
+
+    @property
+    def at(self) -> datetime | None:
+        """Injected moment of a sandbox request; None where the service's clock counts.
+
+        Raises
+        ------
+        ForbiddenError
+            If a request to a production service carries the header.
+        """
+        text = self.request.headers.get(TIME_HEADER)
+        if text is None:
+            return None
+        if not self.parts.settings.is_sandbox:
+            raise ForbiddenError("header Nextoffer-Time works in a sandbox only; leave it out, or start with --sandbox")
+        return parse_moment(text, what="header Nextoffer-Time")
+
+    @property
+    def now(self) -> datetime:
+        """Injected moment, else the clock's."""
+        return self.at or self.parts.clock()
+
+    def fact_at(self, said: datetime | None) -> datetime | None:
+        """Moment of a fact that may have happened before it is reported, never after."""
+        at = self.at
+        if said is None:
+            return at
+        now = at or self.parts.clock()
+        if said > now + _MAX_AHEAD:
+            raise InvalidInputError(
+                f"at is {said.isoformat()}, after now ({now.isoformat()}); expected when it happened"
+            )
+        return said
+
+    @property
+    def idempotency_key(self) -> str | None:
+        """The caller's name for this request, which a retry repeats."""
+        text = self.request.headers.get("idempotency-key")
+        if text is None:
+            return None
+        text = text.strip('"')
+        if not _IDEMPOTENCY_KEY.fullmatch(text):
+            raise InvalidInputError(
+                f"header Idempotency-Key is {text[:40]!r}; expected 1 to 128 visible ASCII characters, such as a UUID"
+            )
+        return text
+
+    async def in_thread(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Run what waits for the database outside the event loop."""
+        return await run_in_threadpool(function, *args, **kwargs)
+
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+Handler = Callable[[Call, Any], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Operation:
+    """One method on one path: what it takes, what it gives, who may call it, and the coroutine that does it.
+
+    Parameters
+    ----------
+    scope
+        What the key must allow; None is open to everyone.
+    body
+        Model of the request body; None where there is none.
+    reply
+        Model of the answer, for the documentation and the tests; None is an empty answer.
+    is_public
+        Whether a browser's public key may call it.
+    """
+
+    method: Literal["GET", "POST", "PUT", "DELETE"]
+    path: str
+    summary: str
+    scope: Scope | None
+    handler: Handler
+    body: type[BaseModel] | None = None
+    reply: type[BaseModel] | None = None
+    status: int = 200
+    tag: str = ""
+    is_public: bool = False
+    is_body_optional: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its identifier in the documentation and the metrics."""
+        return self.handler.__name__
+
+    def route(self) -> Route:
+        """The plain route that runs it."""
+
+        async def endpoint(request: Request) -> Response:
+            return await self._answer(request)
+
+        return Route(self.path, endpoint, methods=[self.method], name=self.name, include_in_schema=False)
+
+    async def _answer(self, request: Request) -> Response:
+        parts: Parts = request.app.state.parts
+        started = time.perf_counter()
+        request_id = request_id_of(request)
+        try:
+            response = await self._run(request, parts, request_id)
+        except NextofferError as error:
+            response = error_response(error, request_id=request_id)
+        except ClientDisconnect:
+            response = Response(status_code=499)
+        except Exception:  # the outermost edge of a request: log it, and answer without a traceback
+            _log.exception("operation %s failed, request %s", self.name, request_id)
+            message = f"something went wrong on our side; the log holds it under request {request_id}"
+            response = json_response(error_body("internal", message, request_id=request_id), status=500)
+        response.headers["x-request-id"] = request_id
+        parts.metrics.observe(self.name, response.status_code, time.perf_counter() - started)
+        return response
+
+    async def _run(self, request: Request, parts: Parts, request_id: str) -> Response:
+        key = None
+        if self.scope is not None:
+            key = authorise(request, parts.keys, self.scope, is_public_route=self.is_public)
+            placement = request.path_params.get("placement")
+            if placement is not None:
+                key.allow(self.scope, placement=placement)
+        body = None
+        if self.body is not None:
+            raw = await read_body(request, limit=parts.settings.body_limit_bytes)
+            if raw or not self.is_body_optional:
+                body = parse_body(self.body, raw, depth_limit=parts.settings.depth_limit)
+        content = await self.handler(Call(request, parts, key, request_id), body)
+        if isinstance(content, Response):
+            return content
+        if self.reply is None:
+            return Response(status_code=self.status)
+        return json_response(content, status=self.status)
+
+
+def authorise(request: Request, keys: KeyRing, scope: Scope, *, is_public_route: bool = False) -> ApiKey:
+    """Find the caller's key and check its scope.
+
+    A public key may come in the query (``sendBeacon`` cannot set headers), must be used on a route made for it, and from
+    an origin that the settings name (which the CORS layer answers; here only the kind of key is checked).
+    """
+    text = _key_text(request)
+    if text is None:
+        raise UnauthorizedError("this needs an API key; send the header 'Authorization: Bearer nxo_…'")
+    key = keys.find(text)
+    if key.is_public and not is_public_route:
+        raise ForbiddenError(
+            f"key {key.name!r} is a public browser key; this call belongs on your server, with a secret key"
+        )
+    if "key" in request.query_params and not key.is_public:
+        raise ForbiddenError(
+            "a secret key was sent in the address, where logs keep it; rotate it and send it as a header"
+        )
+    key.allow(scope)
+    return key
+
+
+def _key_text(request: Request) -> str | None:
+    authorization = request.headers.get("authorization", "")
+    kind, _, text = authorization.partition(" ")
+    if kind.lower() == "bearer" and text.strip():
+        return text.strip()
+    return request.headers.get("nextoffer-key") or request.query_params.get("key") or None
+
+
+async def read_body(request: Request, *, limit: int) -> bytes:
+    """Read a body that is no larger than the limit.
+
+    Raises
+    ------
+    TooLargeError
+        As soon as it is known, before the rest is read.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise TooLargeError(_too_large(f"{int(declared):,}", limit))
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise TooLargeError(_too_large(f"more than {limit:,}", limit))
+        chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _too_large(found: str, limit: int) -> str:
+    return f"the body has {found} bytes; at most {limit:,} are read: send less at a time, or raise body_limit_bytes"
+
+
+def parse_body(model: type[ModelT], raw: bytes, *, depth_limit: int) -> ModelT:
+    """Check a JSON body against its model.
+
+    Raises
+    ------
+    MalformedError
+        Naming each place and what is wrong there.
+    """
+    check_depth(raw, limit=depth_limit)
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        raise malformed(error) from None
+
+
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
+def check_depth(raw: bytes, *, limit: int) -> None:
+    """Refuse JSON nested deeper than the limit, before anything recursive reads it."""
+    if raw.count(b"{") + raw.count(b"[") <= limit:
+        return
+    depth = 0
+    for byte in _STRINGS.sub(b"", raw):
+        if byte in b"[{":
+            depth += 1
+            if depth > limit:
+                raise MalformedError(f"the body is nested deeper than {limit} levels; flatten it, or raise depth_limit")
+        elif byte in b"]}":
+            depth -= 1
+
+
+def parse_moment(text: str, *, what: str) -> datetime:
+    """Read an aware moment in ISO 8601."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = datetime.min
+    if moment.tzinfo is None or moment.year < 1970:
+        raise InvalidInputError(f"{what} is {text[:40]!r}; expected a moment with a zone, such as 2026-01-31T00:00:00Z")
+    return moment.astimezone(UTC)
+
+
+def request_id_of(request: Request) -> str:
+    """The caller's id of a request where it is harmless in a log, else a new one."""
+    said = request.headers.get("x-request-id", "")
+    return said if _REQUEST_ID.fullmatch(said) else uuid.uuid4().hex
+
+
+def json_response(content: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Plain values as JSON."""
+    return Response(orjson.dumps(content), status_code=status, headers=headers, media_type="application/json")
+
+
+def error_response(error: NextofferError, *, request_id: str | None = None) -> Response:
+    """Answer an error raised on purpose, in the one shape."""
+    answer = answer_for(error)
+    headers: dict[str, str] = {}
+    if isinstance(error, RateLimitError | OverloadedError):
+        headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+    elif isinstance(error, StoreUnavailableError):
+        headers["retry-after"] = "1"
+    elif isinstance(error, UnauthorizedError):
+        headers["www-authenticate"] = "Bearer"
+    elif isinstance(error, TooLargeError):
+        headers["connection"] = "close"  # the rest of the body is not read
+    details = error.details if isinstance(error, MalformedError) else ()
+    if answer.status >= 500:
+        _log.error("%s: %s (request %s)", answer.code, error, request_id)
+    return json_response(
+        error_body(answer.code, str(error), details=details, request_id=request_id),
+        status=answer.status,
+        headers=headers,
+    )
