@@ -61,6 +61,8 @@ class Placement:
         Share of decisions given to uniform exploration, in [0, 1).
     reward
         What a learner and the reports count as success here.
+    encoder
+        ``name@version`` of the registered sequence encoder whose state vector policies see as ``sequence``; None: no vector.
     """
 
     id: str
@@ -70,6 +72,7 @@ class Placement:
     baseline: tuple[str, ...] = ()
     explore_share: float = DEFAULT_EXPLORE_SHARE
     reward: RewardDefinition = field(default_factory=RewardDefinition)
+    encoder: str | None = None
 
     def __post_init__(self) -> None:
         if not self.id or len(self.id) > 128 or not all(c.isalnum() or c in "-_." for c in self.id):
@@ -103,6 +106,7 @@ class Placement:
             "baseline": list(self.baseline),
             "explore_share": self.explore_share,
             "reward": self.reward.to_json(),
+            "encoder": self.encoder,
         }
 
 
@@ -116,6 +120,7 @@ def placement_from_json(document: Mapping[str, Any]) -> Placement:
         baseline=tuple(document.get("baseline", ())),
         explore_share=document.get("explore_share", DEFAULT_EXPLORE_SHARE),
         reward=RewardDefinition.from_json(document.get("reward", {})),
+        encoder=document.get("encoder"),
     )
 
 

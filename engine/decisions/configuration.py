@@ -1,0 +1,125 @@
+"""Placements, their running experiments and stock, as servers hold them: immutable, reloaded when the store says so."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sqlalchemy import func, select
+
+from engine.experiments.lifecycle import Experiment, Experiments
+from engine.offers.placement import Placement, placement_from_json
+from engine.store import tables
+from engine.store.database import Database
+from policies.allocation import Split
+from policies.errors import StoreUnavailableError, UnknownNameError
+from policies.records import OfferSet
+
+POLL_S = 0.25
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LivePlacement:
+    """A placement with what is derived from it once, not per decision."""
+
+    placement: Placement
+    revision: int
+    offers: OfferSet
+    order: tuple[str, ...]
+    experiment: Experiment | None
+    split: Split | None
+    has_limits: bool
+    shown: dict[str, int] = field(default_factory=dict)
+    offers_document: str = ""
+
+
+class Configuration:
+    """The current placements of a store."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = threading.Lock()
+        self._revision = -1
+        self._polled_at = 0.0
+        self._live: Mapping[str, LivePlacement] = {}
+
+    def placement(self, placement_id: str) -> LivePlacement:
+        """Live form of a placement.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is none; the text names the nearest.
+        """
+        if time.monotonic() - self._polled_at > POLL_S:
+            self.refresh()
+        live = self._live.get(placement_id)
+        if live is None:
+            self.refresh()
+            live = self._live.get(placement_id)
+        if live is None:
+            raise UnknownNameError("placement", placement_id, self._live)
+        return live
+
+    def all(self) -> Mapping[str, LivePlacement]:
+        """All live placements."""
+        if time.monotonic() - self._polled_at > POLL_S:
+            self.refresh()
+        return self._live
+
+    def refresh(self) -> None:
+        """Reload if the store's revision has moved; keep serving what is known if the store cannot be read."""
+        with self._lock:
+            try:
+                revision = self._database.config_revision()
+                if revision != self._revision:
+                    self._live = _load(self._database)
+                    self._revision = revision
+            except StoreUnavailableError:
+                if self._revision < 0:
+                    raise
+            self._polled_at = time.monotonic()
+
+
+def offer_set_document(offers: OfferSet) -> str:
+    """Content of an offer set as it is stored beside the decisions that chose from it."""
+    return json.dumps([{"id": o.id, "features": dict(o.features), "payload": dict(o.payload)} for o in offers])
+
+
+def _load(database: Database) -> dict[str, LivePlacement]:
+    running = {e.placement: e for e in Experiments(database).list(state="running")}
+    decisions = tables.decisions
+    out: dict[str, LivePlacement] = {}
+    with database.reading() as connection:
+        for row in connection.execute(select(tables.placements)).all():
+            placement = placement_from_json(json.loads(row.document))
+            offers = placement.offer_set
+            stocked = [o.offer.id for o in placement.offers if o.stock is not None]
+            shown: dict[str, int] = {}
+            if stocked:
+                counts = connection.execute(
+                    select(decisions.c.offer, func.count())
+                    .where(
+                        decisions.c.placement == placement.id,
+                        decisions.c.offer.in_(stocked),
+                        decisions.c.is_activated,
+                    )
+                    .group_by(decisions.c.offer)
+                ).all()
+                shown = {str(offer): int(n) for offer, n in counts}
+            experiment = running.get(placement.id)
+            out[placement.id] = LivePlacement(
+                placement=placement,
+                revision=row.revision,
+                offers=offers,
+                order=(*placement.baseline, *(o for o in offers.ids if o not in placement.baseline)),
+                experiment=experiment,
+                split=None if experiment is None else experiment.split(experiment.phases[-1]),
+                has_limits=any(o.starts_at or o.ends_at or o.stock is not None for o in placement.offers),
+                shown=shown,
+                offers_document=offer_set_document(offers),
+            )
+    return out

@@ -1,0 +1,333 @@
+"""One decision from request to the row of the log: eligible offers, variant, state, policy, draw. Writes nothing."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from sqlalchemy import select
+
+from engine.decisions.configuration import Configuration, LivePlacement, offer_set_document
+from engine.decisions.ladder import BASELINE, Ladder, Rung, baseline
+from engine.decisions.requests import DecisionRequest, Explanation
+from engine.offers.placement import MAX_OFFERS
+from engine.registry.versions import Registry
+from engine.store import tables
+from engine.store.database import Database
+from engine.store.facts import FactRow, check_text, decision_row, digest_of, to_us
+from engine.subjects.state import Encoder, SubjectStates
+from policies.allocation import Variant
+from policies.eligibility import excluded_by
+from policies.errors import InvalidInputError, NoEligibleOfferError
+from policies.records import (
+    Context,
+    Decision,
+    DecisionId,
+    DecisionTable,
+    Features,
+    OfferId,
+    OfferSet,
+    PlacementId,
+    SubjectId,
+    check_features,
+)
+from policies.sampling import uniform_for
+
+MAX_FEATURES = 1_000
+SECRET_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A decision that is made but not yet on disk."""
+
+    decision: Decision
+    row: FactRow
+    offers: OfferSet
+    live: LivePlacement
+    explanation: Explanation | None
+
+    @property
+    def payload(self) -> Mapping[str, Any]:
+        """What the site shows for the chosen offer."""
+        return self.payload_of(self.decision.offer)
+
+    def payload_of(self, offer: str) -> Mapping[str, Any]:
+        """What the site shows for an offer."""
+        payload: Mapping[str, Any] = self.offers[self.offers.index_of(offer)].payload
+        return payload
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """Who decides: a variant of the running experiment, or the placement's own policy."""
+
+    policy: str | None
+    experiment: str | None = None
+    phase: int | None = None
+    variant: str | None = None
+    probability: float | None = None
+
+
+class Pipeline:
+    """Makes decisions from what servers hold in memory and, on a miss, from the store.
+
+    Parameters
+    ----------
+    secret
+        Key of the uniform each decision is drawn with.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        configuration: Configuration,
+        registry: Registry,
+        subjects: SubjectStates,
+        secret: bytes,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._database = database
+        self._configuration = configuration
+        self._registry = registry
+        self._subjects = subjects
+        self._secret = secret
+        self._clock = clock
+        self._ladder = Ladder(registry)
+        self._encoders: dict[str, Encoder] = {}
+
+    def prepare(self, request: DecisionRequest) -> Prepared:
+        """Make a decision without writing it.
+
+        Raises
+        ------
+        UnknownNameError, InvalidInputError, DuplicateOfferError, NoEligibleOfferError
+            With the place and the mend.
+        """
+        subject = check_text(request.subject, what="subject")
+        live = self._configuration.placement(request.placement)
+        _check_features(request.features)
+        at = request.at or self._clock()
+        at_us = to_us(at)
+        at = at.astimezone(UTC)
+        decision_id = uuid.uuid4().hex if request.id is None else check_text(request.id, what="decision id")
+        digest = digest_of_request(request)
+        offers = live.offers if request.offers is None else _candidates(request.offers)
+        features = self._with_traits(subject, request.features)
+        excluded = self._excluded(live, request, offers, features, at)
+        if len(excluded) == len(offers):
+            raise NoEligibleOfferError([0], subject=subject)
+        allocation = self._allocate(live, subject)
+        vectors, cursor = self._state(live, subject, at)
+        eligible = np.asarray([[offer not in excluded for offer in offers.ids]], dtype=np.bool_)
+        table = DecisionTable.from_contexts(
+            offers, [Context(SubjectId(subject), features, vectors, at)], eligible=eligible
+        )
+        uniform = uniform_for(self._secret, live.placement.id, decision_id)
+        rung = self._ladder.draw(
+            allocation.policy,
+            table,
+            uniform=uniform,
+            explore_share=live.placement.explore_share,
+            order=live.order if request.offers is None else (),
+        )
+        kept = np.flatnonzero(eligible[0])
+        decision = Decision(
+            id=DecisionId(decision_id),
+            placement=PlacementId(live.placement.id),
+            subject=SubjectId(subject),
+            at=at,
+            offers=tuple(offers.ids[i] for i in kept),
+            probabilities=tuple(rung.draws.probabilities[0, kept].tolist()),
+            chosen=int(np.searchsorted(kept, rung.draws.chosen[0])),
+            offer_set_revision=offers.revision,
+            policy=rung.loaded.ref,
+            snapshot=rung.loaded.snapshot,
+            rung=rung.name,
+            explore_share=live.placement.explore_share,
+            uniform=uniform,
+            secret_version=SECRET_VERSION,
+            feature_space=rung.loaded.feature_space,
+            context=features,
+            vectors=vectors,
+            event_cursor=cursor,
+            experiment=allocation.experiment,
+            phase=allocation.phase,
+            variant=allocation.variant,
+            variant_probability=allocation.probability,
+            excluded=excluded,
+            recorded=not request.dry_run,
+            activated=request.is_activated,
+        )
+        row = decision_row(
+            decision,
+            digest=digest,
+            assignment=_assignment(allocation, subject, at_us, decision_id),
+            offer_set=(
+                offers.revision,
+                live.offers_document if offers is live.offers else offer_set_document(offers),
+            ),
+        )
+        return Prepared(decision, row, offers, live, _explain(decision, allocation, rung) if request.explain else None)
+
+    def fallback(self, prepared: Prepared) -> Decision:
+        """Answer where the log is not to be had: the baseline order, certain, never an exposure."""
+        decision = prepared.decision
+        order = prepared.live.order if prepared.offers is prepared.live.offers else ()
+        rank = {offer: i for i, offer in enumerate(order)}
+        best = min(range(len(decision.offers)), key=lambda i: rank.get(decision.offers[i], len(rank) + i))
+        return replace(
+            decision,
+            probabilities=tuple(float(i == best) for i in range(len(decision.offers))),
+            chosen=best,
+            policy=baseline(order).ref,
+            snapshot=baseline(order).snapshot,
+            rung="unrecorded",
+            explore_share=0.0,
+            feature_space="",
+            experiment=None,
+            phase=None,
+            variant=None,
+            variant_probability=None,
+            recorded=False,
+            activated=False,
+        )
+
+    def _with_traits(self, subject: str, features: Features) -> Features:
+        traits = self._subjects.traits(subject)
+        return {**traits, **features} if traits else dict(features)
+
+    def _excluded(
+        self, live: LivePlacement, request: DecisionRequest, offers: OfferSet, features: Features, at: datetime
+    ) -> dict[OfferId, str]:
+        excluded = excluded_by(live.placement.rules, offers, features) if live.placement.rules else {}
+        for offer in request.exclude:
+            if offer in offers.ids:
+                excluded.setdefault(OfferId(offer), "request")
+        if live.has_limits and request.offers is None:
+            for entry in live.placement.offers:
+                reason = None
+                if entry.starts_at is not None and at < entry.starts_at:
+                    reason = "not_started"
+                elif entry.ends_at is not None and at >= entry.ends_at:
+                    reason = "ended"
+                elif entry.stock is not None and live.shown.get(entry.offer.id, 0) >= entry.stock:
+                    reason = "out_of_stock"
+                if reason is not None:
+                    excluded.setdefault(entry.offer.id, reason)
+        return excluded
+
+    def _allocate(self, live: LivePlacement, subject: str) -> Allocation:
+        experiment, split = live.experiment, live.split
+        if experiment is None or split is None:
+            return Allocation(live.placement.policy)
+        phase = experiment.phases[-1]
+        if phase.number > 1:  # in the first phase the hash alone is sticky; later ones must not move who was exposed
+            kept = self._assigned(experiment.id, subject)
+            if kept is not None:
+                number, key, probability = kept
+                variant = _variant(experiment.phases[number - 1].variants, key)
+                return Allocation(variant.policy, experiment.id, number, key, probability)
+        chosen = split.assign(subject)
+        if chosen is None:
+            return Allocation(live.placement.policy)
+        return Allocation(chosen.policy, experiment.id, phase.number, chosen.key, split.probability(chosen.key))
+
+    def _assigned(self, experiment: str, subject: str) -> tuple[int, str, float] | None:
+        table = tables.assignments
+        with self._database.reading() as connection:
+            row = connection.execute(
+                select(table.c.phase, table.c.variant, table.c.probability).where(
+                    table.c.experiment == experiment, table.c.subject == subject
+                )
+            ).first()
+        return None if row is None else (row.phase, row.variant, row.probability)
+
+    def _state(self, live: LivePlacement, subject: str, at: datetime) -> tuple[dict[str, tuple[float, ...]], int]:
+        ref = live.placement.encoder
+        if ref is None:
+            return {}, 0
+        encoder = self._encoders.get(ref)
+        if encoder is None:
+            from engine.models.encoder import SequenceEncoder
+
+            encoder = self._encoders[ref] = SequenceEncoder.from_artifact(self._registry.artifact(ref))
+        vector, cursor = self._subjects.vector(subject, encoder, as_of=at)
+        return {"sequence": vector}, cursor
+
+
+def digest_of_request(request: DecisionRequest) -> bytes:
+    """What makes two requests with one id the same: everything but the clock and the wish for an explanation."""
+    offers = None if request.offers is None else [[o.id, dict(o.features)] for o in request.offers]
+    return digest_of(
+        [
+            request.placement,
+            request.subject,
+            dict(request.features),
+            offers,
+            list(request.exclude),
+            request.is_activated,
+        ]
+    )
+
+
+def _check_features(features: Features) -> None:
+    if len(features) > MAX_FEATURES:
+        raise InvalidInputError(f"a request has {len(features)} features; at most {MAX_FEATURES} are taken")
+    for name in features:
+        check_text(name, what="name of a feature")
+    check_features(features, where="the request")
+
+
+def _candidates(offers: tuple[Any, ...]) -> OfferSet:
+    if len(offers) > MAX_OFFERS:
+        raise InvalidInputError(
+            f"a request has {len(offers)} offers; at most {MAX_OFFERS} are compared in one decision"
+        )
+    for offer in offers:
+        check_text(offer.id, what="offer id")
+    return OfferSet(offers)
+
+
+def _variant(variants: tuple[Variant, ...], key: str) -> Variant:
+    return next(v for v in variants if v.key == key)
+
+
+def _assignment(allocation: Allocation, subject: str, at_us: int, decision_id: str) -> tuple[Any, ...] | None:
+    if allocation.experiment is None:
+        return None
+    return (
+        allocation.experiment,
+        subject,
+        allocation.phase,
+        allocation.variant,
+        allocation.probability,
+        at_us,
+        decision_id,
+    )
+
+
+def _explain(decision: Decision, allocation: Allocation, rung: Rung) -> Explanation:
+    who = (
+        f"variant {allocation.variant!r} of experiment {allocation.experiment!r}, phase {allocation.phase}"
+        if allocation.variant is not None
+        else "no experiment: the placement's own policy"
+    )
+    steps = [
+        f"{len(decision.offers)} of {len(decision.offers) + len(decision.excluded)} offers may be shown",
+        who,
+        *rung.faults,
+        f"{rung.loaded.ref if rung.loaded.ref.name != BASELINE else 'baseline order'} answered (rung {rung.name!r})",
+        f"{decision.explore_share:.1%} of the probability is spread evenly over the offers that may be shown",
+        f"drawn {decision.offer!r} with probability {decision.propensity:.4f} from u = {decision.uniform:.6f}",
+    ]
+    return Explanation(
+        steps=tuple(steps),
+        excluded=decision.excluded,
+        probabilities=dict(zip(decision.offers, decision.probabilities, strict=True)),
+    )

@@ -1,0 +1,179 @@
+"""Versions of policies and encoders: a row in the store, an artefact in a folder, loaded once per process."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import insert, select
+
+from engine.store import tables
+from engine.store.database import Database, record_change
+from engine.store.facts import check_text, from_us, to_us
+from policies.artifact import Artifact, load_artifact, save_artifact
+from policies.errors import ArtifactError, InvalidInputError, UnknownNameError
+from policies.features import FeatureSpace
+from policies.protocols import Policy
+from policies.records import PolicyRef
+from policies.registry import known_kinds, load_policy
+
+ENCODER_KIND = "sequence_encoder"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyVersion:
+    """One registered version.
+
+    Attributes
+    ----------
+    feature_space
+        Hash of the feature space it was fitted with; "" where it has none.
+    """
+
+    ref: PolicyRef
+    kind: str
+    location: str
+    feature_space: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedPolicy:
+    """A policy ready to act, and how its decisions name it."""
+
+    policy: Policy
+    ref: PolicyRef
+    snapshot: str
+    feature_space: str
+
+
+class Registry:
+    """Which versions exist, and the loaded form of those in use.
+
+    Parameters
+    ----------
+    folder
+        Artefacts are copied to ``folder/name/version``; a version is the digest of its content.
+    """
+
+    def __init__(self, database: Database, folder: Path) -> None:
+        self._database = database
+        self._folder = folder
+        self._loaded: dict[str, LoadedPolicy] = {}
+        self._lock = threading.Lock()
+
+    def register(self, artifact: Artifact | Path, *, name: str, at: datetime, actor: str = "") -> PolicyRef:
+        """Keep an artefact as a version of a name; registering the same content again changes nothing.
+
+        Raises
+        ------
+        ArtifactError
+            If the artefact is damaged, or no policy can be made of it.
+        """
+        check_text(name, what="name of a policy", max_length=128)
+        if "@" in name or "/" in name or name.startswith("."):
+            raise InvalidInputError(f"name of a policy is {name!r}; expected no '@', no '/' and no leading dot")
+        if name == "baseline":
+            raise InvalidInputError("name 'baseline' means the baseline order of a placement; choose another name")
+        if isinstance(artifact, Path):
+            artifact = load_artifact(artifact)
+        feature_space = _check_loads(artifact)
+        ref = PolicyRef(name, artifact.digest)
+        folder = self._folder / ref.name / ref.version
+        if not folder.exists():
+            save_artifact(artifact, folder)
+        versions = tables.policy_versions
+        with self._database.writing() as connection:
+            known = connection.execute(
+                select(versions.c.kind).where(versions.c.name == ref.name, versions.c.version == ref.version)
+            ).first()
+            if known is None:
+                connection.execute(
+                    insert(versions).values(
+                        name=ref.name,
+                        version=ref.version,
+                        kind=artifact.kind,
+                        location=f"{ref.name}/{ref.version}",
+                        feature_space=feature_space,
+                        created_at_us=to_us(at),
+                    )
+                )
+                record_change(
+                    connection,
+                    at_us=to_us(at),
+                    actor=actor,
+                    action="register",
+                    what=str(ref),
+                    document={"kind": artifact.kind},
+                )
+        return ref
+
+    def versions(self) -> list[PolicyVersion]:
+        """All versions, oldest first."""
+        table = tables.policy_versions
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                select(table).order_by(table.c.created_at_us, table.c.name, table.c.version)
+            ).all()
+        return [
+            PolicyVersion(PolicyRef(r.name, r.version), r.kind, r.location, r.feature_space, from_us(r.created_at_us))
+            for r in rows
+        ]
+
+    def find(self, ref: str) -> PolicyVersion:
+        """Version by ``name@version``; by ``name`` alone the newest.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is none.
+        """
+        versions = self.versions()
+        for version in reversed(versions):
+            if ref in (str(version.ref), version.ref.name):
+                return version
+        raise UnknownNameError("policy version", ref, [str(v.ref) for v in versions])
+
+    def artifact(self, ref: str) -> Artifact:
+        """Content of a version, checked against its hashes."""
+        return load_artifact(self._folder / self.find(ref).location)
+
+    def load(self, ref: str) -> LoadedPolicy:
+        """Policy of a version, loaded once.
+
+        Raises
+        ------
+        UnknownNameError, ArtifactError
+            If there is no such version or its files are gone or damaged.
+        """
+        loaded = self._loaded.get(ref)
+        if loaded is not None:
+            return loaded
+        version = self.find(ref)
+        policy = load_policy(load_artifact(self._folder / version.location))
+        loaded = LoadedPolicy(policy, version.ref, version.ref.version, version.feature_space)
+        with self._lock:
+            return self._loaded.setdefault(str(version.ref), loaded)
+
+    def publish(self, ref: str, loaded: LoadedPolicy) -> None:
+        """Put a newer snapshot in the place of a version's loaded form; decisions in progress keep the old one."""
+        with self._lock:
+            self._loaded[ref] = loaded
+
+
+def _check_loads(artifact: Artifact) -> str:
+    if artifact.kind == ENCODER_KIND:
+        from engine.models.encoder import SequenceEncoder
+
+        SequenceEncoder.from_artifact(artifact)
+        return ""
+    if artifact.kind not in known_kinds():
+        raise ArtifactError(
+            f"the artefact is of kind {artifact.kind!r}; expected a {ENCODER_KIND!r} or one of the installed policies: "
+            f"{', '.join(known_kinds()) or 'none'}"
+        )
+    load_policy(artifact)
+    space = artifact.manifest.get("feature_space")
+    return FeatureSpace.from_manifest(space).hash if isinstance(space, dict) and "context" in space else ""

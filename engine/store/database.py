@@ -1,0 +1,159 @@
+"""Opening a store, bringing its schema up to date, reading from it, and the rare writes that are not facts."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from sqlalchemy import Connection, Engine, create_engine, event, insert, select, update
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from engine.store import tables
+from policies.errors import InvalidInputError, StoreUnavailableError
+
+BUSY_TIMEOUT_MS = 5_000
+
+
+def sqlite_url(path: Path) -> str:
+    """URL of a store in one file."""
+    return f"sqlite:///{path}"
+
+
+def tune_sqlite(connection: sqlite3.Connection) -> None:
+    """Set what every connection to a SQLite store needs: WAL, and a commit that is on disk before it returns."""
+    connection.isolation_level = None
+    for pragma in (
+        f"busy_timeout={BUSY_TIMEOUT_MS}",
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "temp_store=MEMORY",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+class Database:
+    """A store, by URL (``sqlite:///file`` or ``postgresql://…``).
+
+    Facts are written through a ``Writer``; this class reads, and writes configuration.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url: URL = _normalised(make_url(url))
+        self.engine: Engine = create_engine(self.url, **_pool_arguments(self.url))
+        if self.is_sqlite:
+            event.listen(self.engine, "connect", _on_sqlite_connect)
+            event.listen(self.engine, "begin", _on_sqlite_begin)
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether the store is one SQLite file."""
+        return self.url.get_backend_name() == "sqlite"
+
+    @property
+    def sqlite_path(self) -> Path:
+        """The file of a SQLite store."""
+        if not self.is_sqlite or not self.url.database:
+            raise InvalidInputError(f"{self.url.render_as_string()} is not a SQLite file")
+        return Path(self.url.database)
+
+    def upgrade(self, revision: str = "head") -> None:
+        """Bring the schema to a revision; ``head`` is what this version of the code expects."""
+        from engine.store.migrate import upgrade
+
+        upgrade(self, revision)
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Connection that sees one consistent state.
+
+        Raises
+        ------
+        StoreUnavailableError
+            If the database cannot be reached.
+        """
+        with _translated(), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Transaction for configuration; committed at the end, rolled back on an error."""
+        with _translated(), self.engine.connect().execution_options(is_writing=True) as connection, connection.begin():
+            yield connection
+
+    def config_revision(self) -> int:
+        """Number that grows with each change of configuration."""
+        with self.reading() as connection:
+            return int(connection.execute(select(tables.ledger_head.c.config_revision)).scalar_one())
+
+    def head(self) -> int:
+        """Offset that the next fact will get."""
+        with self.reading() as connection:
+            return int(connection.execute(select(tables.ledger_head.c.next_offset)).scalar_one())
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def record_change(
+    connection: Connection, *, at_us: int, actor: str, action: str, what: str, document: dict[str, Any]
+) -> None:
+    """Write the audit row of a change of configuration and tell all servers to reload; inside the change's transaction."""
+    connection.execute(
+        insert(tables.audit).values(
+            at_us=at_us, actor=actor, action=action, what=what, document=json.dumps(document, default=str)
+        )
+    )
+    head = tables.ledger_head
+    connection.execute(update(head).values(config_revision=head.c.config_revision + 1))
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        if error.connection_invalidated or type(error.orig).__name__ in ("OperationalError", "InterfaceError"):
+            raise StoreUnavailableError(
+                f"the store does not answer ({error.orig}); check disk space, permissions and the connection, then try again"
+            ) from error
+        raise
+
+
+def _normalised(url: URL) -> URL:
+    name = url.get_backend_name()
+    if name == "postgresql" and url.drivername == "postgresql":
+        return url.set(drivername="postgresql+psycopg")
+    if name not in ("sqlite", "postgresql"):
+        raise InvalidInputError(
+            f"store URL {url.render_as_string()} is for {name}; expected sqlite:///file.db or postgresql://user@host/name"
+        )
+    return url
+
+
+def _pool_arguments(url: URL) -> dict[str, Any]:
+    if url.get_backend_name() == "sqlite":
+        return {"connect_args": {"check_same_thread": False}}
+    return {"pool_pre_ping": True, "pool_size": 4, "max_overflow": 8}
+
+
+def _on_sqlite_connect(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
+    tune_sqlite(connection)
+
+
+def _on_sqlite_begin(connection: Connection) -> None:
+    is_writing = connection.get_execution_options().get("is_writing", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if is_writing else "BEGIN")

@@ -1,0 +1,118 @@
+"""Commits batches of facts to SQLite in WAL mode; ``synchronous=FULL`` makes each commit an ``fsync``."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine.store.database import tune_sqlite
+from engine.store.facts import (
+    ACTIVATION,
+    CONFLICT,
+    DECISION,
+    EVENT,
+    NEW,
+    OUTCOME,
+    REPEAT,
+    REWARD,
+    UNKNOWN_DECISION,
+    VOID,
+    FactRow,
+    Receipt,
+)
+from policies.errors import InvalidInputError, StoreUnavailableError
+
+_INSERTS = {
+    DECISION: "INSERT INTO decisions VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+    REWARD: "INSERT INTO rewards VALUES (?,?,?,?,?,?)",
+    OUTCOME: "INSERT INTO outcomes VALUES (?,?,?,?,?,?)",
+    EVENT: "INSERT INTO events VALUES (?,?,?,?,?,?,?)",
+    ACTIVATION: "INSERT INTO activations VALUES (?,?,?)",
+    VOID: "INSERT INTO voids VALUES (?,?,?)",
+}
+_HEAD = "UPDATE ledger_head SET next_offset = next_offset + ? WHERE id = 1 RETURNING next_offset"
+_KEY = "INSERT INTO fact_keys VALUES (?,?,?,?) ON CONFLICT DO NOTHING"
+_STORED = "SELECT digest, ledger_offset FROM fact_keys WHERE kind = ? AND id = ?"
+_KNOWN = f"SELECT 1 FROM fact_keys WHERE kind = {DECISION} AND id = ?"
+_ASSIGNMENT = "INSERT INTO assignments VALUES (?,?,?,?,?,?,?) ON CONFLICT DO NOTHING"
+_OFFER_SET = "INSERT INTO offer_sets VALUES (?,?) ON CONFLICT DO NOTHING"
+
+
+class SqliteBackend:
+    """One connection that appends; opened by the thread that uses it."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._connection = sqlite3.connect(path)
+            tune_sqlite(self._connection)
+        except sqlite3.Error as error:
+            raise _unavailable(error) from error
+
+    def append(self, rows: Sequence[FactRow]) -> list[Receipt]:
+        """Write all rows in one transaction and return when it is on disk."""
+        run = self._connection.execute
+        try:
+            run("BEGIN IMMEDIATE")
+            try:
+                receipts = self._insert(rows)
+                run("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    run("ROLLBACK")
+                raise
+        except sqlite3.IntegrityError as error:
+            raise InvalidInputError(f"a fact cannot be stored ({error})") from error
+        except sqlite3.Error as error:
+            raise _unavailable(error) from error
+        except (UnicodeEncodeError, OverflowError) as error:
+            raise InvalidInputError(
+                f"a fact holds a value that cannot be stored ({error}); send well-formed text and numbers"
+            ) from error
+        return receipts
+
+    def _insert(self, rows: Sequence[FactRow]) -> list[Receipt]:
+        run = self._connection.execute
+        next_offset = int(run(_HEAD, (len(rows),)).fetchone()[0])
+        offset = next_offset - len(rows)
+        receipts: list[Receipt] = []
+        fresh: dict[int, list[tuple[object, ...]]] = {}
+        assignments: list[tuple[object, ...]] = []
+        offer_sets: list[tuple[str, str]] = []
+        for row in rows:
+            joined = not row.decision or run(_KNOWN, (row.decision,)).fetchone() is not None
+            if row.must_join and not joined:
+                receipts.append(Receipt(UNKNOWN_DECISION, -1, False))
+                continue
+            if run(_KEY, (row.kind, row.id, row.digest, offset)).rowcount == 1:
+                fresh.setdefault(row.kind, []).append((offset, *row.values))
+                if row.assignment is not None:
+                    assignments.append(row.assignment)
+                if row.offer_set is not None:
+                    offer_sets.append(row.offer_set)
+                receipts.append(Receipt(NEW, offset, joined))
+                offset += 1
+                continue
+            digest, first = run(_STORED, (row.kind, row.id)).fetchone()
+            receipts.append(Receipt(REPEAT if bytes(digest) == row.digest else CONFLICT, int(first), joined))
+        many = self._connection.executemany
+        for kind, values in fresh.items():
+            many(_INSERTS[kind], values)
+        if assignments:
+            many(_ASSIGNMENT, assignments)
+        if offer_sets:
+            many(_OFFER_SET, offer_sets)
+        if offset != next_offset:  # repeats took no offset: the ledger has no holes
+            run("UPDATE ledger_head SET next_offset = ? WHERE id = 1", (offset,))
+        return receipts
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._connection.close()
+
+
+def _unavailable(error: sqlite3.Error) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"the log cannot be written ({error}); check disk space and permissions of the data folder: "
+        "decisions are answered with the fallback until it can"
+    )

@@ -1,0 +1,209 @@
+"""All tables of the store; one schema for SQLite and PostgreSQL, changed only by a migration beside this file.
+
+Facts (decisions, activations, rewards, outcomes, events, voids) are append-only and share one ``ledger_offset``
+that grows in the order of commits, so that a reader who has seen offset n has seen everything up to n. ``fact_keys``
+holds every id once: it makes retries harmless without an index on the time-ordered tables.
+Times of facts are microseconds since 1970 in UTC.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData()
+
+# SQLite's rowid alias is spelt INTEGER; PostgreSQL needs 64 bits.
+Offset = BigInteger().with_variant(Integer(), "sqlite")
+
+ledger_head = Table(
+    "ledger_head",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("next_offset", BigInteger, nullable=False),
+    # Moves with every change of placements, experiments and policies: servers reload when they see it move.
+    Column("config_revision", BigInteger, nullable=False),
+)
+
+fact_keys = Table(
+    "fact_keys",
+    metadata,
+    Column("kind", SmallInteger, nullable=False),
+    Column("id", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("ledger_offset", BigInteger, nullable=False),
+    PrimaryKeyConstraint("kind", "id"),
+    sqlite_with_rowid=False,
+)
+
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("ledger_offset", Offset, primary_key=True, autoincrement=False),
+    Column("id", Text, nullable=False),
+    Column("placement", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("is_activated", Boolean, nullable=False),
+    Column("experiment", Text),
+    Column("phase", Integer),
+    Column("variant", Text),
+    Column("policy", Text, nullable=False),
+    Column("offer", Text, nullable=False),
+    Column("propensity", Float(53), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("decisions_by_subject", "subject", "at_us"),
+    Index("decisions_by_placement", "placement", "at_us"),
+)
+
+activations = Table(
+    "activations",
+    metadata,
+    Column("ledger_offset", Offset, primary_key=True, autoincrement=False),
+    Column("decision", Text, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Index("activations_by_decision", "decision"),
+)
+
+voids = Table(
+    "voids",
+    metadata,
+    Column("ledger_offset", Offset, primary_key=True, autoincrement=False),
+    Column("decision", Text, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+)
+
+rewards = Table(
+    "rewards",
+    metadata,
+    Column("ledger_offset", Offset, primary_key=True, autoincrement=False),
+    Column("id", Text, nullable=False),
+    Column("decision", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("value", Float(53), nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Index("rewards_by_decision", "decision"),
+)
+
+outcomes = Table(
+    "outcomes",
+    metadata,
+    Column("ledger_offset", Offset, primary_key=True, autoincrement=False),
+    Column("id", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("value", Float(53), nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Index("outcomes_by_subject", "subject", "at_us"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("ledger_offset", Offset, primary_key=True, autoincrement=False),
+    Column("id", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("item", Text, nullable=False),
+    Column("value", Float(53), nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Index("events_by_subject", "subject", "at_us"),
+)
+
+assignments = Table(
+    "assignments",
+    metadata,
+    Column("experiment", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("phase", Integer, nullable=False),
+    Column("variant", Text, nullable=False),
+    Column("probability", Float(53), nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("decision", Text, nullable=False),
+    PrimaryKeyConstraint("experiment", "subject"),
+    sqlite_with_rowid=False,
+)
+
+offer_sets = Table(
+    "offer_sets",
+    metadata,
+    Column("revision", String(16), primary_key=True),
+    Column("document", Text, nullable=False),
+)
+
+placements = Table(
+    "placements",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("revision", Integer, nullable=False),
+    Column("document", Text, nullable=False),
+    Column("updated_at_us", BigInteger, nullable=False),
+)
+
+policy_versions = Table(
+    "policy_versions",
+    metadata,
+    Column("name", Text, nullable=False),
+    Column("version", String(16), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("location", Text, nullable=False),
+    Column("feature_space", Text, nullable=False),
+    Column("created_at_us", BigInteger, nullable=False),
+    PrimaryKeyConstraint("name", "version"),
+)
+
+experiments = Table(
+    "experiments",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("revision", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("placement", Text, nullable=False),
+    Column("document", Text, nullable=False),
+    Column("started_at_us", BigInteger),
+    Column("stopped_at_us", BigInteger),
+)
+
+phases = Table(
+    "phases",
+    metadata,
+    Column("experiment", Text, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("coverage", Float(53), nullable=False),
+    Column("document", Text, nullable=False),
+    Column("started_at_us", BigInteger, nullable=False),
+    Column("ended_at_us", BigInteger),
+    PrimaryKeyConstraint("experiment", "number"),
+)
+
+traits = Table(
+    "traits",
+    metadata,
+    Column("subject", Text, primary_key=True),
+    Column("document", Text, nullable=False),
+    Column("updated_at_us", BigInteger, nullable=False),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Offset, primary_key=True, autoincrement=True),
+    Column("at_us", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("what", Text, nullable=False),
+    Column("document", Text, nullable=False),
+)

@@ -1,0 +1,172 @@
+"""What is known of a subject at a decision: its last events as a state vector, and its batch-scored traits.
+
+The last raw events in the store are the truth; the vector is a cache keyed by subject and model version, rebuilt on a miss.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from bisect import insort
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import delete, insert, select
+
+from engine.store import tables
+from engine.store.database import Database
+from engine.store.facts import check_text, from_us, to_us
+from policies.records import Event, Features, FeatureValue, SubjectId, check_features
+
+LAST_EVENTS = 128
+_MAX_CACHED = 50_000
+
+
+class Encoder(Protocol):
+    """Turns raw events into a state vector; ``engine.models.encoder.SequenceEncoder`` is one."""
+
+    version: str
+    width: int
+
+    def encode_events(self, events: Sequence[Event], *, as_of: datetime) -> NDArray[np.float32]:
+        """State after the events strictly before ``as_of``, shape ``(width,)``."""
+        ...
+
+
+class StoredEvent(NamedTuple):
+    """An event and where it lies in the ledger; sorts by time."""
+
+    at_us: int
+    offset: int
+    event: Event
+
+
+class SubjectStates:
+    """Recent events and state vectors of subjects, read from the store on a miss.
+
+    Safe for several threads.
+    """
+
+    def __init__(self, database: Database, *, last_events: int = LAST_EVENTS, max_cached: int = _MAX_CACHED) -> None:
+        self._database = database
+        self._last_events = last_events
+        self._max_cached = max_cached
+        self._events: OrderedDict[str, list[StoredEvent]] = OrderedDict()
+        self._vectors: OrderedDict[tuple[str, str], tuple[tuple[int, ...], tuple[float, ...]]] = OrderedDict()
+        self._traits: OrderedDict[str, Features] = OrderedDict()
+        self._lock = threading.Lock()
+        self._n_advances = 0
+
+    def recent(self, subject: str, *, as_of: datetime) -> list[StoredEvent]:
+        """Last events strictly before a moment, oldest first."""
+        as_of_us = to_us(as_of)
+        with self._lock:
+            known = self._events.get(subject)
+            if known is not None:
+                self._events.move_to_end(subject)
+                kept = [e for e in known if e.at_us < as_of_us]
+                # The cache holds the newest events; a moment before the oldest of a full list needs the store.
+                if len(kept) == len(known) or len(known) < self._last_events:
+                    return kept[-self._last_events :]
+        if known is not None:
+            return self._read(subject, before_us=as_of_us)
+        seen = self._n_advances
+        newest = self._read(subject, before_us=None)
+        with self._lock:
+            if seen == self._n_advances:  # else an event may have come between the read and now
+                self._events[subject] = newest
+            _shrink(self._events, self._max_cached)
+        if newest and newest[-1].at_us >= as_of_us:
+            return self._read(subject, before_us=as_of_us)
+        return newest
+
+    def vector(self, subject: str, encoder: Encoder, *, as_of: datetime) -> tuple[tuple[float, ...], int]:
+        """State vector of a subject and the ledger offset of the newest event in it (0: none)."""
+        events = self.recent(subject, as_of=as_of)
+        cursor = max((e.offset for e in events), default=0)
+        key = (subject, encoder.version)
+        offsets = tuple(e.offset for e in events)
+        with self._lock:
+            cached = self._vectors.get(key)
+            if cached is not None and cached[0] == offsets:
+                return cached[1], cursor
+        vector = tuple(encoder.encode_events([e.event for e in events], as_of=as_of).astype(float).tolist())
+        with self._lock:
+            self._vectors[key] = (offsets, vector)
+            _shrink(self._vectors, self._max_cached)
+        return vector, cursor
+
+    def advance(self, event: Event, offset: int) -> None:
+        """Take in an event that is on disk."""
+        with self._lock:
+            self._n_advances += 1
+            known = self._events.get(event.subject)
+            if known is not None and all(e.offset != offset for e in known):
+                insort(known, StoredEvent(to_us(event.at), offset, event))
+                del known[: -self._last_events]
+
+    def forget(self, subjects: Iterable[str]) -> None:
+        """Drop what is cached of subjects whose truth has changed elsewhere."""
+        with self._lock:
+            for subject in subjects:
+                self._events.pop(subject, None)
+                self._traits.pop(subject, None)
+
+    def traits(self, subject: str) -> Features:
+        """Batch-scored features of a subject; empty where there are none."""
+        with self._lock:
+            known = self._traits.get(subject)
+        if known is not None:
+            return known
+        table = tables.traits
+        with self._database.reading() as connection:
+            text = connection.execute(select(table.c.document).where(table.c.subject == subject)).scalar()
+        found: dict[str, FeatureValue] = {} if text is None else json.loads(text)
+        with self._lock:
+            self._traits[subject] = found
+            _shrink(self._traits, self._max_cached)
+        return found
+
+    def load_traits(self, rows: Mapping[str, Features], *, at: datetime) -> None:
+        """Replace the traits of some subjects.
+
+        Raises
+        ------
+        InvalidInputError
+            If a trait is not a finite number, text or boolean; nothing is written then.
+        """
+        for subject, features in rows.items():
+            check_text(subject, what="subject of traits")
+            check_features(features, where=f"subject {subject!r}")
+        table = tables.traits
+        values = [{"subject": s, "document": json.dumps(dict(f)), "updated_at_us": to_us(at)} for s, f in rows.items()]
+        with self._database.writing() as connection:
+            for start in range(0, len(values), 500):
+                part = values[start : start + 500]
+                connection.execute(delete(table).where(table.c.subject.in_([v["subject"] for v in part])))
+                connection.execute(insert(table), part)
+        self.forget(rows)
+
+    def _read(self, subject: str, *, before_us: int | None) -> list[StoredEvent]:
+        table = tables.events
+        query = select(table).where(table.c.subject == subject)
+        if before_us is not None:
+            query = query.where(table.c.at_us < before_us)
+        query = query.order_by(table.c.at_us.desc(), table.c.ledger_offset.desc()).limit(self._last_events)
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        return [
+            StoredEvent(
+                r.at_us, r.ledger_offset, Event(r.id, SubjectId(r.subject), r.kind, r.item, r.value, from_us(r.at_us))
+            )
+            for r in reversed(rows)
+        ]
+
+
+def _shrink(cache: OrderedDict[Any, Any], limit: int) -> None:
+    while len(cache) > limit:
+        cache.popitem(last=False)
