@@ -46,6 +46,7 @@ from policies.errors import (
     ConflictError,
     InvalidInputError,
     NoEligibleOfferError,
+    OverloadedError,
     StoreUnavailableError,
     UnknownDecisionError,
     UnknownNameError,
@@ -469,14 +470,15 @@ class DecisionService:
         with self._lock:
             taken, self._to_void = self._to_void, OrderedDict()
 
-        def keep_on_failure(future: Future[list[Receipt]]) -> None:
-            if future.exception() is not None:
-                with self._lock:
-                    self._to_void.update(taken)
+        def keep() -> None:
+            with self._lock:
+                self._to_void.update(taken)
 
-        if taken:
-            rows = [facts.void_row(decision_id, at) for decision_id, at in taken.items()]
-            self.writer.submit(rows).add_done_callback(keep_on_failure)
+        rows = [facts.void_row(decision_id, at) for decision_id, at in taken.items()]
+        try:
+            self.writer.submit(rows).add_done_callback(lambda future: keep() if future.exception() else None)
+        except (OverloadedError, StoreUnavailableError):
+            keep()
 
     def _wait(self, rows: list[FactRow]) -> list[Receipt]:
         out: list[Receipt] = []
