@@ -66,7 +66,7 @@ class Table:
         Of the files; ``json`` is one object a line.
     columns
         Column to type: ``string``, ``long``, ``double``, ``boolean``, a time (``timestamp``; ``date``, midnight of that day;
-        ``day_end``, the midnight after it, when a fact known only by its day is surely over; ``epoch_s``, ``epoch_ms``,
+        ``day_end``, its last microsecond, when a fact known only by its day is surely over; ``epoch_s``, ``epoch_ms``,
         ``epoch_us``) or a Spark SQL type.
     required
         Columns that may not be empty: such rows are set aside.
@@ -82,6 +82,8 @@ class Table:
         Name inside a database.
     separator
         Of a ``csv`` file.
+    time_zone
+        Of its times without an offset; that of the source where it is empty.
     """
 
     path: str
@@ -95,6 +97,7 @@ class Table:
     rename: Mapping[str, str] = field(default_factory=dict)
     table: str = ""
     separator: str = ","
+    time_zone: str = ""
 
 
 @dataclass(frozen=True, slots=True)

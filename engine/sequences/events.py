@@ -1,0 +1,45 @@
+"""Events of all tables of a source in one form: subject, at, kind, item, value, id."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import TYPE_CHECKING
+
+from engine.sources.description import Source
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+COLUMNS = ("subject", "at", "kind", "item", "value", "id")
+
+
+def read_events(spark: SparkSession, source: Source) -> DataFrame:
+    """Gather the events of every mapping; times outside what the source observed are left out.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``subject, at, kind, item, value, id``; ``value`` is a float64, missing amounts are 0.
+    """
+    from pyspark.sql import functions as F
+
+    parts = []
+    for mapping in source.events:
+        parts.append(
+            spark.table(mapping.table).select(
+                F.expr(mapping.subject).cast("string").alias("subject"),
+                F.expr(mapping.at).cast("timestamp").alias("at"),
+                F.coalesce(F.expr(mapping.kind).cast("string"), F.lit("")).alias("kind"),
+                F.coalesce(F.expr(mapping.item).cast("string"), F.lit("")).alias("item"),
+                F.coalesce(F.expr(mapping.value).cast("double"), F.lit(0.0)).alias("value"),
+                F.coalesce(F.expr(mapping.id).cast("string"), F.lit("")).alias("id"),
+            )
+        )
+    if not parts:
+        return spark.createDataFrame([], "subject string, at timestamp, kind string, item string, value double, id string")
+    events = reduce(lambda a, b: a.unionByName(b), parts).where("subject IS NOT NULL AND subject <> '' AND at IS NOT NULL")
+    if source.observed_from is not None:
+        events = events.where(F.col("at") >= F.lit(source.observed_from))
+    if source.observed_until is not None:
+        events = events.where(F.col("at") < F.lit(source.observed_until))
+    return events
