@@ -1,0 +1,1 @@
+"""What came of decisions and what visitors did: rewards, outcomes, events."""
