@@ -22,7 +22,9 @@ async def decide_batch(call: Call, body: BatchBody) -> dict[str, Any]:
     """Choose for many subjects; a fault of one entry leaves the others alone."""
     limit = call.parts.settings.batch_limit
     if len(body.decisions) > limit:
-        raise InvalidInputError(f"the batch has {len(body.decisions)} decisions; at most {limit} are taken: send it in parts")
+        raise InvalidInputError(
+            f"the batch has {len(body.decisions)} decisions; at most {limit} are taken: send it in parts"
+        )
     key = call.idempotency_key
 
     async def one(position: int, entry: DecisionBody) -> dict[str, Any]:
@@ -136,9 +138,7 @@ async def _decide_one(call: Call, body: DecisionBody, *, fallback_id: str | None
         subject=body.subject,
         features=body.features,
         id=body.id or fallback_id,
-        offers=None
-        if body.offers is None
-        else tuple(Offer(OfferId(o.id), o.features, o.payload) for o in body.offers),
+        offers=None if body.offers is None else tuple(Offer(OfferId(o.id), o.features, o.payload) for o in body.offers),
         exclude=body.exclude,
         at=at,
         is_activated=body.activated,

@@ -29,7 +29,9 @@ async def reward(call: Call, body: RewardBody) -> dict[str, Any]:
 async def outcome(call: Call, body: OutcomeBody) -> dict[str, Any]:
     """Report what became known of a subject."""
     receipt = await call.service.aoutcome(
-        OutcomeRequest(body.subject, body.kind, body.value, id=body.id or call.idempotency_key, at=call.fact_at(body.at))
+        OutcomeRequest(
+            body.subject, body.kind, body.value, id=body.id or call.idempotency_key, at=call.fact_at(body.at)
+        )
     )
     return {
         "id": receipt.id,
@@ -86,4 +88,8 @@ def _in_words(receipt: RewardReceipt) -> str:
     if receipt.status == "ignored":
         return f"decision {receipt.decision} was not recorded, so this reward is accepted and ignored"
     again = " (it had arrived before; counted once)" if receipt.status == "repeat" else ""
-    return f"reward joined to decision {receipt.decision}{again}" if receipt.joined else f"reward waits for decision {receipt.decision}"
+    return (
+        f"reward joined to decision {receipt.decision}{again}"
+        if receipt.joined
+        else f"reward waits for decision {receipt.decision}"
+    )

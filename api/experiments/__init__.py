@@ -1,0 +1,1 @@
+"""Experiments: created, started, widened, reweighted, stopped."""

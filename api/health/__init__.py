@@ -1,0 +1,1 @@
+"""Whether the process lives, whether it is ready, and its metrics."""

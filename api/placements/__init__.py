@@ -1,0 +1,1 @@
+"""Placements: their catalogue, rules, order and policy, and how they are doing."""

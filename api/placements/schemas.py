@@ -1,0 +1,115 @@
+"""What is sent and answered about placements."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from api.fields import Body, Id, Kind, Moment, Name, Number, Reply, Revision, Scalar, Scalars, Share
+from policies.eligibility import Operator
+
+
+class ConditionBody(Body):
+    """A test of one feature."""
+
+    feature: Name
+    operator: Operator
+    value: Annotated[tuple[Scalar, ...], Field(max_length=1000)] | Scalar = None
+
+
+class RuleBody(Body):
+    """Offers that match ``offers`` may be shown only to visitors that match ``requires``."""
+
+    id: Name
+    offers: tuple[ConditionBody, ...] = ()
+    requires: tuple[ConditionBody, ...] = ()
+
+
+class CatalogueOfferBody(Body):
+    """An offer and the limits it is shown under."""
+
+    id: Id
+    features: Scalars = Field(default_factory=dict, description="What policies see")
+    payload: dict[str, Any] = Field(default_factory=dict, description="What the site shows")
+    starts_at: Moment | None = None
+    ends_at: Moment | None = None
+    stock: Annotated[int, Field(ge=0, le=10**12)] | None = None
+
+
+class RewardTermBody(Body):
+    """One kind of fact and what it is worth."""
+
+    kind: Kind
+    weight: Number = 1.0
+
+
+class RewardDefinitionBody(Body):
+    """What counts as success at the placement."""
+
+    terms: Annotated[tuple[RewardTermBody, ...], Field(min_length=1, max_length=50)] = (
+        RewardTermBody(kind="subscribed"),
+    )
+    window_s: Annotated[float, Field(gt=0, le=10 * 366 * 86_400)] = 30 * 86_400.0
+    default: Number = 0.0
+    aggregation: Literal["sum", "first", "last", "max"] = "sum"
+
+
+class PlacementBody(Body):
+    """A place on a site where one offer is shown."""
+
+    offers: Annotated[tuple[CatalogueOfferBody, ...], Field(min_length=1, max_length=200)]
+    rules: Annotated[tuple[RuleBody, ...], Field(max_length=200)] = ()
+    policy: Id | None = Field(None, description="name@version of a registered policy; without it, the baseline order")
+    baseline: tuple[Id, ...] = Field((), description="Order of offers to fall back on, best first")
+    explore_share: Annotated[float, Field(ge=0, lt=1)] = Field(0.05, description="Share of decisions that explore")
+    reward: RewardDefinitionBody = Field(default_factory=RewardDefinitionBody)
+    encoder: Id | None = Field(None, description="name@version of a registered sequence encoder")
+    expected_revision: Revision | None = Field(
+        None, description="Refuse the change if the placement has moved on; 0: new"
+    )
+
+
+class PlacementReply(Reply):
+    """A placement as it is stored."""
+
+    id: str
+    revision: int
+    offers: list[dict[str, Any]]
+    rules: list[dict[str, Any]]
+    policy: str | None
+    baseline: list[str]
+    explore_share: Share
+    reward: dict[str, Any]
+    encoder: str | None
+
+
+class PlacementListReply(Reply):
+    """Ids of all placements."""
+
+    placements: list[str]
+
+
+class RevisionReply(Reply):
+    """The placement's new revision."""
+
+    id: str
+    revision: int
+
+
+class StatusReply(Reply):
+    """How a placement is doing."""
+
+    placement: str
+    revision: int
+    n_offers: int
+    policy: str
+    experiment: str | None
+    n_decisions: int
+    n_rewards: int
+    last_decision_at: str | None
+    last_reward: str | None
+    ledger_offset: int
+    is_log_healthy: bool
+    n_unrecorded: int
+    message: str

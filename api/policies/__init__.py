@@ -1,0 +1,1 @@
+"""Policy versions: registered from artefact folders."""
