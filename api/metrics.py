@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 _BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
@@ -10,7 +12,7 @@ _BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0
 class Metrics:
     """The metrics of one process, in a registry of their own so that two services in one process do not clash."""
 
-    def __init__(self) -> None:
+    def __init__(self, n_unrecorded: Callable[[], int]) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "nextoffer_requests", "Answered requests", ["operation", "status"], registry=self._registry

@@ -64,11 +64,6 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
     @property
-    def database(self) -> str:
-        """SQLAlchemy URL of the store."""
-        return self.database_url or f"sqlite:///{self.home.resolve() / 'nextoffer.db'}"
-
-    @property
     def is_sandbox(self) -> bool:
         """Whether time may be injected by header."""
         return self.mode == "sandbox"

@@ -4,7 +4,12 @@ A command is a plain function in ``api/cli/<command>.py`` (or a cyclopts ``App``
 imports heavy things inside. It prints data on stdout, words on stderr and returns 0 (done), 1 (an honest no) or 2.
 """
 
+# ruff: noqa: E402 - the check has to come before the imports that a shadowed package would break
 from __future__ import annotations
+
+from api.shadow import refuse_shadowed_packages
+
+refuse_shadowed_packages()
 
 import sys
 from collections.abc import Sequence

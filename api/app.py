@@ -1,0 +1,130 @@
+"""The HTTP application: one place that wires settings, service, keys and operations."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api import openapi
+from api.auth import KeyFile, KeyRing
+from api.decisions import routes as decisions
+from api.errors import error_body
+from api.experiments import routes as experiments
+from api.facts import routes as facts
+from api.health import routes as health
+from api.metrics import Metrics
+from api.operation import Operation, Parts, json_response, request_id_of
+from api.placements import routes as placements
+from api.policies import routes as policies
+from api.settings import Settings
+from engine.decisions.service import DecisionService, open_service
+
+OPERATIONS: tuple[Operation, ...] = (
+    *decisions.OPERATIONS,
+    *facts.OPERATIONS,
+    *placements.OPERATIONS,
+    *policies.OPERATIONS,
+    *experiments.OPERATIONS,
+    *health.OPERATIONS,
+    health.METRICS,
+)
+_DESCRIPTION = "Chooses which offer to show a visitor now, writes down the exact probability it chose with, and takes in what came of it."
+_log = logging.getLogger("nextoffer.api")
+
+
+def utc_now() -> datetime:
+    """Clock of a service that lives in real time."""
+    return datetime.now(UTC)
+
+
+def create_app(
+    settings: Settings, *, clock: Callable[[], datetime] = utc_now, service: DecisionService | None = None
+) -> FastAPI:
+    """Make the application.
+
+    Parameters
+    ----------
+    clock
+        Aware now; another one lets windows, dates and day 30 run in minutes.
+    service
+        An open service to serve and leave open; without it, one is opened from the settings and closed at the end.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        opened = service or await run_in_threadpool(_open, settings, clock)
+        keys = KeyRing(KeyFile(keys_path(settings)), settings.rate_limit_per_s, utc_now)
+        app.state.parts = Parts(settings, opened, keys, Metrics(lambda: opened.n_unrecorded), clock)
+        try:
+            yield
+        finally:
+            if service is None:
+                await run_in_threadpool(opened.close)
+
+    app = FastAPI(
+        title="Nextoffer",
+        version=version("nextoffer"),
+        lifespan=lifespan,
+        docs_url=None,  # its page would load scripts from elsewhere
+        redoc_url=None,
+        exception_handlers={HTTPException: _http_error, Exception: _unexpected},
+    )
+    app.router.routes.extend(operation.route() for operation in OPERATIONS)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "idempotency-key", "nextoffer-key"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
+
+    def documented() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = openapi.document(
+                OPERATIONS, title=app.title, version=app.version, description=_DESCRIPTION
+            )
+        return app.openapi_schema
+
+    app.openapi = documented  # type: ignore[method-assign]  # FastAPI's own way to extend the document
+    return app
+
+
+def keys_path(settings: Settings) -> Path:
+    """File of key hashes."""
+    return settings.home / "keys.json"
+
+
+def _open(settings: Settings, clock: Callable[[], datetime]) -> DecisionService:
+    secret = None if settings.draw_secret is None else settings.draw_secret.get_secret_value().encode()
+    return open_service(settings.home, url=settings.database_url, secret=secret, clock=clock)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+    message = {
+        404: f"there is nothing at {request.url.path[:200]}; the addresses are listed in /openapi.json",
+        405: f"{request.method} is not possible at {request.url.path[:200]}; the methods are listed in /openapi.json",
+    }.get(error.status_code, str(error.detail))
+    body = error_body(code, message, request_id=request_id_of(request))
+    return json_response(body, status=error.status_code, headers=error.headers)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    request_id = request_id_of(request)
+    _log.error("request %s failed", request_id, exc_info=error)
+    message = f"something went wrong on our side; the log holds it under request {request_id}"
+    return json_response(error_body("internal", message, request_id=request_id), status=500)

@@ -1,0 +1,160 @@
+"""Run the application under uvicorn: sandbox set-up, a bound socket, an announcement when it is ready."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from api.app import create_app, keys_path, utc_now
+from api.auth import SCOPES, ApiKey, KeyFile, digest_of
+from api.settings import Settings, load_settings
+from engine.decisions.service import DecisionService, open_service
+from engine.offers.placement import CatalogueOffer, Placement
+from policies.errors import InvalidInputError
+from policies.records import Offer, OfferId
+
+SANDBOX_PLACEMENT = "offer_page"
+SANDBOX_KEY_NAME = "sandbox"
+GRACE_S = 10
+Announce = Callable[[str, str | None, str | None], None]
+
+
+class _Server(uvicorn.Server):
+    """Says so when it accepts connections."""
+
+    def __init__(self, config: uvicorn.Config, *, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then announce."""
+        await super().startup(sockets)
+        if self.started and not self.should_exit:
+            self._ready()
+
+
+def run_server(
+    *,
+    port: int | None,
+    host: str | None,
+    home: Path | None,
+    is_sandbox: bool | None,
+    config: Path | None,
+    announce: Announce,
+) -> int:
+    """Serve until a signal; requests in progress are answered first."""
+    settings = settings_of_command(port=port, host=host, home=home, is_sandbox=is_sandbox, config=config)
+    logging.basicConfig(
+        level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    key = placement = None
+    if settings.is_sandbox:
+        key, placement = prepare_sandbox(settings)
+    listener = _listen(settings.host, settings.port)
+    shown = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    url = f"http://{shown}:{listener.getsockname()[1]}"
+    server = _Server(
+        uvicorn.Config(
+            create_app(settings),
+            loop="auto"
+            if sys.platform == "win32"
+            else "uvloop",  # named, so that its absence is an error and not half the speed
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            server_header=False,
+            log_level="warning",
+            timeout_graceful_shutdown=GRACE_S,
+        ),
+        ready=lambda: announce(url, key, placement),
+    )
+    try:
+        server.run(sockets=[listener])
+    except KeyboardInterrupt:  # uvicorn raises the signal again after it has stopped cleanly
+        return 0
+    return 0 if server.started else 1
+
+
+def settings_of_command(
+    *, port: int | None, host: str | None, home: Path | None, is_sandbox: bool | None, config: Path | None
+) -> Settings:
+    """Settings of a command line; a bare ``serve``, with nothing configured, is a sandbox."""
+    said: dict[str, Any] = {"port": port, "host": host, "home": home}
+    overrides = {name: value for name, value in said.items() if value is not None}
+    is_configured = config is not None or any(
+        os.environ.get(name) for name in ("NEXTOFFER_CONFIG", "NEXTOFFER_MODE", "NEXTOFFER_DATABASE_URL")
+    )
+    if is_sandbox is not None or not is_configured:
+        overrides["mode"] = "production" if is_sandbox is False else "sandbox"
+    return load_settings(config, **overrides)
+
+
+def prepare_sandbox(settings: Settings) -> tuple[str, str]:
+    """Make the sandbox's key and, where there is no placement yet, an example one; return both."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    text = _sandbox_key(settings.home / "sandbox-key")
+    KeyFile(keys_path(settings)).replace_named(
+        ApiKey(SANDBOX_KEY_NAME, digest_of(text), SCOPES, created_at=utc_now().isoformat())
+    )
+    with open_service(settings.home, url=settings.database_url) as service:
+        return text, _first_placement(service)
+
+
+def _first_placement(service: DecisionService) -> str:
+    known = service.placements()
+    if known:
+        return SANDBOX_PLACEMENT if SANDBOX_PLACEMENT in known else known[0]
+    service.put_placement(
+        Placement(
+            SANDBOX_PLACEMENT,
+            offers=tuple(
+                CatalogueOffer(Offer(OfferId(id_), {"discount": discount, "months": months}, {"title": title}))
+                for id_, discount, months, title in (
+                    ("monthly", 0.0, 1, "Monthly, cancel any time"),
+                    ("annual", 0.15, 12, "A year, 15 % off"),
+                    ("first-month-half", 0.5, 1, "First month half price"),
+                )
+            ),
+            baseline=("monthly", "annual", "first-month-half"),
+            explore_share=0.3,
+        ),
+        actor="sandbox",
+    )
+    return SANDBOX_PLACEMENT
+
+
+def _sandbox_key(path: Path) -> str:
+    """Keep the sandbox's key in clear, so that copied calls work after a restart; production keys never are."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text(encoding="ascii").strip()
+    text = f"nxo_sandbox_{secrets.token_urlsafe(24)}"
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(text)
+    return text
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise InvalidInputError(
+            f"cannot listen on {host}:{port} ({error}); stop what uses it, or take a free port: --port 0"
+        ) from error
+    listener.set_inheritable(True)
+    return listener
