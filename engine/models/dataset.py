@@ -212,27 +212,23 @@ class SequenceDataset:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read a folder of Parquet files with ``manifest.json`` beside them.
+        """Read decision points: Parquet files in ``folder/points`` (or in the folder itself) and ``manifest.json``.
 
         Raises
         ------
         SchemaError
             If the folder holds no Parquet file.
         """
-        files = sorted(path for path in folder.rglob("*.parquet") if not _is_aside(path.relative_to(folder)))
+        points = folder / "points" if (folder / "points").is_dir() else folder
+        files = sorted(points.glob("*.parquet")) or sorted(points.rglob("*.parquet"))
         if not files:
             raise SchemaError(
-                f"{folder} holds no Parquet files; build decision points with `nextoffer sequences build --out {folder}`"
+                f"{points} holds no Parquet files; build decision points with `nextoffer sequences build --out {folder}`"
             )
-        manifest_file = folder / "manifest.json"
-        manifest = json.loads(manifest_file.read_text()) if manifest_file.is_file() else {}
+        about = next((f for f in (folder / "manifest.json", points.parent / "manifest.json") if f.is_file()), None)
+        manifest = json.loads(about.read_text()) if about is not None else {}
         table = pa.concat_tables([pq.ParquetFile(path).read() for path in files], promote_options="permissive")
-        return cls.from_arrow(table, manifest={**manifest, "folder": str(folder)})
-
-
-def _is_aside(path: Path) -> bool:
-    """Whether a file lies in a folder that is not decision points (rejected rows, temporary files)."""
-    return any(part.startswith(("_", ".")) or part == "rejected" for part in path.parts)
+        return cls.from_arrow(table, manifest={**manifest, "folder": str(points)})
 
 
 def _ragged(table: pa.Table) -> tuple[IntArray, dict[str, Any]]:

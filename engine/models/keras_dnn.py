@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.models.dataset import SequenceDataset
+from engine.models.linear import best_ridge_logistic
 from engine.models.metrics import expit, log_loss
 from engine.models.propensity import FitReport
 from engine.models.summaries import SequenceSummary
@@ -40,7 +41,7 @@ class DNNConfig:
 
     layers: tuple[int, ...] = (48, 24)
     dropout: float = 0.3
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     rows_per_batch: int = 128
     max_epochs: int = 40
@@ -74,13 +75,17 @@ class KerasDNN:
         keras.utils.set_random_seed(self.config.seed)
         net = self._net = self._build(keras, width=raw.shape[1] + self._columns.width)
         design, held = self._design(train), self._design(validation)
-        history: dict[str, list[float]] = {"validation_log_loss": []}
-        best, best_epoch, weights = np.inf, 0, net.get_weights()
-        for epoch in range(self.config.max_epochs):
+        # Begin at the ridge logistic regression: the hidden layers learn what it leaves.
+        beta, _, _ = best_ridge_logistic(design, train.label, held, validation.label)
+        net.get_layer("wide").set_weights([beta[:-1, None].astype(np.float32)])
+        net.get_layer("deep").set_weights([net.get_layer("deep").get_weights()[0], beta[-1:].astype(np.float32)])
+        best, best_epoch, weights = log_loss(validation.label, self._score(held)), 0, net.get_weights()
+        history: dict[str, list[float]] = {"validation_log_loss": [best]}
+        for epoch in range(1, self.config.max_epochs + 1):
             net.fit(design, train.label, batch_size=self.config.rows_per_batch, epochs=1, verbose=0, shuffle=True)
             loss = log_loss(validation.label, self._score(held))
             history["validation_log_loss"].append(loss)
-            self._progress(f"{self.name}: epoch {epoch + 1}, validation {loss:.4f}")
+            self._progress(f"{self.name}: epoch {epoch}, validation {loss:.4f}")
             if loss < best - 1e-5:
                 best, best_epoch, weights = loss, epoch, net.get_weights()
             elif epoch - best_epoch >= self.config.patience:
@@ -90,7 +95,7 @@ class KerasDNN:
             n_rows=len(train),
             n_positives=int(train.label.sum()),
             history={name: tuple(values) for name, values in history.items()},
-            best_step=best_epoch + 1,
+            best_step=best_epoch,
             seconds=time.monotonic() - started,
         )
 
@@ -101,7 +106,8 @@ class KerasDNN:
             x = keras.layers.Dense(size, activation="relu")(x)
             x = keras.layers.Dropout(self.config.dropout)(x)
         # A linear path beside the hidden layers keeps what a plain logistic would find.
-        score = keras.layers.Add()([keras.layers.Dense(1)(x), keras.layers.Dense(1, use_bias=False)(inputs)])
+        deep = keras.layers.Dense(1, kernel_initializer="zeros", name="deep")(x)
+        score = keras.layers.Add()([deep, keras.layers.Dense(1, use_bias=False, name="wide")(inputs)])
         net = keras.Model(inputs, score)
         net.compile(
             optimizer=keras.optimizers.AdamW(self.config.learning_rate, weight_decay=self.config.weight_decay),

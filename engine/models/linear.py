@@ -65,6 +65,24 @@ def fit_ridge_logistic(
     return np.asarray(found.x, dtype=np.float64)
 
 
+def best_ridge_logistic(
+    design: NDArray[np.float32],
+    label: FloatArray,
+    held_design: NDArray[np.float32],
+    held_label: FloatArray,
+    *,
+    penalties: tuple[float, ...] = PENALTIES,
+) -> tuple[FloatArray, float, tuple[float, ...]]:
+    """Fit each penalty and keep the best on held-out log loss: coefficients, penalty, and all losses (largest penalty first)."""
+    losses: list[float] = []
+    fits: list[FloatArray] = []
+    for penalty in sorted(penalties, reverse=True):
+        fits.append(fit_ridge_logistic(design, label, penalty=penalty, start=fits[-1] if fits else None))
+        losses.append(log_loss(held_label, expit(held_design.astype(np.float64) @ fits[-1][:-1] + fits[-1][-1])))
+    best = int(np.argmin(losses))
+    return fits[best], sorted(penalties, reverse=True)[best], tuple(losses)
+
+
 class RidgeLogistic:
     """``PropensityModel`` of a ridge logistic regression; see ``LogisticConfig``."""
 
@@ -79,22 +97,16 @@ class RidgeLogistic:
         started = time.monotonic()
         self._columns = TabularEncoder.fit(train, ignore=self.config.ignore)
         design, held = self._columns.encode(train), self._columns.encode(validation)
-        losses: list[float] = []
-        fits: list[FloatArray] = []
-        for penalty in sorted(self.config.penalties, reverse=True):
-            beta = fit_ridge_logistic(design, train.label, penalty=penalty, start=fits[-1] if fits else None)
-            fits.append(beta)
-            losses.append(log_loss(validation.label, expit(held @ beta[:-1] + beta[-1])))
-        best = int(np.argmin(losses))
-        self._beta = fits[best]
-        chosen = sorted(self.config.penalties, reverse=True)[best]
+        self._beta, penalty, losses = best_ridge_logistic(
+            design, train.label, held, validation.label, penalties=self.config.penalties
+        )
         return FitReport(
             n_rows=len(train),
             n_positives=int(train.label.sum()),
-            history={"validation_log_loss": tuple(losses)},
-            best_step=best + 1,
+            history={"validation_log_loss": losses},
+            best_step=int(np.argmin(losses)) + 1,
             seconds=time.monotonic() - started,
-            notes=(f"ridge penalty {chosen:g}",),
+            notes=(f"ridge penalty {penalty:g}",),
         )
 
     def predict(self, data: SequenceDataset) -> FloatArray:

@@ -80,7 +80,7 @@ class MLlibLogistic:
                     elasticNetParam=0.0,
                     standardization=False,
                     maxIter=self.config.max_iterations,
-                    tol=1e-8,
+                    tol=1e-6,
                 )
                 fitted = estimator.fit(rows)
                 fits.append(np.append(fitted.coefficients.toArray(), fitted.intercept))

@@ -22,7 +22,7 @@ class FitReport:
     history
         One value per epoch or round, by name (``train_log_loss``, ``validation_log_loss``).
     best_step
-        The epoch or round that was kept.
+        The epoch or round that was kept; 0 where the start was best.
     seconds
         Wall time of the fit.
     notes

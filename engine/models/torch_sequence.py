@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import io
 import logging
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +22,7 @@ from torch import nn
 
 from engine.models.dataset import SequenceDataset
 from engine.models.encoder import KIND, n_gap_buckets
+from engine.models.linear import best_ridge_logistic
 from engine.models.metrics import log_loss
 from engine.models.propensity import FitReport, describe
 from engine.models.tabular import TabularEncoder
@@ -43,8 +43,8 @@ class GRUConfig:
         How many last events of a row are read.
     rows_per_batch
         Rows in one batch; batches hold rows of near-equal length.
-    patience
-        Epochs without a better validation log loss before the fit stops.
+    max_epochs, patience
+        Most epochs, and epochs without a better validation log loss before the fit stops.
     ignore
         Columns not to use (names, or prefixes ending in ``*``).
     """
@@ -57,7 +57,7 @@ class GRUConfig:
     dropout: float = 0.3
     learning_rate: float = 4e-3
     weight_decay: float = 3e-2
-    rows_per_batch: int = 128
+    rows_per_batch: int = 64
     max_epochs: int = 30
     patience: int = 4
     last_events: int = 128
@@ -174,13 +174,28 @@ class TorchGRU:
         self._columns = TabularEncoder.fit(train, ignore=config.ignore)
         self._vocabularies = dict(train.manifest.get("vocabularies", {}))
         net = self._net = self._build(train)
-        optimiser = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        # The linear path was fitted with its own penalty: it moves slowly and is not decayed.
+        wide = {id(p) for p in net.wide.parameters()}
+        optimiser = torch.optim.AdamW(
+            [
+                {"params": [p for p in net.parameters() if id(p) not in wide]},
+                {"params": list(net.wide.parameters()), "lr": config.learning_rate / 20, "weight_decay": 0.0},
+            ],
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+        )
         loss_of = nn.BCEWithLogitsLoss()
         columns = self._columns.encode(train)
+        self._start_from_logistic(net, train, validation)
         label = torch.from_numpy(train.label.astype(np.float32))
         history: dict[str, list[float]] = {"train_log_loss": [], "validation_log_loss": []}
-        best, best_epoch, best_weights = math.inf, 0, copy.deepcopy(net.state_dict())
-        for epoch in range(config.max_epochs):
+        best, best_epoch, best_weights = (
+            log_loss(validation.label, self.predict(validation)),
+            0,
+            copy.deepcopy(net.state_dict()),
+        )
+        history["validation_log_loss"].append(best)
+        for epoch in range(1, config.max_epochs + 1):
             net.train()
             total = 0.0
             for rows in bucketed_batches(train.lengths, rows_per_batch=config.rows_per_batch, rng=rng):
@@ -193,7 +208,7 @@ class TorchGRU:
             held = log_loss(validation.label, self.predict(validation))
             history["train_log_loss"].append(total / len(train))
             history["validation_log_loss"].append(held)
-            self._progress(f"{self.name}: epoch {epoch + 1}, train {total / len(train):.4f}, validation {held:.4f}")
+            self._progress(f"{self.name}: epoch {epoch}, train {total / len(train):.4f}, validation {held:.4f}")
             if held < best - 1e-5:
                 best, best_epoch, best_weights = held, epoch, copy.deepcopy(net.state_dict())
             elif epoch - best_epoch >= config.patience:
@@ -203,9 +218,25 @@ class TorchGRU:
             n_rows=len(train),
             n_positives=int(train.label.sum()),
             history={name: tuple(values) for name, values in history.items()},
-            best_step=best_epoch + 1,
+            best_step=best_epoch,
             seconds=time.monotonic() - started,
         )
+
+    def _start_from_logistic(self, net: PropensityNet, train: SequenceDataset, validation: SequenceDataset) -> None:
+        """Begin at the ridge logistic regression on the columns; what the sequence adds is learned on top of it.
+
+        On small data a network that starts from nothing spends its rows on finding what the logistic knows.
+        """
+        assert self._columns is not None
+        beta, _, _ = best_ridge_logistic(
+            self._columns.encode(train), train.label, self._columns.encode(validation), validation.label
+        )
+        with torch.no_grad():
+            net.wide.weight.copy_(torch.from_numpy(beta[None, :-1].astype(np.float32)))
+            net.wide.bias.fill_(float(beta[-1]))
+            last = net.deep[-1]
+            last.weight.zero_()
+            last.bias.zero_()
 
     def _build(self, train: SequenceDataset) -> PropensityNet:
         assert self._columns is not None

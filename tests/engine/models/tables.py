@@ -30,7 +30,7 @@ def decision_points(
     agg = rng.gamma(1.5, 20.0, size=n)
     kind = np.asarray(["big", "small", "tiny"])[rng.integers(0, 3, size=n)]
     bought = np.bincount(row, weights=event_type == 3, minlength=n) / np.maximum(lengths, 1)
-    score = -1.5 + strength * (4.0 * (bought - 0.3) + 0.6 * np.log1p(agg / 20) + 0.8 * (kind == "big"))
+    score = -1.5 + strength * (4.0 * (bought - 0.3) + 1.2 * (np.log1p(agg / 20) - 0.9) + 1.4 * (kind == "big"))
     matured = rng.random(n) >= 1 / 15
     label = np.where(matured, (rng.random(n) < expit(score)).astype(np.float64), np.nan)
     n_subjects = n_subjects or max(2, n // 3)

@@ -1,0 +1,37 @@
+"""MLlib's encoding and fit against numpy's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from engine.models.linear import LogisticConfig, RidgeLogistic
+from engine.models.mllib import MLlibConfig, MLlibLogistic, encode_in_spark
+from engine.models.tabular import TabularEncoder
+from engine.sequences.spark import start_spark
+from tests.engine.models.tables import decision_points
+
+pytestmark = [pytest.mark.spark, pytest.mark.filterwarnings("ignore::FutureWarning")]
+DATA = decision_points(300, seed=7)
+
+
+def test_spark_expressions_equal_the_numpy_encoding(tmp_path: Path) -> None:
+    """One fitted specification, two renderings, the same matrix to float32: missing, text, logs and clips included."""
+    encoder = TabularEncoder.fit(DATA.part("train"))
+    pq.write_table(DATA.to_arrow(), tmp_path / "points.parquet")
+    frame = encode_in_spark(start_spark().read.parquet(str(tmp_path / "points.parquet")), encoder)
+    rows = [row["features"].toArray() for row in frame.select("features").collect()]
+    np.testing.assert_allclose(np.asarray(rows), encoder.encode(DATA), atol=2e-6)
+
+
+def test_coefficients_equal_the_numpy_fit() -> None:
+    """At one penalty MLlib finds the optimum that the numpy fit finds."""
+    train, validation = DATA.part("train"), DATA.part("validation")
+    ours = MLlibLogistic(MLlibConfig(penalties=(10.0,)))
+    ours.fit(train, validation)
+    reference = RidgeLogistic(LogisticConfig(penalties=(10.0,)))
+    reference.fit(train, validation)
+    np.testing.assert_allclose(ours.predict(DATA), reference.predict(DATA), atol=2e-3)
