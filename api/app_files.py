@@ -11,4 +11,4 @@ from api.settings import load_settings
 
 def key_file(config: Path | None, home: Path | None) -> KeyFile:
     """File of key hashes of the service that the settings describe."""
-    return KeyFile(keys_path(load_settings(config, **({} if home is None else {"home": home}))))
+    return KeyFile(keys_path(load_settings(config) if home is None else load_settings(config, home=home)))

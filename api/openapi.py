@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -61,7 +61,7 @@ def document(operations: Sequence[Operation], *, title: str, version: str, descr
     }
 
 
-def _operation(operation: Operation, references: dict[tuple[type[BaseModel], Mode], dict[str, Any]]) -> dict[str, Any]:
+def _operation(operation: Operation, references: Mapping[Any, dict[str, Any]]) -> dict[str, Any]:
     parameters: list[dict[str, Any]] = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
         for name in _PARAMETER.findall(operation.path)
