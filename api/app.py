@@ -64,7 +64,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        opened: DecisionService = service or await run_in_threadpool(_open, settings, clock)
+        opened = service if service is not None else await run_in_threadpool(_open, settings, clock)
         keys = KeyRing(KeyFile(keys_path(settings)), settings.rate_limit_per_s, utc_now)
         app.state.parts = Parts(settings, opened, keys, Metrics(lambda: opened.n_unrecorded), clock)
         try:

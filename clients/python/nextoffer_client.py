@@ -40,7 +40,7 @@ _MAX_IDLE = 64
 _MAX_ANSWER = 4 << 20
 
 
-class Problem(Exception):
+class Problem(Exception):  # noqa: N818 - handed over as a value, never raised to the caller
     """Why the service gave no usable answer; handed to ``on_problem``, never raised by ``decide``.
 
     Attributes
@@ -372,7 +372,8 @@ class _Connection:
         if self._http.sock is None:
             self._http.timeout = left
             self._http.connect()
-            self._http.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock: socket.socket = self._http.sock  # type: ignore[assignment]  # connect() has set it
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._http.sock.settimeout(self.left())
         self._http.request(method, path, body=content, headers=dict(headers))
         response = self._http.getresponse()
