@@ -279,7 +279,7 @@ def reliability_chart(
         if c > 0
     ]
     _need(data, title)
-    top = 1.05 * max(float(max(max(p), max(o))) for p, o in zip(predicted.values(), observed.values(), strict=True))
+    top = 1.05 * max(float(max(*p, *o)) for p, o in zip(predicted.values(), observed.values(), strict=True))
     names = list(predicted)
 
     def draw(width: int) -> Any:
