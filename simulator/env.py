@@ -1,0 +1,255 @@
+"""The site as gymnasium environments: one visitor an episode, one visit a step.
+
+Observation: ``concat(mask, features)`` as one float32 Box, where the mask says which offers are eligible and
+the features are ``FeatureSpace.encode_contexts`` of the very table the service would see, so that a network
+trained here can be served. Reward: a stated combination, its parts in ``info``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from numpy.typing import NDArray
+
+from policies.errors import InvalidInputError
+from policies.features import FeatureSpace
+from policies.records import BoolArray, FloatArray, IntArray
+from simulator.rollouts import rollout
+from simulator.scenarios.car_subscription import Scenario, reference
+from simulator.site import KEPT_AFTER_DAYS, LiveSite, Visits
+from simulator.world import MARKET_DAYS, MAX_DELAY_DAYS
+
+HORIZON_DAYS = MARKET_DAYS + MAX_DELAY_DAYS + KEPT_AFTER_DAYS
+ENV_ID = "nextoffer/CarSubscription-v0"
+_OBS_LIMIT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class RewardWeights:
+    """The scalar reward as a stated combination of what became of the visitor."""
+
+    click: float = 0.0
+    subscribed: float = 0.3
+    kept_30d: float = 1.0
+    margin_eur: float = 0.0
+
+
+class _Uniform:
+    """Looks around evenly; only to fit the feature space."""
+
+    name = "uniform"
+
+    def __init__(self) -> None:
+        from policies.protocols import PolicyTraits
+
+        self.traits = PolicyTraits()
+
+    def probabilities(self, table: Any) -> FloatArray:
+        return np.asarray(table.eligible / table.eligible.sum(axis=1, keepdims=True), dtype=np.float64)
+
+
+def reference_space(scenario: Scenario, *, n_subjects: int = 2_000, seed: int = 0) -> FeatureSpace:
+    """A feature space fitted on a uniform rollout of a scenario."""
+    run = rollout(scenario, _Uniform(), n_subjects=n_subjects, visit_days=7, seed=seed)
+    return FeatureSpace.fit(run.table)
+
+
+@dataclass(slots=True, eq=False)
+class _Slots:
+    """Visitors living side by side, each on a day of its own."""
+
+    scenario: Scenario
+    space: FeatureSpace
+    weights: RewardWeights
+    seed: int
+    n: int
+    next_id: int = 0
+    site: LiveSite = field(init=False)
+    day: IntArray = field(init=False)
+    visits: Visits = field(init=False)
+
+    def start(self) -> NDArray[np.float32]:
+        self.site = LiveSite(self.scenario, n_subjects=self.n, visit_days=1, seed=self.seed, first_subject=self.next_id)
+        self.next_id += self.n
+        self.day = np.zeros(self.n, dtype=np.int64)
+        return self.observe()
+
+    def renew(self, rows: IntArray) -> None:
+        self.site.replace(rows, np.arange(self.next_id, self.next_id + len(rows), dtype=np.int64))
+        self.next_id += len(rows)
+        self.day[rows] = 0
+
+    def observe(self) -> NDArray[np.float32]:
+        self.visits = self.site.visits_of(np.arange(self.n), self.day)
+        mask = self.visits.table.eligible.astype(np.float32)
+        return np.concatenate([mask, self.space.encode_contexts(self.visits.table)], axis=1)
+
+    def step(self, actions: IntArray) -> tuple[FloatArray, BoolArray, BoolArray, dict[str, FloatArray]]:
+        """Show offers, then live on until each visitor's next visit or end."""
+        eligible = self.visits.table.eligible
+        # An offer that may not be shown is not shown: the first eligible one is, as the service would fall back.
+        shown = np.where(eligible[np.arange(self.n), actions], actions, np.argmax(eligible, axis=1))
+        site, w = self.site, self.weights
+        margin_before = site.margin_eur.copy()
+        clicked = site.respond(self.visits, shown).clicked.astype(np.float64)
+        subscribed, kept = np.zeros(self.n), np.zeros(self.n)
+        running = np.ones(self.n, dtype=np.bool_)
+        while running.any():
+            rows = np.flatnonzero(running)
+            facts = site.settle(rows, self.day[rows])
+            subscribed[facts.subscribed] = 1.0
+            kept[facts.kept] = 1.0
+            self.day[rows] += 1
+            running[rows] = ~self._is_over(rows) & (site.next_visit[rows] != self.day[rows])
+        gone = self._is_over(np.arange(self.n))
+        parts = {
+            "clicked": clicked,
+            "subscribed": subscribed,
+            "kept_30d": kept,
+            "margin_eur": site.margin_eur - margin_before,
+        }
+        reward = w.click * clicked + w.subscribed * subscribed + w.kept_30d * kept + w.margin_eur * parts["margin_eur"]
+        truncated = gone & (self.day >= HORIZON_DAYS) & ~site.is_kept & (site.cancelled_day < 0)
+        return reward, gone & ~truncated, truncated, {**parts, "shown": shown.astype(np.float64)}
+
+    def _is_over(self, rows: IntArray) -> BoolArray:
+        site = self.site
+        left = (
+            (site.next_visit[rows] < 0)
+            & (site.signing_day[rows] < 0)
+            & ((site.signed_day[rows] < 0) | (site.cancelled_day[rows] >= 0))
+        )
+        return np.asarray(left | site.is_kept[rows] | (self.day[rows] >= HORIZON_DAYS), dtype=np.bool_)
+
+
+def _observation_space(scenario: Scenario, space: FeatureSpace) -> gymnasium.spaces.Box:
+    k = len(scenario.offers)
+    low = np.concatenate([np.zeros(k), np.full(space.context_width, -_OBS_LIMIT)]).astype(np.float32)
+    high = np.concatenate([np.ones(k), np.full(space.context_width, _OBS_LIMIT)]).astype(np.float32)
+    return gymnasium.spaces.Box(low, high, dtype=np.float32)
+
+
+class CarSubscriptionEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
+    """One visitor an episode. Terminates when the visitor is gone, has cancelled or was kept 30 days.
+
+    Parameters
+    ----------
+    scenario, space
+        The site and the feature space of observations; defaults: the reference site, a space fitted on a uniform rollout.
+    weights
+        The scalar reward.
+    """
+
+    metadata = {"render_modes": []}  # noqa: RUF012 - gymnasium's own way
+
+    def __init__(
+        self,
+        *,
+        scenario: Scenario | None = None,
+        space: FeatureSpace | None = None,
+        weights: RewardWeights | None = None,
+    ) -> None:
+        self.scenario = scenario or reference()
+        self.space = space or reference_space(self.scenario)
+        self.weights = weights or RewardWeights()
+        self.observation_space = _observation_space(self.scenario, self.space)
+        self.action_space = gymnasium.spaces.Discrete(len(self.scenario.offers))
+        self._slots: _Slots | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """A new visitor arrives."""
+        super().reset(seed=seed)
+        if self._slots is None or seed is not None:
+            own = int(self.np_random.integers(2**31))
+            self._slots = _Slots(self.scenario, self.space, self.weights, own, 1)
+        obs = self._slots.start()[0]
+        return obs, {"action_mask": obs[: len(self.scenario.offers)].astype(np.int8)}
+
+    def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Show one offer; the next observation is the visitor's next visit."""
+        if self._slots is None:
+            raise InvalidInputError("step was called before reset; call reset first")
+        reward, terminated, truncated, parts = self._slots.step(np.asarray([action], dtype=np.int64))
+        obs = self._slots.observe()[0]
+        info = {name: float(v[0]) for name, v in parts.items()}
+        return (
+            obs,
+            float(reward[0]),
+            bool(terminated[0]),
+            bool(truncated[0]),
+            {**info, "action_mask": obs[: len(self.scenario.offers)].astype(np.int8)},
+        )
+
+
+class CarSubscriptionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]]):
+    """Many visitors at once with arrays inside; a finished slot gets its new visitor in the next step."""
+
+    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}  # noqa: RUF012 - gymnasium's own way
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        scenario: Scenario | None = None,
+        space: FeatureSpace | None = None,
+        weights: RewardWeights | None = None,
+    ) -> None:
+        self.num_envs = num_envs
+        self.scenario = scenario or reference()
+        self.space = space or reference_space(self.scenario)
+        self.weights = weights or RewardWeights()
+        self.single_observation_space = _observation_space(self.scenario, self.space)
+        self.single_action_space = gymnasium.spaces.Discrete(len(self.scenario.offers))
+        self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, num_envs)
+        self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, num_envs)
+        self._slots: _Slots | None = None
+        self._done = np.zeros(num_envs, dtype=np.bool_)
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """All slots get new visitors."""
+        one = seed[0] if isinstance(seed, list) else seed
+        super().reset(seed=one)
+        if self._slots is None or one is not None:
+            self._slots = _Slots(
+                self.scenario, self.space, self.weights, int(self.np_random.integers(2**31)), self.num_envs
+            )
+        self._done[:] = False
+        obs = self._slots.start()
+        return obs, {"action_mask": obs[:, : len(self.scenario.offers)].astype(np.int8)}
+
+    def step(
+        self, actions: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
+        """Show one offer to each; slots that ended in the step before only get their new visitor."""
+        if self._slots is None:
+            raise InvalidInputError("step was called before reset; call reset first")
+        ended = self._done.copy()
+        reward, terminated, truncated, parts = self._slots.step(np.asarray(actions, dtype=np.int64))
+        if ended.any():
+            self._slots.renew(np.flatnonzero(ended))
+            reward[ended], terminated[ended], truncated[ended] = 0.0, False, False
+        self._done = terminated | truncated
+        obs = self._slots.observe()
+        info = {**parts, "action_mask": obs[:, : len(self.scenario.offers)].astype(np.int8)}
+        return obs, reward.astype(np.float32), terminated, truncated, info
+
+
+def register() -> None:
+    """Make the environment known to gymnasium (importing ``simulator.env`` does it)."""
+    if ENV_ID not in gymnasium.registry:
+        gymnasium.register(
+            ENV_ID,
+            entry_point="simulator.env:CarSubscriptionEnv",
+            vector_entry_point="simulator.env:CarSubscriptionVectorEnv",
+        )
+
+
+register()

@@ -1,0 +1,183 @@
+"""A policy let loose on a cohort, everything logged the way the service logs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.errors import UnknownNameError
+from policies.protocols import Policy
+from policies.records import BoolArray, DecisionTable, FloatArray, IntArray, InteractionBatch
+from policies.sampling import DEFAULT_EXPLORE_SHARE, decide
+from simulator.scenarios.car_subscription import Scenario
+from simulator.site import KEPT_AFTER_DAYS, LiveSite
+from simulator.streams import Purpose, uniforms
+from simulator.world import MARKET_DAYS, MAX_DELAY_DAYS
+
+# From the first visit until everything about a visitor is known: the market window, signing, 30 days of keeping.
+WINDOW_DAYS = MARKET_DAYS + MAX_DELAY_DAYS + KEPT_AFTER_DAYS
+
+RewardName = Literal["clicked", "subscribed", "kept_30d", "margin_eur"]
+REWARDS: tuple[RewardName, ...] = ("clicked", "subscribed", "kept_30d", "margin_eur")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SubjectOutcomes:
+    """What became of each visitor by the end, each of shape ``(n_subjects,)``.
+
+    Attributes
+    ----------
+    is_matured
+        Whether the visitor's whole window (visits, delay of signing, 30 days) lies inside the rollout.
+    """
+
+    subscribed: BoolArray
+    kept_30d: BoolArray
+    margin_eur: FloatArray
+    n_visits: IntArray
+    is_matured: BoolArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rollout:
+    """Decisions in the order they were taken, and what came of the subjects.
+
+    Attributes
+    ----------
+    row
+        Which subject each decision belongs to, shape ``(n_decisions,)``.
+    """
+
+    table: DecisionTable
+    chosen: IntArray
+    probabilities: FloatArray
+    row: IntArray
+    day: IntArray
+    rewards: dict[str, FloatArray]
+    subjects: SubjectOutcomes
+    policy: str
+
+    def interactions(self, reward: RewardName = "subscribed") -> InteractionBatch:
+        """The log as estimators and learners read it.
+
+        An outcome of a subject is credited to its last decision before the contract, the rule the service declares.
+        """
+        if reward not in self.rewards:
+            raise UnknownNameError("reward", reward, self.rewards)
+        n = len(self.chosen)
+        return InteractionBatch(
+            table=self.table,
+            chosen=self.chosen,
+            propensity=self.probabilities[np.arange(n), self.chosen],
+            reward=self.rewards[reward],
+            probabilities=self.probabilities,
+            policies=np.full(n, self.policy, dtype=np.str_),
+        )
+
+    def mean(self, outcome: Literal["subscribed", "kept_30d", "margin_eur"]) -> tuple[float, float]:
+        """Per matured visitor: mean and standard error."""
+        values = np.asarray(getattr(self.subjects, outcome), dtype=np.float64)[self.subjects.is_matured]
+        return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def rollout(
+    scenario: Scenario,
+    policy: Policy,
+    *,
+    n_subjects: int,
+    visit_days: int = 14,
+    follow_days: int | None = None,
+    seed: int,
+    explore_share: float = DEFAULT_EXPLORE_SHARE,
+    first_subject: int = 0,
+    on_day: Callable[[int, int], None] | None = None,
+) -> Rollout:
+    """Let a policy choose for a cohort of visitors.
+
+    Parameters
+    ----------
+    visit_days
+        Visitors arrive uniformly over these days.
+    follow_days
+        Days after the last arrival; default: until every window is over.
+    seed
+        Of everything; two policies with one seed meet the same visitors with the same luck.
+    on_day
+        Called with (days done, days in all).
+
+    Returns
+    -------
+    Rollout
+        Decisions until each visitor's window for signing ends; rewards of windows cut off by ``follow_days`` are
+        marked in ``subjects.is_matured``.
+    """
+    full = WINDOW_DAYS
+    days = visit_days + (full if follow_days is None else follow_days)
+    site = LiveSite(scenario, n_subjects=n_subjects, visit_days=visit_days, seed=seed, first_subject=first_subject)
+    parts: list[tuple[DecisionTable, IntArray, FloatArray, IntArray, IntArray, BoolArray]] = []
+    signed_on = np.full(n_subjects, -1, dtype=np.int64)
+    for day in range(days):
+        visits = site.visits(day)
+        if len(visits):
+            u = uniforms(seed, site.ids[visits.rows], Purpose.DRAW, visits.visit_number)
+            draws = decide(policy, visits.table, uniforms=u, explore_share=explore_share)
+            seen = site.respond(visits, draws.chosen)
+            parts.append((visits.table, draws.chosen, draws.probabilities, visits.rows, visits.day, seen.clicked))
+        signed_on[site.end_of_day(day).subscribed] = day
+        if on_day is not None:
+            on_day(day + 1, days)
+    row, day_of = np.concatenate([p[3] for p in parts]), np.concatenate([p[4] for p in parts])
+    credited = credit(row, day_of, signed_on)
+    outcomes = SubjectOutcomes(
+        subscribed=signed_on >= 0,
+        kept_30d=site.is_kept,
+        margin_eur=site.margin_eur,
+        n_visits=site.n_visits,
+        is_matured=site.arrival_day + full <= days,
+    )
+    rewards = {"clicked": np.concatenate([p[5] for p in parts]).astype(np.float64)}
+    for name in ("subscribed", "kept_30d", "margin_eur"):
+        rewards[name] = np.where(credited, np.asarray(getattr(outcomes, name), dtype=np.float64)[row], 0.0)
+    return Rollout(
+        table=stack_tables([p[0] for p in parts]),
+        chosen=np.concatenate([p[1] for p in parts]),
+        probabilities=np.concatenate([p[2] for p in parts]),
+        row=row,
+        day=day_of,
+        rewards=rewards,
+        subjects=outcomes,
+        policy=policy.name,
+    )
+
+
+def credit(row: IntArray, day: IntArray, signed_on: IntArray) -> BoolArray:
+    """Which decision each contract is credited to: the subject's last one on or before the day of signing, shape ``(n,)``."""
+    before = (signed_on[row] >= 0) & (day <= signed_on[row])
+    last = np.full(len(signed_on), -1, dtype=np.int64)
+    positions = np.flatnonzero(before)
+    last[row[positions]] = positions  # decisions are in order of time, so the last assignment wins
+    out = np.zeros(len(row), dtype=np.bool_)
+    out[last[last >= 0]] = True
+    return out
+
+
+def stack_tables(tables: list[DecisionTable]) -> DecisionTable:
+    """One table from many with the same offers, columns and vectors."""
+    first = tables[0]
+
+    def join(get: Callable[[DecisionTable], NDArray[Any] | None]) -> NDArray[Any] | None:
+        blocks = [get(t) for t in tables]
+        return None if blocks[0] is None else np.concatenate([b for b in blocks if b is not None])
+
+    return DecisionTable(
+        offers=first.offers,
+        eligible=np.concatenate([t.eligible for t in tables]),
+        columns={name: np.concatenate([t.columns[name] for t in tables]) for name in first.columns},
+        vectors={name: np.concatenate([t.vectors[name] for t in tables]) for name in first.vectors},
+        subjects=join(lambda t: t.subjects),
+        at=join(lambda t: t.at),
+    )

@@ -1,0 +1,99 @@
+"""The reference site: a car subscription with eight offers and three stages of a visitor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+import numpy as np
+
+from policies.eligibility import Condition, EligibilityRule
+from policies.records import FloatArray, Offer, OfferId, OfferSet
+from simulator.parameters import WorldParameters
+from simulator.population import Population
+
+NO_OFFER = OfferId("no_offer")
+CAR_CLASSES = ("city", "compact", "suv")
+FAMILIES = ("none", "plain", "discount", "perk", "loyalty")
+PLACEMENT = "home"
+
+
+def _offer(
+    offer_id: str,
+    title: str,
+    car: str,
+    family: str,
+    price: float,
+    term: float,
+    discount: float,
+    perk: float,
+    margin: float,
+) -> Offer:
+    return Offer(
+        OfferId(offer_id),
+        {
+            "car_class": car,
+            "family": family,
+            "monthly_price_eur": price,
+            "term_months": term,
+            "discount_pct": discount,
+            "perk": perk,
+            "margin_eur": margin,
+        },
+        {"title": title, "price": f"€{price * (1 - discount / 100):.0f} a month", "url": f"/offers/{offer_id}"},
+    )
+
+
+OFFERS = OfferSet(
+    [
+        _offer(NO_OFFER, "Find your car", "none", "none", 0, 0, 0, 0, 0),
+        _offer("city_flex", "City car, cancel any month", "city", "plain", 249, 1, 0, 0, 61),
+        _offer("city_deal", "City car, 20 % off for six months", "city", "discount", 249, 6, 20, 0, 14),
+        _offer("compact_year", "Compact, one year", "compact", "plain", 329, 12, 0, 0, 88),
+        _offer("compact_deal", "Compact, 25 % off for six months", "compact", "discount", 349, 6, 25, 0, 9),
+        _offer("suv_care", "SUV with service included", "suv", "perk", 459, 6, 0, 1, 97),
+        _offer("suv_deal", "SUV, 15 % off", "suv", "discount", 459, 6, 15, 0, 37),
+        _offer("loyal_care", "Free winter tyres for you", "none", "loyalty", 0, 0, 0, 1, -9),
+    ]
+)
+
+RULES = (
+    EligibilityRule(
+        "subscribers see loyalty offers only",
+        offers=(Condition("family", "in", ("plain", "discount", "perk")),),
+        requires=(Condition("stage", "!=", "subscriber"),),
+    ),
+    EligibilityRule(
+        "loyalty offers are for subscribers",
+        offers=(Condition("family", "==", "loyalty"),),
+        requires=(Condition("stage", "==", "subscriber"),),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A site: its offers and rules, its people, and the laws it follows."""
+
+    name: str
+    parameters: WorldParameters = field(default_factory=WorldParameters)
+    population: Population = field(default_factory=Population.synthetic)
+    offers: OfferSet = OFFERS
+    rules: tuple[EligibilityRule, ...] = RULES
+
+    def null(self) -> Self:
+        """The same site where offers make no difference."""
+        return replace(self, name=f"{self.name}-null", parameters=self.parameters.null())
+
+    def offer_numbers(self, name: str) -> FloatArray:
+        """One numeric offer feature as an array, shape ``(k,)``."""
+        return np.asarray([float(o.features[name] or 0.0) for o in self.offers], dtype=np.float64)
+
+
+def reference(*, population: Population | None = None, parameters: WorldParameters | None = None) -> Scenario:
+    """The site every claim is made on."""
+    return Scenario(
+        "car-subscription",
+        parameters=parameters or WorldParameters(),
+        population=population or Population.synthetic(),
+    )

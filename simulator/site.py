@@ -1,0 +1,238 @@
+"""The site day by day: who visits, how they answer to what they are shown, what becomes of them.
+
+One form serves rollouts (thousands of visits at once, in memory) and real traffic over HTTP (the same
+visits, one request each): a subject's fate depends on the seed and on what it was shown, and on nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.eligibility import eligible_mask
+from policies.records import DecisionTable, FloatArray, IntArray
+from simulator import world
+from simulator.scenarios.car_subscription import CAR_CLASSES, FAMILIES, Scenario
+from simulator.streams import Purpose, uniforms
+
+DAY = np.timedelta64(1, "D")
+KEPT_AFTER_DAYS = 30
+START = np.datetime64("2026-03-02T00:00:00", "us")
+_LOYALTY = FAMILIES.index("loyalty")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Visits:
+    """Visits that are being decided on.
+
+    Attributes
+    ----------
+    rows
+        Position of each visiting subject among all, shape ``(n,)``.
+    day
+        Day of each visit, shape ``(n,)``.
+    visit_number
+        How many visits the subject had before, shape ``(n,)``: with the subject it identifies the decision.
+    table
+        What the site knows before it chooses, n rows.
+    """
+
+    rows: IntArray
+    day: IntArray
+    visit_number: IntArray
+    table: DecisionTable
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Responses:
+    """What the visitors of one day did at once, each of shape ``(n,)``."""
+
+    clicked: NDArray[np.bool_]
+    at: NDArray[np.datetime64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DayFacts:
+    """What became known of subjects at the end of a day (billing speaks of customers, not of decisions).
+
+    Attributes
+    ----------
+    subscribed, cancelled, kept
+        Rows of the subjects who signed, left, or were still active ``KEPT_AFTER_DAYS`` days after signing.
+    margin_eur
+        First month's contribution of each new contract, shape of ``subscribed``.
+    """
+
+    subscribed: IntArray
+    margin_eur: FloatArray
+    cancelled: IntArray
+    kept: IntArray
+
+
+class LiveSite:
+    """A cohort of visitors living through days; the only object with state in the simulator.
+
+    Parameters
+    ----------
+    n_subjects
+        Size of the cohort.
+    visit_days
+        Visitors arrive uniformly over these days.
+    seed
+        Of everything that happens.
+    first_subject
+        Id of the first one: cohorts with disjoint ids are independent parts of one big cohort.
+    """
+
+    def __init__(
+        self, scenario: Scenario, *, n_subjects: int, visit_days: int, seed: int, first_subject: int = 0
+    ) -> None:
+        self.scenario, self.seed, self.visit_days = scenario, seed, visit_days
+        self.parameters = scenario.parameters.values()
+        self.offers = world.OfferNumbers.of(scenario)
+        self._populate(np.arange(first_subject, first_subject + n_subjects, dtype=np.int64))
+
+    def _populate(self, ids: IntArray) -> None:
+        scenario, seed, n = self.scenario, self.seed, len(ids)
+        self.ids = ids
+        self.subjects = world.Subjects.draw(scenario, self.ids, seed=seed)
+        self.names = np.char.add("v", np.char.zfill(self.ids.astype(np.str_), 8)).astype(np.str_)
+        self.arrival_day = (uniforms(seed, self.ids, Purpose.ARRIVAL, 0) * self.visit_days).astype(np.int64)
+        self.next_visit = self.arrival_day.copy()
+        self.last_visit = np.full(n, -1, dtype=np.int64)
+        self.n_visits = np.zeros(n, dtype=np.int64)
+        self.stage = np.zeros(n, dtype=np.int64)
+        self.fatigue = np.zeros((n, len(FAMILIES)), dtype=np.float64)
+        self.signing_day = np.full(n, -1, dtype=np.int64)
+        self.signing_offer = np.full(n, -1, dtype=np.int64)
+        self.signed_day = np.full(n, -1, dtype=np.int64)
+        self.signed_offer = np.full(n, -1, dtype=np.int64)
+        self.cancelled_day = np.full(n, -1, dtype=np.int64)
+        self.cared_until = np.full(n, -1, dtype=np.int64)
+        self.margin_eur = np.zeros(n, dtype=np.float64)
+        self.is_kept = np.zeros(n, dtype=np.bool_)
+
+    def visits(self, day: int) -> Visits:
+        """Who visits on a day, and what the site knows of each."""
+        rows = np.flatnonzero(self.next_visit == day)
+        return self.visits_of(rows, np.full(len(rows), day, dtype=np.int64))
+
+    def visits_of(self, rows: IntArray, day: IntArray) -> Visits:
+        """Visits of some subjects, each on a day of its own (the vectorised environment lives this way)."""
+        person = self.subjects.person[rows]
+        since = np.where(self.last_visit[rows] < 0, np.nan, day - self.last_visit[rows])
+        tenure = np.where(self.stage[rows] == world.SUBSCRIBER, day - self.signed_day[rows], np.nan)
+        columns: dict[str, NDArray[Any]] = {
+            "stage": np.asarray(world.STAGES, dtype=np.str_)[self.stage[rows]],
+            "searched_class": np.asarray(CAR_CLASSES, dtype=np.str_)[self.subjects.searched_class[rows]],
+            "device": self.subjects.device[rows],
+            "channel": self.subjects.channel[rows],
+            "n_visits": self.n_visits[rows].astype(np.float64),
+            "days_since_last_visit": since.astype(np.float64),
+            "tenure_days": tenure.astype(np.float64),
+            **{name: column[person] for name, column in self.scenario.population.columns.items()},
+        }
+        seconds = (uniforms(self.seed, self.ids[rows], Purpose.TIME_OF_DAY, day) * 86_000).astype(np.int64)
+        table = DecisionTable(
+            offers=self.scenario.offers,
+            eligible=eligible_mask(self.scenario.rules, self.scenario.offers, columns, n=len(rows)),
+            columns=columns,
+            vectors={name: block[person] for name, block in self.scenario.population.vectors.items()},
+            subjects=self.names[rows],
+            at=START + day.astype("timedelta64[D]") + seconds.astype("timedelta64[s]"),
+        )
+        return Visits(rows, day, self.n_visits[rows].copy(), table)
+
+    def respond(self, visits: Visits, chosen: IntArray) -> Responses:
+        """Let visitors answer to what each was shown."""
+        rows, day, p = visits.rows, visits.day, self.parameters
+        ids = self.ids[rows]
+        family = self.offers.family[chosen]
+        idle = np.where(self.last_visit[rows] < 0, 0, day - self.last_visit[rows])
+        self.fatigue[rows] *= p["fatigue_decay_per_day"] ** idle[:, None]
+        log_odds = world.appeal(p, self.subjects, rows, self.offers, chosen, self.fatigue[rows, family])
+        clicked = uniforms(self.seed, ids, Purpose.CLICK, visits.visit_number) < world.click_probability(p, log_odds)
+        may_sign = clicked & (self.stage[rows] == world.VISITOR) & (self.signing_day[rows] < 0)
+        signs = may_sign & (
+            uniforms(self.seed, ids, Purpose.CONVERT, visits.visit_number) < world.contract_probability(p, log_odds)
+        )
+        delay = world.signing_delay_days(p, uniforms(self.seed, ids, Purpose.DELAY, visits.visit_number))
+        self.signing_day[rows[signs]] = (day + delay)[signs]
+        self.signing_offer[rows[signs]] = chosen[signs]
+        cared = clicked & (family == _LOYALTY)
+        self.cared_until[rows[cared]] = day[cared] + 14
+        self.margin_eur[rows[cared]] += self.offers.margin[chosen[cared]]
+        self.fatigue[rows, family] += 1.0
+        self.last_visit[rows] = day
+        self.n_visits[rows] += 1
+        gap = world.next_gap_days(
+            self.subjects.return_rate[rows], uniforms(self.seed, ids, Purpose.RETURN, visits.visit_number)
+        )
+        # Someone who has decided does not browse until the contract is signed, and then comes back now and then;
+        # someone who has not decided within the market window bought elsewhere or not at all.
+        upcoming = np.where(signs, day + delay + np.maximum(gap, world.SUBSCRIBER_GAP_DAYS), day + gap)
+        is_subscriber = self.stage[rows] == world.SUBSCRIBER
+        upcoming = np.where(is_subscriber, day + np.maximum(gap, world.SUBSCRIBER_GAP_DAYS), upcoming)
+        is_gone = ~is_subscriber & ~signs & (upcoming >= self.arrival_day[rows] + world.MARKET_DAYS)
+        self.next_visit[rows] = np.where(is_gone, -1, upcoming)
+        assert visits.table.at is not None
+        return Responses(clicked, visits.table.at)
+
+    def end_of_day(self, day: int) -> DayFacts:
+        """Contracts due today, cancellations, and who is still there 30 days after signing."""
+        return self.settle(np.arange(len(self.ids)), np.full(len(self.ids), day, dtype=np.int64))
+
+    def settle(self, rows: IntArray, day: IntArray) -> DayFacts:
+        """End the day of some subjects, each on a day of its own."""
+        today = np.full(len(self.ids), -9, dtype=np.int64)
+        today[rows] = day
+        signed = np.flatnonzero(self.signing_day == today)
+        # A click without a car is a look through the catalogue, which leads to the plain first car in it.
+        offer = self.signing_offer[signed]
+        fallback = int(np.flatnonzero(self.offers.is_contract)[0])
+        offer = np.where(self.offers.is_contract[offer], offer, fallback)
+        self.stage[signed] = world.SUBSCRIBER
+        self.signed_day[signed], self.signed_offer[signed] = today[signed], offer
+        self.signing_day[signed] = -1
+        margin = self.offers.margin[offer]
+        self.margin_eur[signed] += margin
+        active = np.flatnonzero((self.stage == world.SUBSCRIBER) & (self.signed_day < today) & (today >= 0))
+        hazard = world.cancel_hazard(
+            self.parameters,
+            self.subjects,
+            active,
+            self.offers,
+            self.signed_offer[active],
+            self.cared_until[active] >= today[active],
+        )
+        leaves = active[uniforms(self.seed, self.ids[active], Purpose.CANCEL, today[active]) < hazard]
+        self.stage[leaves] = world.LAPSED
+        self.cancelled_day[leaves] = today[leaves]
+        self.next_visit[leaves] = -1  # winning lapsed subscribers back is not modelled
+        kept = np.flatnonzero(
+            (self.stage == world.SUBSCRIBER) & (self.signed_day >= 0) & (self.signed_day == today - KEPT_AFTER_DAYS)
+        )
+        self.is_kept[kept] = True
+        return DayFacts(signed, margin, leaves, kept)
+
+    def replace(self, rows: IntArray, ids: IntArray) -> None:
+        """Put fresh visitors, who arrive on day 0, in the place of some (the vectorised environment's reset)."""
+        fresh = LiveSite(self.scenario, n_subjects=1, visit_days=1, seed=self.seed)
+        fresh._populate(ids)
+        for name in vars(fresh):
+            mine, theirs = getattr(self, name), getattr(fresh, name)
+            if isinstance(mine, np.ndarray):
+                mine[rows] = theirs
+        for name in world.Subjects.__slots__:
+            getattr(self.subjects, name)[rows] = getattr(fresh.subjects, name)
+
+
+def end_of(day: int) -> np.datetime64:
+    """The moment at which what happened on a day is known."""
+    return START + day * DAY + np.timedelta64(86_399, "s")

@@ -1,0 +1,80 @@
+"""The gymnasium environments keep gymnasium's contract and the simulator's."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+from gymnasium.utils.env_checker import check_env
+
+from simulator.env import ENV_ID, CarSubscriptionEnv, CarSubscriptionVectorEnv, reference_space
+from simulator.scenarios.car_subscription import reference
+
+
+def test_passes_gymnasiums_checker() -> None:
+    """The checker of gymnasium itself finds nothing."""
+    check_env(CarSubscriptionEnv(), skip_render_check=True)
+    assert gymnasium.make(ENV_ID).action_space.n == len(reference().offers)  # type: ignore[attr-defined]
+
+
+def test_two_copies_with_one_seed_live_one_life() -> None:
+    """A seed determines the trajectory."""
+    a, b = CarSubscriptionEnv(), CarSubscriptionEnv()
+    first, second = a.reset(seed=3)[0], b.reset(seed=3)[0]
+    np.testing.assert_array_equal(first, second)
+    for action in (1, 4, 6, 2, 0, 3):
+        one, two = a.step(np.int64(action)), b.step(np.int64(action))
+        np.testing.assert_array_equal(one[0], two[0])
+        assert one[1:4] == two[1:4]
+        if one[2] or one[3]:
+            break
+
+
+def test_observation_is_the_mask_and_what_the_service_sees() -> None:
+    """The first k numbers are the eligible set, the rest is the encoded decision table."""
+    space = reference_space(reference(), n_subjects=200)
+    env = CarSubscriptionVectorEnv(5, space=space)
+    obs, info = env.reset(seed=1)
+    k = len(reference().offers)
+    np.testing.assert_array_equal(obs[:, :k].astype(np.int8), info["action_mask"])
+    assert env._slots is not None
+    np.testing.assert_array_equal(obs[:, k:], space.encode_contexts(env._slots.visits.table))
+
+
+def test_vector_episodes_end_and_renew() -> None:
+    """Finished slots get new visitors; rewards of the renewing step are zero; kept visitors earn the stated reward."""
+    env = gymnasium.make_vec(ENV_ID, num_envs=64)
+    env.reset(seed=5)
+    ended_before = np.zeros(64, dtype=np.bool_)
+    n_ended, total = 0, 0.0
+    for _ in range(60):
+        obs, reward, terminated, truncated, info = env.step(np.full(64, 4))
+        assert (np.asarray(reward)[ended_before] == 0).all()
+        parts = 0.3 * info["subscribed"] + 1.0 * info["kept_30d"]
+        live = ~ended_before
+        np.testing.assert_allclose(np.asarray(reward)[live], parts[live], atol=1e-6)
+        ended_before = np.asarray(terminated | truncated)
+        n_ended += int(ended_before.sum())
+        total += float(np.asarray(reward).sum())
+        assert env.observation_space.contains(obs)
+    assert n_ended > 64
+    assert total > 0
+
+
+def test_vector_visitors_live_like_single_ones() -> None:
+    """The mean reward per episode of the vector form equals that of a rollout of the same rule within four standard errors."""
+    env = CarSubscriptionVectorEnv(2_000)
+    env.reset(seed=11)
+    total, finished = np.zeros(2_000), np.zeros(2_000, dtype=np.bool_)
+    for _ in range(80):
+        _, reward, terminated, truncated, _ = env.step(np.full(2_000, 6))
+        total += np.where(finished, 0.0, reward)
+        finished |= np.asarray(terminated | truncated)
+        if finished.all():
+            break
+    from simulator.rollouts import rollout
+    from tests.simulator.test_site import Always
+
+    run = rollout(reference(), Always("suv_deal"), n_subjects=20_000, visit_days=1, seed=77, explore_share=0.0)
+    expected = 0.3 * run.subjects.subscribed + run.subjects.kept_30d
+    error = np.sqrt(expected.var() / 2_000 + expected.var() / 20_000)
+    assert abs(total.mean() - expected.mean()) < 4 * error
