@@ -11,9 +11,10 @@ from collections.abc import Sequence as Words
 from typing import TYPE_CHECKING
 
 from engine.sources.description import Affinity, Sequence
+from engine.sources.identity import replace_ids
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, SparkSession
 
 _DAY_US = 86_400_000_000
 
@@ -56,7 +57,9 @@ def aggregates(events: DataFrame, points: DataFrame, *, kinds: Words[str], seque
         F.lit("").alias("kind"),
     )
     # A probe sorts before an event of the same microsecond: strictly before is what the running total then holds.
-    window = Window.partitionBy("subject").orderBy("t", "is_event").rowsBetween(Window.unboundedPreceding, Window.currentRow)
+    window = (
+        Window.partitionBy("subject").orderBy("t", "is_event").rowsBetween(Window.unboundedPreceding, Window.currentRow)
+    )
     event = F.col("is_event") == 1
     own = {slug: event & (F.col("kind") == kind) for slug, kind in slugs.items()}
     totals = {
@@ -81,32 +84,32 @@ def aggregates(events: DataFrame, points: DataFrame, *, kinds: Words[str], seque
     return per_point.select("point", *_columns(slugs, sequence.windows_days))
 
 
-def _columns(slugs: dict[str, str], windows: Words[int]) -> list[object]:
+def _columns(slugs: dict[str, str], windows: Words[int]) -> list[Column]:
     from pyspark.sql import functions as F
 
-    def double(name: str) -> object:
+    def double(name: str) -> Column:
         return F.col(f"`{name}`").cast("double")
 
-    def days_since(name: str) -> object:
+    def days_since(name: str) -> Column:
         return ((F.col("now") - F.col(f"`{name}@0`")) / F.lit(float(_DAY_US))).cast("double")
 
     n, amount = F.col("`n@0`"), F.col("`amount@0`")
     out = [
-        double("n@0").alias("agg_n"),  # type: ignore[attr-defined]  # a Spark column; its module is only imported here
-        double("amount@0").alias("agg_amount"),  # type: ignore[attr-defined]
+        double("n@0").alias("agg_n"),
+        double("amount@0").alias("agg_amount"),
         F.when(n > 0, amount / n).alias("agg_amount_mean"),
-        days_since("last_us").alias("agg_days_since_last"),  # type: ignore[attr-defined]
-        days_since("first_us").alias("agg_days_since_first"),  # type: ignore[attr-defined]
-        F.when(
-            n > 1, (F.col("`last_us@0`") - F.col("`first_us@0`")) / (n - 1) / F.lit(float(_DAY_US))
-        ).alias("agg_gap_days_mean"),
+        days_since("last_us").alias("agg_days_since_last"),
+        days_since("first_us").alias("agg_days_since_first"),
+        F.when(n > 1, (F.col("`last_us@0`") - F.col("`first_us@0`")) / (n - 1) / F.lit(float(_DAY_US))).alias(
+            "agg_gap_days_mean"
+        ),
     ]
     for w in windows:
         out.append((n - F.col(f"`n@{w}`")).cast("double").alias(f"agg_n_{w}d"))
         out.append((amount - F.col(f"`amount@{w}`")).alias(f"agg_amount_{w}d"))
     for slug in slugs:
-        out.append(double(f"n_{slug}@0").alias(f"agg_n_{slug}"))  # type: ignore[attr-defined]
-        out.append(days_since(f"last_us_{slug}").alias(f"agg_days_since_{slug}"))  # type: ignore[attr-defined]
+        out.append(double(f"n_{slug}@0").alias(f"agg_n_{slug}"))
+        out.append(days_since(f"last_us_{slug}").alias(f"agg_days_since_{slug}"))
         if windows:
             w = windows[-1]
             recent = F.col(f"`n_{slug}@0`") - F.col(f"`n_{slug}@{w}`")
@@ -125,7 +128,7 @@ def _slugs(kinds: Words[str]) -> dict[str, str]:
     return out
 
 
-def affinity(spark: SparkSession, points: DataFrame, spec: Affinity) -> DataFrame:
+def affinity(spark: SparkSession, points: DataFrame, spec: Affinity, *, people: DataFrame | None = None) -> DataFrame:
     """Share of a subject's lines before each point that are among the items of its offer: ``point`` and ``agg_<name>``."""
     from pyspark.sql import functions as F
 
@@ -134,11 +137,24 @@ def affinity(spark: SparkSession, points: DataFrame, spec: Affinity) -> DataFram
         F.expr(spec.at).cast("timestamp").alias("at"),
         F.expr(spec.item).cast("string").alias("item"),
     )
-    items = spark.table(spec.items).select(
-        F.expr(spec.items_offer).cast("string").alias("offer"), F.expr(spec.items_item).cast("string").alias("item"), F.lit(1).alias("own")
-    ).distinct()
+    if people is not None:
+        lines = replace_ids(lines, people)
+    items = (
+        spark.table(spec.items)
+        .select(
+            F.expr(spec.items_offer).cast("string").alias("offer"),
+            F.expr(spec.items_item).cast("string").alias("item"),
+            F.lit(1).alias("own"),
+        )
+        .distinct()
+    )
     keys = points.select("point", "subject", "offer", "as_of")
-    # Lines of one subject and item are first counted per instant they may be asked at, so that the join below meets few rows.
-    seen = keys.join(lines, "subject").where(F.col("at") < F.col("as_of")).groupBy("point", "offer", "item").agg(F.count(F.lit(1)).alias("n"))
+    # Counted per item before the items of the offer are joined, so that that join meets few rows.
+    seen = (
+        keys.join(lines, "subject")
+        .where(F.col("at") < F.col("as_of"))
+        .groupBy("point", "offer", "item")
+        .agg(F.count(F.lit(1)).alias("n"))
+    )
     share = F.sum(F.when(F.col("own") == 1, F.col("n")).otherwise(0)) / F.sum("n")
     return seen.join(items, ["offer", "item"], "left").groupBy("point").agg(share.alias(f"agg_{spec.name}"))

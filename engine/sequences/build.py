@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.sequences.aggregates import affinity, aggregates
-from engine.sequences.events import read_events
+from engine.sequences.events import people_of, read_events
 from engine.sequences.histories import histories, vocabulary, with_ids
 from engine.sequences.points import decision_points
 from engine.sources.cleaning import CleanTable, clean
 from engine.sources.description import Attributes, Source, load_source
+from engine.sources.identity import replace_ids
 from engine.sources.reading import read_table
 from policies.errors import InvalidInputError, NextofferError, UnknownNameError
 
@@ -64,10 +65,11 @@ def build(
     folder = data or provide(source, out / "_raw", say=say)
     tables = register_tables(spark, source, folder=folder, rejected=out / "rejected", say=say)
     say("events: gathering and sorting")
-    events = read_events(spark, source).persist()
+    people = people_of(spark, source)
+    events = read_events(spark, source, people=people).persist()
     observed_until = source.observed_until or _last_event(events, source)
     say("decision points: labels and splits")
-    points = decision_points(spark, source, events, observed_until=observed_until).persist()
+    points = decision_points(spark, source, events, observed_until=observed_until, people=people).persist()
     _check_points(points)
     vocabulary_until = min((p.start for p in source.split if p.start and "test" in p.shares), default=None)
     known = events if vocabulary_until is None else events.where(_before(vocabulary_until))
@@ -77,10 +79,15 @@ def build(
         "item": vocabulary(known, "item", min_count=spec.min_count, max_words=spec.max_items),
     }
     say(f"sequences: last {spec.last_events} events before each decision")
-    rows = _assemble(spark, source, events, points, words)
+    rows = _assemble(spark, source, events, points, words, people=people)
     staging = out / ".points"
     rows.write.mode("overwrite").option("maxRecordsPerFile", ROWS_PER_FILE).parquet(str(staging))
     _move_parquet(staging, out / "points")
+    if source.facts is not None:
+        from engine.sequences.facts import write_facts
+
+        say("facts for a simulator: visits, redemption rates, traits")
+        write_facts(spark, source, events, out=out, observed_until=observed_until)
     say("counting")
     manifest = _manifest(spark, source, out, words, tables, observed_until=observed_until, n_events=events.count())
     points.unpersist()
@@ -131,15 +138,21 @@ def register_tables(
 
 
 def _assemble(
-    spark: SparkSession, source: Source, events: DataFrame, points: DataFrame, words: dict[str, list[str]]
+    spark: SparkSession,
+    source: Source,
+    events: DataFrame,
+    points: DataFrame,
+    words: dict[str, list[str]],
+    *,
+    people: DataFrame | None,
 ) -> DataFrame:
     from pyspark.sql import functions as F
 
     sequences = histories(with_ids(spark, events, words), points, sequence=source.sequence)
     parts = [sequences, aggregates(events, points, kinds=words["event_type"], sequence=source.sequence)]
-    parts += [affinity(spark, points, spec) for spec in source.affinity]
+    parts += [affinity(spark, points, spec, people=people) for spec in source.affinity]
     if source.customer is not None:
-        parts.append(_attributes(spark, source.customer, points, by="subject", prefix="customer_"))
+        parts.append(_attributes(spark, source.customer, points, by="subject", prefix="customer_", people=people))
     if source.offer is not None:
         parts.append(_attributes(spark, source.offer, points, by="offer", prefix="offer_"))
     rows = reduce(lambda a, b: a.join(b, "point", "left"), parts, points)
@@ -154,15 +167,27 @@ def _assemble(
     ).orderBy("as_of", "subject", "offer")
 
 
-def _attributes(spark: SparkSession, spec: Attributes, points: DataFrame, *, by: str, prefix: str) -> DataFrame:
+def _attributes(
+    spark: SparkSession,
+    spec: Attributes,
+    points: DataFrame,
+    *,
+    by: str,
+    prefix: str,
+    people: DataFrame | None = None,
+) -> DataFrame:
     """Describe each point's subject or offer by the latest row known before it."""
     from pyspark.sql import functions as F
 
     frame = spark.table(spec.table)
     known_from = F.expr(spec.known_from).cast("timestamp") if spec.known_from else F.lit(None).cast("timestamp")
     frame = frame.select(
-        F.expr(spec.key).cast("string").alias(by), known_from.alias("known_from"), *[F.expr(e).alias(prefix + n) for n, e in spec.columns.items()]
+        F.expr(spec.key).cast("string").alias(by),
+        known_from.alias("known_from"),
+        *[F.expr(e).alias(prefix + n) for n, e in spec.columns.items()],
     )
+    if people is not None:
+        frame = replace_ids(frame, people, column=by)
     for name, kind in frame.dtypes:
         if name.startswith(prefix) and kind != "string":
             frame = frame.withColumn(name, F.col(name).cast("double"))
@@ -250,9 +275,7 @@ def _manifest(
         "last_events": source.sequence.last_events,
         "label": {k: v for k, v in asdict(source.label).items() if v not in ("", (), None)},
         "observed_until": observed_until.isoformat(),
-        "split": [
-            {"start": p.start, "end": p.end, "shares": dict(p.shares)} for p in source.split
-        ],
+        "split": [{"start": p.start, "end": p.end, "shares": dict(p.shares)} for p in source.split],
         "splits": {name: splits[name] for name in SPLITS if name in splits},
         "n_events": n_events,
         "cleaning": [table.to_json() for table in tables],

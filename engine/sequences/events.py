@@ -6,6 +6,7 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 from engine.sources.description import Source
+from engine.sources.identity import replace_ids, stitch
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -13,8 +14,13 @@ if TYPE_CHECKING:
 COLUMNS = ("subject", "at", "kind", "item", "value", "id")
 
 
-def read_events(spark: SparkSession, source: Source) -> DataFrame:
+def read_events(spark: SparkSession, source: Source, *, people: DataFrame | None = None) -> DataFrame:
     """Gather the events of every mapping; times outside what the source observed are left out.
+
+    Parameters
+    ----------
+    people
+        From ``people_of``: ids that are one person become that person.
 
     Returns
     -------
@@ -36,10 +42,27 @@ def read_events(spark: SparkSession, source: Source) -> DataFrame:
             )
         )
     if not parts:
-        return spark.createDataFrame([], "subject string, at timestamp, kind string, item string, value double, id string")
-    events = reduce(lambda a, b: a.unionByName(b), parts).where("subject IS NOT NULL AND subject <> '' AND at IS NOT NULL")
+        return spark.createDataFrame(
+            [], "subject string, at timestamp, kind string, item string, value double, id string"
+        )
+    events = reduce(lambda a, b: a.unionByName(b), parts).where(
+        "subject IS NOT NULL AND subject <> '' AND at IS NOT NULL"
+    )
     if source.observed_from is not None:
         events = events.where(F.col("at") >= F.lit(source.observed_from))
     if source.observed_until is not None:
         events = events.where(F.col("at") < F.lit(source.observed_until))
-    return events
+    return events if people is None else replace_ids(events, people)
+
+
+def people_of(spark: SparkSession, source: Source) -> DataFrame | None:
+    """Map ids to people, where the source describes how they are tied; None where it does not."""
+    from pyspark.sql import functions as F
+
+    if source.identity is None:
+        return None
+    spec = source.identity
+    pairs = spark.table(spec.table).select(
+        F.expr(spec.left).cast("string").alias("left"), F.expr(spec.right).cast("string").alias("right")
+    )
+    return stitch(pairs, max_iterations=spec.max_iterations, max_component=spec.max_component)

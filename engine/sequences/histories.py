@@ -7,6 +7,7 @@ holds all that any point can ask for, in memory bounded by last_events x points.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Words
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ def vocabulary(events: DataFrame, column: str, *, min_count: int, max_words: int
     return [row[column] for row in rows]
 
 
-def with_ids(spark: SparkSession, events: DataFrame, vocabularies: dict[str, Words[str]]) -> DataFrame:
+def with_ids(spark: SparkSession, events: DataFrame, vocabularies: Mapping[str, Words[str]]) -> DataFrame:
     """Replace ``kind`` and ``item`` by their ids as ``event_type`` and ``item`` (int32)."""
     from pyspark.sql import functions as F
 
@@ -92,9 +93,9 @@ def histories(events: DataFrame, points: DataFrame, *, sequence: Sequence) -> Da
     cut = cut.withColumn("seconds", seconds)
     gaps = F.transform(
         "seconds",
-        lambda s, i: F.when(i == 0, F.lit(0))
-        .otherwise(F.least(s - F.get(F.col("seconds"), i - 1), F.lit(_MAX_GAP)))
-        .cast("int"),
+        lambda s, i: (
+            F.when(i == 0, F.lit(0)).otherwise(F.least(s - F.get(F.col("seconds"), i - 1), F.lit(_MAX_GAP))).cast("int")
+        ),
     )
     closing = F.least(F.unix_seconds("as_of") - F.element_at("seconds", -1), F.lit(_MAX_GAP)).cast("int")
     return cut.select(

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from engine.sources.description import Label, Period, Source
+from engine.sources.identity import replace_ids
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -14,7 +15,14 @@ if TYPE_CHECKING:
 _TICK = "INTERVAL 1 MICROSECOND"
 
 
-def decision_points(spark: SparkSession, source: Source, events: DataFrame, *, observed_until: datetime) -> DataFrame:
+def decision_points(
+    spark: SparkSession,
+    source: Source,
+    events: DataFrame,
+    *,
+    observed_until: datetime,
+    people: DataFrame | None = None,
+) -> DataFrame:
     """Decision points with their labels.
 
     Returns
@@ -25,12 +33,12 @@ def decision_points(spark: SparkSession, source: Source, events: DataFrame, *, o
     """
     from pyspark.sql import functions as F
 
-    points = _snapshots(spark, source, events) if source.points.snapshots else _rows(spark, source)
+    points = _snapshots(spark, source, events) if source.points.snapshots else _rows(spark, source, people)
     label = source.label
     if label.column:
         labelled = points.withColumn("until", F.coalesce(F.col("until"), F.col("as_of")))
     else:
-        labelled = _with_outcomes(spark, points, label, events)
+        labelled = _with_outcomes(spark, points, label, events, people)
     end = F.lit(observed_until)
     matured = (F.col("until") < end) & F.col("outcome").isNotNull()
     observed = F.least(F.col("until"), end - F.expr(_TICK))
@@ -44,7 +52,7 @@ def decision_points(spark: SparkSession, source: Source, events: DataFrame, *, o
     return labelled.where(F.col("split").isNotNull())
 
 
-def _rows(spark: SparkSession, source: Source) -> DataFrame:
+def _rows(spark: SparkSession, source: Source, people: DataFrame | None) -> DataFrame:
     from pyspark.sql import functions as F
 
     points, label = source.points, source.label
@@ -60,9 +68,14 @@ def _rows(spark: SparkSession, source: Source) -> DataFrame:
         F.expr(points.as_of).cast("timestamp").alias("as_of"),
         until.alias("until"),
         *([F.expr(label.column).cast("double").alias("outcome")] if label.column else []),
-        *[_number_or_text(F.expr(expression), spark, points.table, expression).alias(n) for n, expression in points.extra.items()],
+        *[
+            _number_or_text(F.expr(expression), spark, points.table, expression).alias(n)
+            for n, expression in points.extra.items()
+        ],
     ]
     frame = spark.table(points.table).select(*columns).where("subject IS NOT NULL AND as_of IS NOT NULL")
+    if people is not None:
+        frame = replace_ids(frame, people)
     return frame.withColumn("point", _point_id())
 
 
@@ -77,11 +90,11 @@ def _snapshots(spark: SparkSession, source: Source, events: DataFrame) -> DataFr
 
     points = source.points
     active = events if not points.active_kinds else events.where(F.col("kind").isin(*points.active_kinds))
-    instants = F.broadcast(
-        spark.createDataFrame([(instant,) for instant in points.snapshots], "as_of timestamp")
-    )
+    instants = F.broadcast(spark.createDataFrame([(instant,) for instant in points.snapshots], "as_of timestamp"))
     # One row per subject and month at most, so that the join with the snapshots stays small.
-    days = active.groupBy("subject", F.trunc("at", "month").alias("month")).agg(F.min("at").alias("first"), F.max("at").alias("last"))
+    days = active.groupBy("subject", F.trunc("at", "month").alias("month")).agg(
+        F.min("at").alias("first"), F.max("at").alias("last")
+    )
     near = F.col("first") < F.col("as_of")
     if points.active_days is not None:
         days = active.select("subject", F.col("at").alias("first"))
@@ -109,7 +122,9 @@ def _point_id() -> Column:
     return F.xxhash64("subject", "offer", "as_of")
 
 
-def _with_outcomes(spark: SparkSession, points: DataFrame, label: Label, events: DataFrame) -> DataFrame:
+def _with_outcomes(
+    spark: SparkSession, points: DataFrame, label: Label, events: DataFrame, people: DataFrame | None
+) -> DataFrame:
     from pyspark.sql import functions as F
 
     if label.kinds:
@@ -122,14 +137,14 @@ def _with_outcomes(spark: SparkSession, points: DataFrame, label: Label, events:
             F.expr(label.at).cast("timestamp").alias("o_at"),
             (F.expr(label.offer).cast("string") if label.offer else F.lit("")).alias("o_offer"),
         )
+        if people is not None:
+            outcomes = replace_ids(outcomes, people, column="o_subject")
     match = (F.col("subject") == F.col("o_subject")) & F.col("o_at").between(F.col("as_of"), F.col("until"))
     if label.offer:
         match &= F.col("offer") == F.col("o_offer")
     hit = points.join(outcomes, match, "left_semi").select("point", F.lit(1.0).alias("hit"))
     came = F.coalesce(F.col("hit"), F.lit(0.0))
-    return (
-        points.join(hit, "point", "left").withColumn("outcome", 1.0 - came if label.is_absence else came).drop("hit")
-    )
+    return points.join(hit, "point", "left").withColumn("outcome", 1.0 - came if label.is_absence else came).drop("hit")
 
 
 def _split(periods: tuple[Period, ...], *, seed: str) -> Column:

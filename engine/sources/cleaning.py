@@ -101,7 +101,9 @@ def clean(raw: RawTable, *, rejected: Path | None) -> CleanTable:
     counts = _counts(frame, raw, changed_flags)
     n_read = int(counts.pop("n"))
     if n_read == 0:
-        raise InvalidInputError(f"{raw.place} has columns but no rows; export it again, or take the table out of the description")
+        raise InvalidInputError(
+            f"{raw.place} has columns but no rows; export it again, or take the table out of the description"
+        )
     _check_types(raw, counts, n_read)
     rules = [
         RuleCount(raw.name, name, action, int(counts[f"{action}:{name}"]), int(counts[f"{action}:{name}"]) / n_read)
@@ -200,7 +202,8 @@ def _counts(frame: DataFrame, raw: RawTable, changed_flags: Sequence[str]) -> di
         for flag, fix in zip(changed_flags, raw.table.fix, strict=True)
     ]
     total += [F.count(f"raw_{column}").alias(f"filled:{column}") for column in raw.table.columns]
-    return frame.agg(*total).collect()[0].asDict()
+    counts: dict[str, Any] = frame.agg(*total).collect()[0].asDict()
+    return counts
 
 
 def _check_types(raw: RawTable, counts: dict[str, Any], n_read: int) -> None:
@@ -224,7 +227,7 @@ def _examples(frame: DataFrame, columns: list[str], rule: str | None, *, where: 
 
     rows = frame if rule is None else frame.where(F.col(_RULE) == rule)
     found = rows.where(where).select(*[F.col(f"raw_{c}").alias(c) for c in columns]).limit(_SAMPLE).collect()
-    return "; ".join(str({k: v for k, v in row.asDict().items()}) for row in found)
+    return "; ".join(str(row.asDict()) for row in found)
 
 
 def _file_name(rule: str) -> str:

@@ -71,7 +71,9 @@ def _plain_times(table: pa.Table) -> pa.Table:
     for i, f in enumerate(table.schema):
         if pa.types.is_timestamp(f.type):
             kind = pa.timestamp("us") if f.name.endswith("timestamp") else pa.date32()
-            table = table.set_column(i, f.name, table[f.name].cast(pa.timestamp("us"), safe=False).cast(kind, safe=False))
+            table = table.set_column(
+                i, f.name, table[f.name].cast(pa.timestamp("us"), safe=False).cast(kind, safe=False)
+            )
     return table
 
 

@@ -84,6 +84,8 @@ class Table:
         Of a ``csv`` file.
     time_zone
         Of its times without an offset; that of the source where it is empty.
+    partition_column, partitions
+        Number or date column that a JDBC table is read by in parallel.
     """
 
     path: str
@@ -98,6 +100,8 @@ class Table:
     table: str = ""
     separator: str = ","
     time_zone: str = ""
+    partition_column: str = ""
+    partitions: int = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +259,24 @@ class Identity:
     table: str
     left: str
     right: str
-    max_iterations: int = 20
+    max_iterations: int = 30
+    max_component: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a simulator may be fitted to: which events are visits, and which of those came of an offer.
+
+    Parameters
+    ----------
+    visit_kinds
+        Kinds of event that are visits.
+    deal_kinds
+        Of these, the ones where the subject took a deal.
+    """
+
+    visit_kinds: tuple[str, ...]
+    deal_kinds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +312,7 @@ class Source:
     affinity: tuple[Affinity, ...] = ()
     identity: Identity | None = None
     sequence: Sequence = field(default_factory=Sequence)
+    facts: Facts | None = None
 
 
 def load_source(path: Path) -> Source:
@@ -313,21 +335,22 @@ def load_source(path: Path) -> Source:
     where = str(path)
     sections = {
         "tables": {
-            name: _table(value, f"{where}: [tables.{name}]")
-            for name, value in _mapping(raw, "tables", where).items()
+            name: _table(value, f"{where}: [tables.{name}]") for name, value in _mapping(raw, "tables", where).items()
         },
         "events": tuple(_make(Events, value, f"{where}: [[events]]") for value in raw.get("events", [])),
         "affinity": tuple(_make(Affinity, value, f"{where}: [[affinity]]") for value in raw.get("affinity", [])),
         "split": tuple(_make(Period, value, f"{where}: [[split]]") for value in raw.get("split", [])),
     }
-    for name, kind in (
+    kinds: tuple[tuple[str, type[Any]], ...] = (
         ("points", Points),
         ("label", Label),
         ("customer", Attributes),
         ("offer", Attributes),
         ("identity", Identity),
         ("sequence", Sequence),
-    ):
+        ("facts", Facts),
+    )
+    for name, kind in kinds:
         if name in raw:
             sections[name] = _make(kind, _mapping(raw, name, where), f"{where}: [{name}]")
     source = _make(Source, {**raw, **sections, "folder": path.parent, "digest_text": text}, where)

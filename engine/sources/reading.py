@@ -63,7 +63,9 @@ def read_table(spark: SparkSession, name: str, table: Table, *, folder: Path, ti
         raise SchemaError(_missing(place, missing, frame.columns))
     kinds = dict(frame.dtypes)
     columns = [F.col(f"`{c}`").alias(f"raw_{c}") for c in table.columns]
-    columns += [typed(F.col(f"`{c}`"), kinds[c], kind, time_zone=time_zone).alias(c) for c, kind in table.columns.items()]
+    columns += [
+        typed(F.col(f"`{c}`"), kinds[c], kind, time_zone=time_zone).alias(c) for c, kind in table.columns.items()
+    ]
     if CORRUPT in frame.columns:
         columns.append(F.col(CORRUPT))
     return RawTable(name=name, table=table, frame=frame.select(*columns), place=place)
@@ -100,7 +102,11 @@ def typed(column: Column, found: str, declared: str, *, time_zone: str) -> Colum
         text = F.trim(column) if found == "string" else column
         value = text.try_cast("bigint" if declared == "long" else declared)
         # A NaN is a missing number; an infinite one does not fit.
-        return F.when(F.isnan(value) | (F.abs(value) == float("inf")), None).otherwise(value) if declared == "double" else value
+        return (
+            F.when(F.isnan(value) | (F.abs(value) == float("inf")), None).otherwise(value)
+            if declared == "double"
+            else value
+        )
     if declared not in TIME_TYPES:
         return column if found == declared.replace(" ", "") else column.try_cast(declared)
     if declared.startswith("epoch_"):
@@ -177,7 +183,8 @@ def _json_schema(table: Table) -> str:
     """Plain values are read as text (numbers keep their digits) and cast later; nested ones by their declared type."""
     old = {new: name for name, new in table.rename.items()}
     parts = [
-        f"`{old.get(c, c)}` {'string' if kind in PLAIN_TYPES + TIME_TYPES else kind}" for c, kind in table.columns.items()
+        f"`{old.get(c, c)}` {'string' if kind in PLAIN_TYPES + TIME_TYPES else kind}"
+        for c, kind in table.columns.items()
     ]
     return ", ".join([*parts, f"{CORRUPT} string"])
 
@@ -192,7 +199,9 @@ def _exists(place: str) -> None:
         if path.parent.is_dir():
             near = f"; {UnknownNameError('file', path.name, [p.name for p in path.parent.iterdir()])}"
         raise InvalidInputError(f"{place} does not exist; correct `path` in the description or the data folder{near}")
-    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file() and not p.name.startswith((".", "_"))]
+    files = (
+        [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file() and not p.name.startswith((".", "_"))]
+    )
     if not sum(p.stat().st_size for p in files):
         raise InvalidInputError(f"{place} is empty; export it again, or take the table out of the description")
 
