@@ -69,6 +69,35 @@ class Artifact:
         return hashlib.sha256(self.files()["manifest.json"]).hexdigest()[:16]
 
 
+def nest_artifact(outer: Artifact, name: str, inner: Artifact) -> Artifact:
+    """Put one artefact inside another, under a name; ``inner_artifact`` takes it out again."""
+    return Artifact(
+        kind=outer.kind,
+        manifest={**outer.manifest, name: {"kind": inner.kind, "manifest": dict(inner.manifest)}},
+        arrays={**outer.arrays, **{f"{name}.{key}": array for key, array in inner.arrays.items()}},
+        blobs={**outer.blobs, **{f"{name}.{key}": blob for key, blob in inner.blobs.items()}},
+    )
+
+
+def inner_artifact(outer: Artifact, name: str) -> Artifact:
+    """Take out what ``nest_artifact`` put in.
+
+    Raises
+    ------
+    ArtifactError
+        If there is nothing under that name.
+    """
+    if name not in outer.manifest:
+        raise ArtifactError(f"artefact of kind {outer.kind!r} holds no {name!r}; save it again with this version")
+    header, prefix = outer.manifest[name], f"{name}."
+    return Artifact(
+        kind=header["kind"],
+        manifest=header["manifest"],
+        arrays={key.removeprefix(prefix): a for key, a in outer.arrays.items() if key.startswith(prefix)},
+        blobs={key.removeprefix(prefix): b for key, b in outer.blobs.items() if key.startswith(prefix)},
+    )
+
+
 def save_artifact(artifact: Artifact, folder: Path) -> Path:
     """Write an artefact into a new folder: all of it appears at once, or none of it.
 

@@ -76,3 +76,21 @@ class RewardModel(Protocol):
     def expected_reward(self, table: DecisionTable) -> FloatArray:
         """Expected reward of each offer in each decision, shape ``(n, k)``, in the unit of the reward; finite everywhere."""
         ...
+
+
+@runtime_checkable
+class SaveableRewardModel(RewardModel, Protocol):
+    """A reward model that can be written down and found again through the registry of reward models."""
+
+    def to_artifact(self) -> Artifact:
+        """Everything needed to answer the same elsewhere."""
+        ...
+
+
+@runtime_checkable
+class LearningRewardModel(SaveableRewardModel, Protocol):
+    """A reward model that learns from interactions as they come."""
+
+    def learn(self, batch: InteractionBatch) -> None:
+        """Update from a batch; learning in parts equals learning at once where the algorithm allows it."""
+        ...
