@@ -6,6 +6,7 @@ is logged with the decision, with the id of the rule that excluded each other of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -36,6 +37,12 @@ class Condition:
         if self.operator in ("in", "not in") and not isinstance(self.value, tuple):
             raise InvalidInputError(
                 f"condition on {self.feature!r} uses {self.operator!r} with a single value; expected a list"
+            )
+        if self.operator in ("<", "<=", ">", ">=") and (
+            isinstance(self.value, bool) or not isinstance(self.value, int | float) or not math.isfinite(self.value)
+        ):
+            raise InvalidInputError(
+                f"condition on {self.feature!r} compares by {self.operator!r} with {self.value!r}; it needs a number"
             )
 
     def holds(self, features: Features) -> bool:
