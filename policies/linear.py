@@ -1,0 +1,113 @@
+"""LinUCB and linear Thompson sampling, one regression per offer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from policies.artifact import Artifact
+from policies.best_of import N_POINTS, normal_best_probabilities
+from policies.errors import InvalidInputError
+from policies.features import FeatureSpace
+from policies.greedy import greedy_probabilities
+from policies.linear_state import DisjointLinear
+from policies.protocols import PolicyTraits
+from policies.records import DecisionTable, FloatArray, InteractionBatch
+
+
+class LinUCB:
+    """The offer with the highest plausible reward: posterior mean plus ``alpha`` standard deviations.
+
+    Deterministic but for ties: off-policy evaluation of what it logged rests on the explore share alone. Prefer
+    ``LinTS`` where logs are to be learned from.
+
+    Parameters
+    ----------
+    alpha
+        Width of the bound; rewards in {0, 1} want 0.1 to 1.
+    ridge, half_life
+        See ``DisjointLinear``.
+
+    References
+    ----------
+    Li, Chu, Langford and Schapire (2010), "A contextual-bandit approach to personalized news article recommendation".
+    """
+
+    name = "linucb"
+    traits = PolicyTraits()
+
+    def __init__(self, space: FeatureSpace, *, alpha: float = 0.3, ridge: float = 1.0, half_life: float = 0.0) -> None:
+        if alpha < 0:
+            raise InvalidInputError(f"alpha is {alpha}; expected at least 0")
+        self.alpha = alpha
+        self.state = DisjointLinear(space, ridge=ridge, half_life=half_life)
+
+    def probabilities(self, table: DecisionTable) -> FloatArray:
+        """All probability on the highest bound, ties shared; shape ``(n, k)``."""
+        mean, variance = self.state.mean_and_variance(table)
+        return greedy_probabilities(mean + self.alpha * np.sqrt(variance), table.eligible)
+
+    def learn(self, batch: InteractionBatch) -> None:
+        """Add the rows."""
+        self.state.learn(batch)
+
+    def to_artifact(self) -> Artifact:
+        """Parameters and state."""
+        return self.state.to_artifact(self.name, {"alpha": self.alpha})
+
+
+class LinTS:
+    """Linear Thompson sampling with true probabilities.
+
+    Given the data the offers' scores are independent normals (one regression per offer), so the chance of each
+    to be the largest is a one-dimensional integral: no matrix is drawn and nothing is counted. On top of a
+    sequence model's state vector (a block of the feature space) this is "neural-linear".
+
+    Parameters
+    ----------
+    scale
+        Standard deviation of the reward's noise as the posterior takes it: larger explores more.
+    ridge, half_life
+        See ``DisjointLinear``.
+
+    References
+    ----------
+    Agrawal and Goyal (2013), "Thompson sampling for contextual bandits with linear payoffs".
+    """
+
+    name = "lints"
+    traits = PolicyTraits(probabilities="quadrature", n_nodes=N_POINTS)
+
+    def __init__(self, space: FeatureSpace, *, scale: float = 0.3, ridge: float = 1.0, half_life: float = 0.0) -> None:
+        if not scale > 0:
+            raise InvalidInputError(f"scale is {scale}; expected above 0")
+        self.scale = scale
+        self.state = DisjointLinear(space, ridge=ridge, half_life=half_life)
+
+    def probabilities(self, table: DecisionTable) -> FloatArray:
+        """Probability that each offer's sampled score is the largest, shape ``(n, k)``."""
+        mean, variance = self.state.mean_and_variance(table)
+        return normal_best_probabilities(mean, self.scale * np.sqrt(variance), table.eligible)
+
+    def learn(self, batch: InteractionBatch) -> None:
+        """Add the rows."""
+        self.state.learn(batch)
+
+    def to_artifact(self) -> Artifact:
+        """Parameters and state."""
+        return self.state.to_artifact(self.name, {"scale": self.scale})
+
+
+def load_linucb(artifact: Artifact) -> LinUCB:
+    """Entry point of kind ``linucb``."""
+    state = DisjointLinear.from_artifact(artifact)
+    out = LinUCB(state.space, alpha=artifact.manifest["parameters"]["alpha"])
+    out.state = state
+    return out
+
+
+def load_lints(artifact: Artifact) -> LinTS:
+    """Entry point of kind ``lints``."""
+    state = DisjointLinear.from_artifact(artifact)
+    out = LinTS(state.space, scale=artifact.manifest["parameters"]["scale"])
+    out.state = state
+    return out

@@ -1,0 +1,210 @@
+"""Vowpal Wabbit's contextual bandits (ADF) from columns: the only module that imports it.
+
+Features are the named columns of the feature space: namespace ``c`` of the shared example holds the context,
+``o`` of each action its offer, crossed by ``-q co``. Rewards stay as they are logged and are negated to costs here.
+
+What this adapter guards against: a float32 pmf is renormalised; explorers that give an offer zero are fine
+because ``decide`` adds the explore share; every number is checked before VW sees it (one infinite cost leaves
+infinities in the weights for good); ``Workspace.weights()`` is never touched (it crashes for some explorers).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.artifact import Artifact
+from policies.errors import InvalidInputError, MissingExtraError
+from policies.features import FeatureSpace
+from policies.protocols import PolicyTraits
+from policies.records import DecisionTable, FloatArray, InteractionBatch, OfferSet
+
+Explorer = Literal["squarecb", "epsilon", "softmax", "regcb"]
+EXPLORERS: dict[str, tuple[str, ...]] = {
+    "squarecb": ("--squarecb",),
+    "epsilon": ("--epsilon", "0.05"),
+    "softmax": ("--softmax", "--lambda", "10"),
+    "regcb": ("--regcb",),
+}
+_MAX_REWARD = 1e6
+_MAX_CACHED = 16
+
+
+class VowpalWabbit:
+    """A VW contextual bandit as a policy and an online learner.
+
+    Not thread-safe, and VW holds the interpreter's lock: scale by processes.
+
+    Parameters
+    ----------
+    explorer
+        ``squarecb`` (default), ``epsilon``, ``softmax`` or ``regcb`` (VW's RegCB-elim: 6 to 8 times slower).
+    learning_rate
+        Of VW; 0.5 is its own default.
+    bits
+        Size of the hashed weight table, log2.
+    arguments
+        Further VW arguments in place of the explorer's own, for other explorers: ``("--cover", "4")``.
+    model
+        A serialised model to go on from.
+    """
+
+    name = "vw"
+    traits = PolicyTraits()
+
+    def __init__(
+        self,
+        space: FeatureSpace,
+        *,
+        explorer: Explorer = "squarecb",
+        learning_rate: float = 0.5,
+        bits: int = 18,
+        arguments: Sequence[str] = (),
+        model: bytes | None = None,
+        n_seen: int = 0,
+    ) -> None:
+        if explorer not in EXPLORERS:
+            raise InvalidInputError(f"explorer {explorer!r} is unknown; expected one of {sorted(EXPLORERS)}")
+        if not 0 < learning_rate <= 100 or not 8 <= bits <= 28:
+            raise InvalidInputError(
+                f"learning_rate {learning_rate}, bits {bits}; expected above 0 and at most 100, and 8 to 28"
+            )
+        self.space, self.explorer, self.learning_rate, self.bits = space, explorer, learning_rate, bits
+        self.arguments, self.n_seen = tuple(arguments), n_seen
+        vw = _import_vw()
+        self._vw = vw
+        command = [
+            "--cb_explore_adf", *(self.arguments or EXPLORERS[explorer]), "--cb_type", "mtr", "-q", "co",
+            "-l", repr(learning_rate), "-b", str(bits), "--quiet", "--random_seed", "1",
+        ]  # fmt: skip
+        self._workspace = vw.Workspace(command) if model is None else vw.Workspace(["--quiet"], model_data=model)
+        self._context_hashes = _hashes([n.name for n in space.context_names], namespace="c")
+        self._offer_hashes = _hashes([n.name for n in space.offer_names], namespace="o")
+        self._actions: dict[str, list[Any]] = {}
+
+    def probabilities(self, table: DecisionTable) -> FloatArray:
+        """VW's distribution over the eligible offers, renormalised, shape ``(n, k)``."""
+        actions = self._action_examples(table.offers)
+        contexts = self.space.encode_contexts(table)
+        out = np.zeros(table.eligible.shape)
+        predict = self._workspace.predict_one
+        for row in range(len(table)):
+            allowed = np.flatnonzero(table.eligible[row])
+            shared = self._shared_example(contexts[row])
+            answer = predict([shared, *(actions[i] for i in allowed)])
+            for position, p in answer:
+                out[row, allowed[position]] = p
+        return np.asarray(out / out.sum(axis=1, keepdims=True), dtype=np.float64)
+
+    def learn(self, batch: InteractionBatch) -> None:
+        """One VW step per row, in order.
+
+        Raises
+        ------
+        InvalidInputError
+            Before anything is learned, if a reward is larger than 1e6 in size or an offer shown was not eligible.
+        """
+        table = batch.table
+        bad = np.abs(batch.reward) > _MAX_REWARD
+        if bad.any():
+            raise InvalidInputError(
+                f"reward is larger than {_MAX_REWARD:g} in {int(bad.sum())} rows, the first at {int(np.argmax(bad))}; "
+                "one such number would spoil the model for good: rescale the reward"
+            )
+        bad = ~table.eligible[np.arange(len(batch)), batch.chosen]
+        if bad.any():
+            raise InvalidInputError(
+                f"the offer shown was not eligible in {int(bad.sum())} rows, the first at {int(np.argmax(bad))}; "
+                "log the eligible set that the decision was made from"
+            )
+        actions = self._action_examples(table.offers)
+        contexts = self.space.encode_contexts(table)
+        label, learn_one = self._vw.CBLabel, self._workspace.learn_one
+        unlabelled = label()
+        for row, (chosen, cost, propensity) in enumerate(
+            zip(batch.chosen.tolist(), (-batch.reward).tolist(), batch.propensity.tolist(), strict=True)
+        ):
+            allowed = table.eligible[row]
+            example = [self._shared_example(contexts[row])]
+            example += actions if allowed.all() else [actions[i] for i in np.flatnonzero(allowed)]
+            actions[chosen].set_label(label(label=(cost, propensity)))
+            try:
+                learn_one(example)
+            finally:
+                actions[chosen].set_label(unlabelled)
+        self.n_seen += len(batch)
+
+    def _shared_example(self, x: NDArray[np.float32]) -> Any:
+        example = self._vw.Example()
+        present = np.flatnonzero(x)
+        example["c"].push_many_features(self._context_hashes[present], x[present])
+        example.set_label(self._vw.CBLabel(shared=True))
+        return example
+
+    def _action_examples(self, offers: OfferSet) -> list[Any]:
+        found = self._actions.get(offers.revision)
+        if found is not None:
+            return found
+        made = []
+        for offer, z in zip(offers, self.space.encode_offers(offers), strict=True):
+            example = self._vw.Example()
+            present = np.flatnonzero(z)
+            hashes, values = self._offer_hashes[present], z[present]
+            # The id is always a feature: two offers alike in everything else are still two offers.
+            own = _hashes([f"id={offer.id}"], namespace="o")
+            if f"id={offer.id}" not in {n.name for n in self.space.offer_names}:
+                hashes, values = np.append(hashes, own), np.append(values, np.float32(1.0))
+            example["o"].push_many_features(hashes, values.astype(np.float32))
+            example.set_label(self._vw.CBLabel())
+            made.append(example)
+        if len(self._actions) >= _MAX_CACHED:
+            self._actions.clear()
+        self._actions[offers.revision] = made
+        return made
+
+    def to_artifact(self) -> Artifact:
+        """Feature space, arguments and the serialised model, from which training goes on exactly."""
+        return Artifact(
+            self.name,
+            {
+                "space": self.space.to_manifest(),
+                "space_hash": self.space.hash,
+                "explorer": self.explorer,
+                "learning_rate": self.learning_rate,
+                "bits": self.bits,
+                "arguments": list(self.arguments),
+                "n_seen": self.n_seen,
+            },
+            blobs={"model.vw": bytes(self._workspace.serialize())},
+        )
+
+
+def _import_vw() -> Any:
+    try:
+        import vowpal_wabbit_next
+    except ImportError as error:
+        raise MissingExtraError("vowpal_wabbit_next", "serve") from error
+    return vowpal_wabbit_next
+
+
+def _hashes(names: Sequence[str], *, namespace: str) -> NDArray[np.uint64]:
+    """Stable 32-bit hash of each feature name; VW cuts it to its table's size."""
+    return np.asarray([zlib.crc32(f"{namespace}\x00{n}".encode()) for n in names], dtype=np.uint64)
+
+
+def load(artifact: Artifact) -> VowpalWabbit:
+    """Entry point of kind ``vw``."""
+    m = artifact.manifest
+    return VowpalWabbit(
+        FeatureSpace.from_manifest(m["space"]),
+        explorer=m["explorer"],
+        learning_rate=m["learning_rate"],
+        bits=m["bits"],
+        arguments=m["arguments"],
+        model=artifact.blobs["model.vw"],
+        n_seen=m["n_seen"],
+    )
