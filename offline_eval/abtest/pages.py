@@ -55,15 +55,13 @@ def experiment_section(reading: ExperimentReading, *, title: str = "Experiment")
     blocks: list[Block] = [verdict_callout(reading)]
     blocks += [Callout(w, tone="warning") for w in reading.warnings]
     lifts = {
-        _name(reading, m): m.effect.lift
-        for m in reading.metrics
-        if m.effect.lift is not None and m.metric.role != "descriptive"
+        _name(reading, m): lift for m in reading.metrics if (lift := m.effect.lift) and m.metric.role != "descriptive"
     }
     if lifts:
         blocks.append(
             interval_chart(
                 "Relative change against the control",
-                {name: lift for name, lift in lifts.items() if lift is not None},
+                lifts,
                 unit=RELATIVE,
                 axis="relative change",
                 note="95 % intervals for a single look; the verdict uses the wider ones in the table.",

@@ -51,6 +51,8 @@ class Metric:
         Values above it count as the cap (winsorising), fixed before the experiment; None leaves them.
     covariate
         Column known before exposure, for CUPED; None for none.
+    unit
+        Of the level; a proportion is a share unless something else is said.
     noun
         Of what there is more or less when the metric moves (``subscriptions``), for sentences.
     """
@@ -70,6 +72,8 @@ class Metric:
     noun: str = ""
 
     def __post_init__(self) -> None:
+        if self.kind == "proportion" and self.unit == NUMBER:
+            object.__setattr__(self, "unit", SHARE)
         if (self.kind == "ratio") != bool(self.denominator):
             raise InvalidInputError(
                 f"metric {self.name!r} is a {self.kind} with denominator {self.denominator!r}; a ratio names the column it "
