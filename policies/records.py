@@ -125,6 +125,10 @@ class OfferSet(Sequence[Offer]):
     def __repr__(self) -> str:
         return f"OfferSet({len(self)} offers, revision {self.revision})"
 
+    def __reduce__(self) -> tuple[type[OfferSet], tuple[tuple[Offer, ...]]]:
+        # Copies and pickles come back as the interned set.
+        return (type(self), (self._offers,))
+
     def permuted(self, order: Sequence[int]) -> OfferSet:
         """Return the same offers in another order."""
         return OfferSet([self._offers[i] for i in order])
