@@ -58,6 +58,11 @@ class WorldParameters:
     deal_affinity_weight: Parameter = Parameter(
         1.60, "assumed", "how much deal affinity changes the appeal of a discount"
     )
+    deal_affinity_shown: Parameter = Parameter(
+        0.70,
+        "assumed",
+        "correlation of deal affinity with what the site can see; a synthetic population is drawn with it",
+    )
     perk_appeal: Parameter = Parameter(0.35, "assumed", "log-odds of a perk")
     term_dislike: Parameter = Parameter(0.030, "assumed", "log-odds per month of commitment")
     fatigue_per_view: Parameter = Parameter(

@@ -25,7 +25,9 @@ class JobError(NextofferError, RuntimeError):
     def __init__(self, title: str, *, returncode: int, log: Path) -> None:
         self.log = log
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:]) if log.exists() else ""
-        super().__init__(f"step {title!r} ended with exit code {returncode}; its last words:\n{tail}\nthe whole log is {log}")
+        super().__init__(
+            f"step {title!r} ended with exit code {returncode}; its last words:\n{tail}\nthe whole log is {log}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,61 @@
+"""A scenario written down as values, so that a process of its own can live in the same world."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.artifact import Artifact, load_artifact, save_artifact
+from policies.errors import ArtifactError
+from simulator.parameters import Parameter, WorldParameters
+from simulator.population import Population
+from simulator.scenarios.car_subscription import Scenario
+
+KIND = "car_subscription_scenario"
+
+
+def save_scenario(scenario: Scenario, folder: Path) -> Path:
+    """Write the people and the parameters of a scenario; its offers and rules are those of the reference site."""
+    people = scenario.population
+    arrays = {"deal_affinity": people.deal_affinity, "pace": people.pace}
+    arrays |= {f"column.{name}": np.asarray(column) for name, column in people.columns.items()}
+    arrays |= {f"vector.{name}": block for name, block in people.vectors.items()}
+    manifest = {
+        "name": scenario.name,
+        "people": people.label,
+        "parameters": {f.name: asdict(getattr(scenario.parameters, f.name)) for f in fields(scenario.parameters)},
+    }
+    return save_artifact(Artifact(KIND, manifest, arrays), folder)
+
+
+def load_scenario(folder: Path) -> Scenario:
+    """Read back what ``save_scenario`` wrote.
+
+    Raises
+    ------
+    ArtifactError
+        If the folder holds something else.
+    """
+    artifact = load_artifact(folder)
+    if artifact.kind != KIND:
+        raise ArtifactError(f"{folder} holds a {artifact.kind!r}; expected a {KIND!r}")
+    arrays, manifest = artifact.arrays, artifact.manifest
+
+    def named(prefix: str) -> dict[str, NDArray[Any]]:
+        return {name.removeprefix(prefix): block for name, block in arrays.items() if name.startswith(prefix)}
+
+    return Scenario(
+        manifest["name"],
+        parameters=WorldParameters(**{name: Parameter(**p) for name, p in manifest["parameters"].items()}),
+        population=Population(
+            columns=named("column."),
+            vectors=named("vector."),
+            deal_affinity=arrays["deal_affinity"],
+            pace=arrays["pace"],
+            label=manifest["people"],
+        ),
+    )
