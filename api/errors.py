@@ -123,28 +123,37 @@ def error_body(
     return {"error": body}
 
 
-# pydantic names the member of a union it tried last in the path of a fault; a reader wants the place in the body.
-_UNION_TAILS = frozenset({"bool", "int", "float", "str", "date", "datetime", "function-after[check_scalar(), any]"})
+# pydantic ends the path of a fault with the member of a union that it tried; a reader wants the place in the body.
+_UNION_TAILS = frozenset(
+    {"bool", "int", "float", "str", "constrained-int", "constrained-float", "constrained-str", "datetime"}
+)
 
 
 def validation_details(error: ValidationError) -> list[dict[str, str]]:
     """Faults of a body by place, one each: where, and what is wrong."""
-    places: dict[str, str] = {}
+    places: dict[str, tuple[int, str]] = {}
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
         path = list(fault["loc"])
         is_member = len(path) > 1 and path[-1] in _UNION_TAILS
         place = _render(path[:-1] if is_member else path)
-        if fault["type"] == "finite_number":
-            places[place] = "is not a finite number; leave the feature out, or send null, where it is unknown"
-        elif is_member:
-            places.setdefault(place, "has the wrong type; expected text, a finite number, true, false or null")
-        elif fault["type"] == "extra_forbidden":
-            places.setdefault(place, "is not a known field; check its spelling, or leave it out")
-        elif fault["type"] == "missing":
-            places.setdefault(place, "is missing; add it")
-        else:
-            places.setdefault(place, _sentence(fault["msg"]))
-    return [{"place": place, "problem": problem} for place, problem in places.items()]
+        rank, problem = _problem(fault["type"], fault["msg"], is_member=is_member)
+        if place not in places or rank < places[place][0]:
+            places[place] = (rank, problem)
+    return [{"place": place, "problem": problem} for place, (_, problem) in places.items()]
+
+
+def _problem(kind: str, message: str, *, is_member: bool) -> tuple[int, str]:
+    """How much a fault says (0 is most), and in what words."""
+    match kind:
+        case "finite_number":
+            return 0, "is not a finite number; leave it out, or send null, where it is unknown"
+        case "extra_forbidden":
+            return 0, "is not a known field; check its spelling, or leave it out"
+        case "missing":
+            return 0, "is missing; add it"
+    if is_member and kind.endswith("_type"):
+        return 2, "has the wrong type; expected text, a finite number, true, false or null"
+    return 1, _sentence(message)
 
 
 def describe_validation(error: ValidationError) -> str:
