@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -158,7 +159,7 @@ class GaussianThompson(_CountingLearner):
 
         def best(mask: BoolArray) -> FloatArray:
             m, s = mean[mask][None], deviation[mask][None]
-            return normal_best_probabilities(m, s, np.ones_like(m, dtype=np.bool_))[0]
+            return np.asarray(normal_best_probabilities(m, s, np.ones_like(m, dtype=np.bool_))[0])
 
         return _per_mask(table.eligible, best)
 
@@ -186,13 +187,13 @@ def _beta_best(a: FloatArray, b: FloatArray) -> FloatArray:
     return best_probabilities(lambda x: betainc(a, b, x), density, ends)
 
 
-def _per_mask(eligible: BoolArray, best: Any) -> FloatArray:
+def _per_mask(eligible: BoolArray, best: Callable[[BoolArray], FloatArray]) -> FloatArray:
     """Ask once per distinct set of eligible offers."""
     masks, which = np.unique(eligible, axis=0, return_inverse=True)
     out = np.zeros(masks.shape)
     for i, mask in enumerate(masks):
         out[i, mask] = best(mask)
-    return np.asarray(out[which.reshape(-1)], dtype=np.float64)
+    return np.asarray(out[np.asarray(which).reshape(-1)], dtype=np.float64)
 
 
 def load_beta(artifact: Artifact) -> BetaThompson:
