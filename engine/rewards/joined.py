@@ -74,18 +74,14 @@ _Fact = tuple[str, int, str, float]
 
 def _seen(connection: Connection, placement: str, *, before_us: int, limit: int) -> list[_Seen]:
     decisions, activations, voids = tables.decisions, tables.activations, tables.voids
-    taken_back = dict(
-        connection.execute(
-            select(voids.c.decision, voids.c.ledger_offset).where(voids.c.ledger_offset < limit)
-        ).tuples()
+    back = select(voids.c.decision, voids.c.ledger_offset).where(voids.c.ledger_offset < limit)
+    taken_back = {r.decision: r.ledger_offset for r in connection.execute(back)}
+    later = (
+        select(activations.c.decision, activations.c.at_us)
+        .join(decisions, decisions.c.id == activations.c.decision)
+        .where(decisions.c.placement == placement, activations.c.ledger_offset < limit)
     )
-    activated = dict(
-        connection.execute(
-            select(activations.c.decision, activations.c.at_us)
-            .join(decisions, decisions.c.id == activations.c.decision)
-            .where(decisions.c.placement == placement, activations.c.ledger_offset < limit)
-        ).tuples()
-    )
+    activated = {r.decision: r.at_us for r in connection.execute(later)}
     query = (
         select(decisions)
         .where(decisions.c.placement == placement, decisions.c.at_us < before_us, decisions.c.ledger_offset < limit)

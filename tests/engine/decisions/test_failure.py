@@ -1,0 +1,233 @@
+"""When the log or a policy fails, the page still gets an offer and the log stays true."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.decisions.ladder import BaselineOrder, Ladder
+from engine.decisions.requests import DecisionRequest, RewardRequest
+from engine.decisions.service import DecisionService, open_service
+from engine.registry.versions import LoadedPolicy, Registry
+from engine.rewards.export import export_interactions
+from engine.store.database import Database, sqlite_url
+from engine.store.sqlite_backend import SqliteBackend
+from engine.store.writer import ThreadWriter
+from policies.errors import NoEligibleOfferError, StoreUnavailableError
+from policies.protocols import PolicyTraits
+from policies.records import DecisionTable, FloatArray, OfferSet, PolicyRef
+from tests.engine.service_world import SECRET, Clock, offer, open_shop
+
+
+def lock(path: Path) -> sqlite3.Connection:
+    """Another program that holds the store's write lock."""
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    return other
+
+
+def test_when_the_log_does_not_answer_the_fallback_does_and_it_recovers_without_a_restart(tmp_path: Path) -> None:
+    """A decision that is not on disk says so, is no exposure, and its reward is taken and ignored."""
+    clock = Clock()
+    with open_shop(tmp_path, clock=clock) as service:
+        service._commit_timeout_s = 0.3
+        other = lock(service.database.sqlite_path)
+        answer = service.decide(DecisionRequest("shop", "u1", id="d1"))
+        assert not answer.decision.recorded
+        assert not answer.decision.activated
+        assert (answer.decision.rung, answer.decision.offer) == ("unrecorded", "a")
+        assert answer.payload == {"title": "Offer a"}
+        with pytest.raises(StoreUnavailableError):
+            service.reward(RewardRequest("d1-other", "click", must_join=False))
+        other.execute("ROLLBACK")
+        other.close()
+        assert service.reward(RewardRequest("d1", "subscribed")).status == "ignored"
+        deadline = time.monotonic() + 10
+        while not service.decide(DecisionRequest("shop", "u2")).decision.recorded:
+            assert time.monotonic() < deadline
+        service.decide(DecisionRequest("shop", "u3", id="last"))
+        clock.forward(days=31)
+        service.close()
+        with Database(sqlite_url(tmp_path / "nextoffer.db")) as database:
+            batch = export_interactions(database, "shop", as_of=clock.now)
+        assert batch.decision_ids is not None
+        # The row of d1 may have reached the disk after its caller was answered: it is taken back, never learned.
+        assert "d1" not in batch.decision_ids
+        assert "last" in batch.decision_ids
+
+
+def test_a_full_disk_is_answered_with_the_fallback(tmp_path: Path) -> None:
+    """With no page left for the log, answers go on; recording comes back with the space, without a restart."""
+    with open_shop(tmp_path):
+        pass
+    path = tmp_path / "nextoffer.db"
+    is_full = [True]
+
+    def open_backend() -> SqliteBackend:
+        backend = SqliteBackend(path)
+        if is_full:
+            (pages,) = backend._connection.execute("PRAGMA page_count").fetchone()
+            backend._connection.execute(f"PRAGMA max_page_count={pages}")
+        return backend
+
+    database = Database(sqlite_url(path))
+    with DecisionService(
+        database, ThreadWriter(open_backend), artifacts=tmp_path / "artifacts", secret=SECRET, clock=Clock()
+    ) as service:
+        request = DecisionRequest("shop", "u1", {f"f{i}": "x" * 500 for i in range(20)})
+        while service.decide(request).decision.recorded:
+            assert database.head() < 100
+        assert not service.status("shop").is_log_healthy
+        with pytest.raises(StoreUnavailableError, match="full"):
+            service.reward_many([RewardRequest(f"d{i}", "x" * 60, must_join=False) for i in range(500)])
+        is_full.clear()
+        assert service.decide(request).decision.recorded
+        assert service.status("shop").is_log_healthy
+
+
+class Broken:
+    """A policy that fails in the way it is told."""
+
+    name = "broken"
+    traits = PolicyTraits()
+
+    def __init__(self, fault: str = "") -> None:
+        self.fault = fault
+
+    def probabilities(self, table: DecisionTable) -> FloatArray:
+        """Uniform, unless at fault."""
+        if self.fault == "raises":
+            raise ZeroDivisionError("by design")
+        p = table.eligible / table.eligible.sum(axis=1, keepdims=True)
+        if self.fault == "nan":
+            return np.full_like(p, np.nan)
+        if self.fault == "leaks":
+            return np.full_like(p, 1.0 / p.shape[1])
+        return np.asarray(2.0 * p if self.fault == "too much" else p)
+
+
+def table(eligible: list[bool]) -> DecisionTable:
+    """One decision among as many offers as there are flags."""
+    return DecisionTable(OfferSet([offer(f"o{i}") for i in range(len(eligible))]), np.asarray([eligible]))
+
+
+@pytest.mark.parametrize("fault", ["raises", "nan", "leaks", "too much"])
+def test_each_rung_of_the_ladder_gives_a_valid_distribution(tmp_path: Path, fault: str) -> None:
+    """A policy that breaks leaves the decision to its last good snapshot; without one, to the baseline order."""
+    ref = PolicyRef("p", "1")
+    with Database(sqlite_url(tmp_path / "store.db")) as database:
+        registry = Registry(database, tmp_path)
+        ladder = Ladder(registry)
+        registry.publish("p@1", LoadedPolicy(Broken(fault), ref, "s1", ""))
+
+        def draw() -> tuple[str, str, list[float]]:
+            rung = ladder.draw(
+                "p@1", table([True, False, True, True]), uniform=0.5, explore_share=0.3, order=("o1", "o3")
+            )
+            return rung.name, rung.loaded.snapshot, rung.draws.probabilities[0].tolist()
+
+        name, _, p = draw()
+        assert name == "baseline"
+        assert p == pytest.approx([0.1, 0.0, 0.1, 0.8])
+        registry.publish("p@1", LoadedPolicy(Broken(), ref, "s2", ""))
+        assert draw()[:2] == ("policy", "s2")
+        registry.publish("p@1", LoadedPolicy(Broken(fault), ref, "s3", ""))
+        name, snapshot, p = draw()
+        assert (name, snapshot) == ("last_good", "s2")
+        assert p == pytest.approx([1 / 3, 0.0, 1 / 3, 1 / 3])
+        assert ladder.n_faults == 2
+
+
+def test_the_ladder_does_not_hide_that_nothing_may_be_shown(tmp_path: Path) -> None:
+    """No rung can answer where no offer is eligible."""
+    with Database(sqlite_url(tmp_path / "store.db")) as database, pytest.raises(NoEligibleOfferError):
+        Ladder(Registry(database, tmp_path)).draw(
+            None, table([False, False, False]), uniform=0.5, explore_share=0.1, order=()
+        )
+
+
+def test_the_baseline_order_ranks_offers_it_does_not_name_last() -> None:
+    """Named offers in their order, then the others as the catalogue has them."""
+    p = BaselineOrder(["o2"]).probabilities(
+        DecisionTable(table([True] * 4).offers, np.asarray([[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 0, 1]], dtype=np.bool_))
+    )
+    assert p.argmax(axis=1).tolist() == [2, 1, 3]
+    assert p.sum(axis=1).tolist() == [1.0, 1.0, 1.0]
+
+
+TRAFFIC = """
+import sys, threading
+from pathlib import Path
+from engine.decisions.requests import DecisionRequest, RewardRequest
+from engine.decisions.service import DecisionService, open_service
+from tests.engine.service_world import SECRET
+
+service = open_service(Path(sys.argv[1]), secret=SECRET)
+lock = threading.Lock()
+
+def say(line):
+    with lock:
+        sys.stdout.write(line + chr(10))
+        sys.stdout.flush()
+
+def visit(name):
+    i = 0
+    while True:
+        i += 1
+        decision = service.decide(DecisionRequest("shop", f"{name}-{i}", {"x": float(i)})).decision
+        if decision.recorded:
+            say(f"decision {decision.id} {decision.offer}")
+        if i % 3 == 0:
+            service.reward(RewardRequest(decision.id, "subscribed", float(i)))
+            say(f"reward {decision.id} {float(i)}")
+
+for name in ("one", "two", "three"):
+    threading.Thread(target=visit, args=(name + sys.argv[2],), daemon=True).start()
+threading.Event().wait()
+"""
+
+
+@pytest.mark.slow
+def test_killing_the_process_in_the_middle_of_traffic_loses_nothing_acknowledged(tmp_path: Path) -> None:
+    """Every decision and reward that was acknowledged before SIGKILL is in the log, as it was answered."""
+    with open_shop(tmp_path):
+        pass
+    rng = random.Random(7)
+    n_checked = 0
+    for attempt in range(4):
+        said = tmp_path / f"said-{attempt}"
+        with said.open("wb") as sink:
+            process = subprocess.Popen([sys.executable, "-c", TRAFFIC, str(tmp_path), str(attempt)], stdout=sink)
+            deadline = time.monotonic() + 60
+            while said.stat().st_size < 4_000:
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            time.sleep(rng.uniform(0.05, 0.4))
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+        lines = said.read_text().split("\n")[:-1]
+        with sqlite3.connect(tmp_path / "nextoffer.db") as database:
+            assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            decisions = dict(database.execute("SELECT id, offer FROM decisions"))
+            rewards = dict(database.execute("SELECT decision, value FROM rewards"))
+            offsets = [
+                o for t in ("decisions", "rewards") for (o,) in database.execute(f"SELECT ledger_offset FROM {t}")
+            ]
+        assert sorted(offsets) == list(range(1, len(offsets) + 1))
+        for line in lines:
+            kind, decision, value = line.split(" ")
+            assert (decisions[decision] == value) if kind == "decision" else (rewards[decision] == float(value))
+            n_checked += 1
+    assert n_checked > 200
+    with open_service(tmp_path, secret=SECRET) as service:
+        assert service.decide(DecisionRequest("shop", "after")).decision.recorded
