@@ -1,1 +1,7 @@
 """What a policy would have earned on a log, what an experiment showed, and how far either can be believed."""
+
+from __future__ import annotations
+
+from offline_eval.panel import LOGGED, Estimate, Panel, evaluate
+
+__all__ = ["LOGGED", "Estimate", "Panel", "evaluate"]

@@ -130,6 +130,10 @@ class CrossFitted:
     models: Sequence[RewardModel]
     folds: IntArray
 
+    def folds_of(self, table: DecisionTable, start: int) -> IntArray:
+        """Folds of the rows of a table that begins at row ``start`` of the log."""
+        return self.folds[start : start + len(table)]
+
     def expected_reward(self, table: DecisionTable, folds: IntArray) -> FloatArray:
         """Expected reward of each offer for rows in the given folds, shape ``(n, k)``."""
         out = np.empty(table.eligible.shape)

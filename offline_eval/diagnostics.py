@@ -1,0 +1,408 @@
+"""What to know before a number is believed: each check passes, warns or fails, with a sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy import stats
+
+from offline_eval.one_pass import CandidateRecord, LogRecord
+from policies.records import FloatArray
+
+Status = Literal["pass", "warn", "fail", "not known"]
+
+MIN_ESS = 100.0
+MIN_POSITIVES = 50
+MAX_UNSUPPORTED = 0.05
+MAX_TOP_SHARE = 0.5
+# Chance of a false alarm of a test of the log itself; many logs are read every day.
+LOG_ALPHA = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One rule, what was found, and what it means.
+
+    Attributes
+    ----------
+    value
+        What was found; None where it cannot be known from this log.
+    threshold
+        Where the rule begins to fail, in words.
+    sentence
+        What it means, for someone who has to decide.
+    """
+
+    name: str
+    status: Status
+    value: float | None
+    threshold: str
+    sentence: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "name": self.name,
+            "status": self.status,
+            "value": self.value if self.value is not None and math.isfinite(self.value) else None,
+            "threshold": self.threshold,
+            "sentence": self.sentence,
+        }
+
+
+def effective_sample_size(weights: FloatArray) -> float:
+    """``(sum w)^2 / sum w^2`` (Kish 1965): how many rows of equal weight would tell as much."""
+    square = float(weights @ weights)
+    return float(weights.sum()) ** 2 / square if square > 0 else 0.0
+
+
+def tail_index(weights: FloatArray, *, share: float = 0.01) -> float | None:
+    """Hill's estimate of the tail index from the largest weights; at most 2 means a variance that may be infinite.
+
+    None where fewer than 20 weights are in the tail, or the tail is flat.
+    """
+    positive = weights[weights > 0]
+    m = int(len(weights) * share)
+    if m < 20 or len(positive) <= m:
+        return None
+    top = np.sort(np.partition(positive, len(positive) - m - 1)[-m - 1 :])
+    excess = np.log(top[1:] / top[0]).mean()
+    return float(1.0 / excess) if excess > 1e-9 else None
+
+
+def log_checks(log: LogRecord, offer_ids: Sequence[str]) -> list[Check]:
+    """Checks of the log itself, whatever the candidate."""
+    return [
+        _inverse_propensity(log, offer_ids),
+        _realised_counts(log, offer_ids),
+        _positives(log),
+        _duplicates(log),
+        _same_policy(log),
+        _calibration(log),
+        _drift(log),
+    ]
+
+
+def candidate_checks(
+    record: CandidateRecord,
+    log: LogRecord,
+    offer_ids: Sequence[str],
+    *,
+    direct: tuple[float, float] | None,
+    weighted: tuple[float, float] | None,
+    mean_weight: tuple[float, float],
+) -> list[Check]:
+    """Checks of one candidate on a log.
+
+    Parameters
+    ----------
+    direct, weighted
+        DM less SNIPS and its standard error; SNIPS and its standard error.
+    mean_weight
+        Mean weight and its standard error.
+    """
+    w = record.weights
+    n, total = len(w), float(w.sum())
+    ess = effective_sample_size(w)
+    return [
+        Check(
+            "effective sample size",
+            "pass" if ess >= MIN_ESS else "fail",
+            ess,
+            f">= {MIN_ESS:g}",
+            f"{n:,} rows tell as much as {ess:,.0f} rows of the candidate's own traffic would."
+            + ("" if ess >= MIN_ESS else f" Fewer than {MIN_ESS:g} say nothing reliable."),
+        ),
+        _top_share(w, total),
+        _largest_weight(w, total),
+        _tail(w),
+        _mean_weight(mean_weight),
+        _support(record, log, offer_ids),
+        _weighted_positives(w, log),
+        _model_against_weights(direct, weighted),
+    ]
+
+
+def _top_share(w: FloatArray, total: float) -> Check:
+    m = max(1, len(w) // 100)
+    share = float(np.partition(w, len(w) - m)[-m:].sum()) / total if total > 0 else 1.0
+    status: Status = "pass" if share <= 0.25 else ("warn" if share <= MAX_TOP_SHARE else "fail")
+    return Check(
+        "weight of the top 1 %",
+        status,
+        share,
+        f"<= 25 %, fails above {MAX_TOP_SHARE:.0%}",
+        f"The heaviest {m:,} rows carry {share:.1%} of all weight.",
+    )
+
+
+def _largest_weight(w: FloatArray, total: float) -> Check:
+    largest = float(w.max())
+    share = largest / total if total > 0 else 1.0
+    return Check(
+        "largest weight",
+        "pass" if share <= 0.05 else ("warn" if share <= 0.2 else "fail"),
+        largest,
+        "at most 5 % of all weight, fails above 20 %",
+        f"The heaviest row weighs {largest:,.4g} and carries {share:.2%} of the estimate.",
+    )
+
+
+def _tail(w: FloatArray) -> Check:
+    index = tail_index(w)
+    if index is None:
+        return Check("tail index", "not known", None, "> 2", "Too few heavy weights to tell how fast their tail falls.")
+    status: Status = "pass" if index > 2 else "warn"
+    meaning = "the variance is finite" if index > 2 else "the variance may be infinite, and normal intervals too short"
+    return Check(
+        "tail index", status, index, "> 2", f"The tail of the weights falls with index {index:.1f}: {meaning}."
+    )
+
+
+def _mean_weight(mean_weight: tuple[float, float]) -> Check:
+    mean, error = mean_weight
+    off = abs(mean - 1.0)
+    is_off = off > 3 * error and off > 0.02
+    status: Status = "fail" if is_off and off > 0.1 else ("warn" if is_off else "pass")
+    sentence = f"The mean weight is {mean:.3f} (± {error:.3f}); it should be 1."
+    if status != "pass":
+        sentence += (
+            " Part of what the candidate would show was never logged."
+            if mean < 1
+            else " The logged propensities are smaller than what was really drawn from."
+        )
+    return Check("mean weight", status, mean, "1 within 3 standard errors; fails more than 0.1 off", sentence)
+
+
+def _support(record: CandidateRecord, log: LogRecord, offer_ids: Sequence[str]) -> Check:
+    missing = record.unsupported
+    never = np.flatnonzero((log.count_by_offer == 0) & (log.eligible_by_offer > 0))
+    names: list[str] = []
+    if record.target_by_offer is not None:
+        hidden = float(record.target_by_offer[never].sum())
+        missing = hidden if missing is None else max(missing, hidden)
+        names = [str(offer_ids[int(j)]) for j in never if record.target_by_offer[j] > 1e-3]
+    if missing is None:
+        return Check(
+            "support", "not known", None, f"<= {MAX_UNSUPPORTED:.0%}", "The candidate's distribution is not known."
+        )
+    status: Status = "fail" if missing > MAX_UNSUPPORTED else ("warn" if missing > 0.01 else "pass")
+    sentence = f"{missing:.1%} of what the candidate would show has no chance of being in this log."
+    if names:
+        sentence += f" Never shown: {', '.join(names[:5])}{' and others' if len(names) > 5 else ''}."
+    return Check("support", status, missing, f"<= {MAX_UNSUPPORTED:.0%}", sentence)
+
+
+def _weighted_positives(w: FloatArray, log: LogRecord) -> Check:
+    positive = w[log.reward > log.lowest_reward]
+    found = int(np.count_nonzero(positive > 0))
+    ess = effective_sample_size(positive) if found else 0.0
+    return Check(
+        "positives behind the estimate",
+        "pass" if ess >= MIN_POSITIVES else ("warn" if ess >= MIN_POSITIVES / 5 else "fail"),
+        ess,
+        f">= {MIN_POSITIVES}, fails below {MIN_POSITIVES // 5}",
+        f"{found:,} rewards above the least count for the candidate, with the weight of {ess:,.0f} equal ones.",
+    )
+
+
+def _model_against_weights(direct: tuple[float, float] | None, weighted: tuple[float, float] | None) -> Check:
+    name, threshold = "model against weights", "within 3 standard errors"
+    if direct is None or weighted is None or direct[1] <= 0:
+        return Check(name, "not known", None, threshold, "There is no reward model to compare with the weights.")
+    z = direct[0] / direct[1]
+    status: Status = "pass" if abs(z) <= 3 else "warn"
+    meaning = "they agree" if status == "pass" else "the model, the propensities or both are wrong for this candidate"
+    return Check(
+        name,
+        status,
+        z,
+        threshold,
+        f"The reward model is {direct[0]:+.4g} off SNIPS, {z:+.1f} standard errors: {meaning}.",
+    )
+
+
+def _inverse_propensity(log: LogRecord, offer_ids: Sequence[str]) -> Check:
+    """Each offer's rows, weighted by 1 / propensity, should count the rows in which it could be shown."""
+    name = "propensities against shown offers"
+    n = float(log.n_rows)
+    could = log.eligible_by_offer
+    used = (could > 0) & (log.count_by_offer >= 10)
+    if not used.any():
+        return Check(name, "not known", None, "no offer off at 1 in 1,000", "No offer was shown ten times.")
+    mean = log.inverse_propensity_by_offer[used] / n
+    error = np.sqrt(np.maximum(log.inverse_propensity2_by_offer[used] / n - mean**2, 0.0) / n)
+    off = mean - could[used] / n
+    z: FloatArray = np.where(
+        error > 0, off / np.where(error > 0, error, 1.0), np.where(np.abs(off) > 1e-9, np.inf, 0.0)
+    )
+    # Rows in which an offer is eligible but has probability 0 make it look too rare: only "too often" is proof.
+    if log.logged_by_offer is None:
+        z = np.maximum(z, 0.0)
+    worst = int(np.argmax(np.abs(z)))
+    p = min(1.0, 2 * float(stats.norm.sf(abs(z[worst]))) * len(z))
+    offer = offer_ids[int(np.flatnonzero(used)[worst].item())]
+    if p >= LOG_ALPHA or log.logged_by_offer is not None:
+        return Check(
+            name, "pass", float(z[worst]), "no offer off at 1 in 1,000",
+            "Shown offers are as frequent as the logged propensities say.",
+        )  # fmt: skip
+    return Check(
+        name,
+        "fail",
+        float(z[worst]),
+        "no offer off at 1 in 1,000",
+        f"Offer {offer!r} stands for {mean[worst] / (could[used][worst] / n):.2f} times the rows in which it could be shown: "
+        "what was logged is not what was drawn from.",
+    )
+
+
+def _realised_counts(log: LogRecord, offer_ids: Sequence[str]) -> Check:
+    name = "shown offers against logged distributions"
+    if log.logged_by_offer is None or log.logged_variance_by_offer is None:
+        return Check(
+            name, "not known", None, "no offer off at 1 in 1,000", "Only the shown offer's propensity was logged."
+        )
+    off = log.count_by_offer - log.logged_by_offer
+    error = np.sqrt(log.logged_variance_by_offer)
+    z = np.where(error > 1e-9, off / np.where(error > 1e-9, error, 1.0), np.where(np.abs(off) > 0.5, np.inf, 0.0))
+    worst = int(np.argmax(np.abs(z)))
+    p = min(1.0, 2 * float(stats.norm.sf(abs(z[worst]))) * len(z))
+    status: Status = "pass" if p >= LOG_ALPHA else "fail"
+    sentence = (
+        "Offers were shown as often as the logged distributions say."
+        if status == "pass"
+        else f"Offer {offer_ids[int(worst)]!r} was shown {log.count_by_offer[worst]:,.0f} times where the log's own distributions "
+        f"say {log.logged_by_offer[worst]:,.0f}: what was logged is not what was drawn from."
+    )
+    return Check(name, status, float(z[worst]), "no offer off at 1 in 1,000", sentence)
+
+
+def _positives(log: LogRecord) -> Check:
+    status: Status = "pass" if log.n_positive >= MIN_POSITIVES else ("warn" if log.n_positive >= 10 else "fail")
+    return Check(
+        "positives in the log",
+        status,
+        float(log.n_positive),
+        f">= {MIN_POSITIVES}",
+        f"{log.n_positive:,} of {log.n_rows:,} rows have a reward above the least.",
+    )
+
+
+def _duplicates(log: LogRecord) -> Check:
+    if log.n_duplicates is None:
+        return Check("duplicates", "not known", None, "none", "The log has no decision ids.")
+    status: Status = "pass" if log.n_duplicates == 0 else "fail"
+    return Check(
+        "duplicates",
+        status,
+        float(log.n_duplicates),
+        "none",
+        f"{log.n_duplicates:,} rows repeat an earlier decision id.",
+    )
+
+
+def _same_policy(log: LogRecord) -> Check:
+    if log.logged_gap is None:
+        return Check(
+            "A/A", "not known", None, "within 3 standard errors",
+            "The logging policy cannot be judged on its own log without a reward model and whole distributions.",
+        )  # fmt: skip
+    gap, error = log.logged_gap
+    z = gap / error if error > 0 else 0.0
+    status: Status = "pass" if abs(z) <= 3 else "fail"
+    return Check(
+        "A/A",
+        status,
+        z,
+        "within 3 standard errors",
+        f"Judged on its own log by DR, the logging policy is {gap:+.4g} off what it earned ({z:+.1f} standard errors).",
+    )
+
+
+def _calibration(log: LogRecord) -> Check:
+    name, threshold = "reward model's calibration", "no tenth off at 1 in 1,000"
+    if log.model_chosen is None:
+        return Check(name, "not known", None, threshold, "There is no reward model.")
+    table = calibration_table(log)
+    if not table:
+        return Check(name, "not known", None, threshold, "Too few rows for ten groups.")
+    z = np.asarray([row["z"] for row in table])
+    worst = int(np.argmax(np.abs(z)))
+    p = min(1.0, 2 * float(stats.norm.sf(abs(z[worst]))) * len(z))
+    status: Status = "pass" if p >= LOG_ALPHA else "warn"
+    row = table[worst]
+    sentence = f"At its worst it says {row['predicted']:.4g} where {row['observed']:.4g} was earned ({row['z']:+.1f} standard errors)."
+    return Check(name, status, float(z[worst]), threshold, sentence)
+
+
+def calibration_table(log: LogRecord, *, n_bins: int = 10) -> list[dict[str, float]]:
+    """Model's values of shown offers against rewards, in tenths of the model's values."""
+    if log.model_chosen is None or log.n_rows < 20 * n_bins:
+        return []
+    edges = np.unique(np.quantile(log.model_chosen[:200_000], np.linspace(0, 1, n_bins + 1)[1:-1]))
+    where = np.searchsorted(edges, log.model_chosen, side="right")
+    out = []
+    for b in range(len(edges) + 1):
+        rows = where == b
+        n = int(rows.sum())
+        if n < 20:
+            continue
+        residual = log.reward[rows] - log.model_chosen[rows]
+        error = float(residual.std(ddof=1)) / math.sqrt(n)
+        out.append(
+            {
+                "predicted": float(log.model_chosen[rows].mean()),
+                "observed": float(log.reward[rows].mean()),
+                "rows": float(n),
+                "z": float(residual.mean()) / error if error > 0 else 0.0,
+            }
+        )
+    return out
+
+
+def _drift(log: LogRecord) -> Check:
+    name, threshold = "drift of the reward", "not beyond chance at 1 in 1,000"
+    if log.at is None or log.n_rows < 200:
+        return Check(name, "not known", None, threshold, "The log has no times, or too few rows.")
+    parts = value_over_time(log)
+    means = np.asarray([p["mean"] for p in parts])
+    errors = np.asarray([p["standard_error"] for p in parts])
+    if (errors <= 0).any():
+        return Check(name, "not known", None, threshold, "The reward does not vary in part of the log.")
+    weights = 1 / errors**2
+    centre = (weights * means).sum() / weights.sum()
+    p = float(stats.chi2.sf((weights * (means - centre) ** 2).sum(), len(parts) - 1))
+    return Check(
+        name,
+        "pass" if p >= LOG_ALPHA else "warn",
+        p,
+        threshold,
+        f"Mean reward ran from {means.min():.4g} to {means.max():.4g} over ten equal parts of the log's time"
+        + (": within chance." if p >= LOG_ALPHA else ": the past may not be what the candidate will meet."),
+    )
+
+
+def value_over_time(log: LogRecord, *, n_parts: int = 10) -> list[dict[str, Any]]:
+    """Mean reward in consecutive parts of equal numbers of rows, by time."""
+    if log.at is None:
+        return []
+    order = np.argsort(log.at, kind="stable")
+    out = []
+    for rows in np.array_split(order, n_parts):
+        if len(rows) < 2:
+            continue
+        r = log.reward[rows]
+        out.append(
+            {
+                "from": str(log.at[rows[0]]),
+                "mean": float(r.mean()),
+                "standard_error": float(r.std(ddof=1)) / math.sqrt(len(r)),
+                "rows": len(r),
+            }
+        )
+    return out

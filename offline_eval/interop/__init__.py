@@ -1,0 +1,1 @@
+"""Logs from elsewhere: Arrow, Parquet, pandas, obp, VW dsjson."""

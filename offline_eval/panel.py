@@ -1,0 +1,519 @@
+"""The answer to "what would this policy have earned?": a panel of estimates, differences, checks and a verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from offline_eval.diagnostics import Check, candidate_checks, effective_sample_size, log_checks
+from offline_eval.estimators import Estimator, Shrunk, default_estimators
+from offline_eval.estimators.base import ONE, REWARD, Value
+from offline_eval.intervals import Bounds, bias_aware, normal, percentile, z_value
+from offline_eval.moments import gradient_matrix
+from offline_eval.one_pass import SEPARATOR, Candidate, Log, Model, Pass, read_once
+from offline_eval.reward_models import FitReward, cross_fit, fit_reward_model
+from offline_eval.verdict import Verdict, judge
+from policies.errors import InvalidInputError, UnknownNameError
+from policies.records import FloatArray, InteractionBatch
+
+if TYPE_CHECKING:
+    from offline_eval.report import Page
+
+LOGGED = "logging policy"
+HEADLINES = ("SNDR", "DR", "SNIPS", "IPS")
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What one estimator says of one candidate, per decision, in the unit of the reward.
+
+    Attributes
+    ----------
+    value, standard_error
+        None where the log gives no estimate; ``note`` then says why.
+    bounds
+        Influence-function interval, clustered by subject.
+    bootstrap
+        Percentile interval of resampled subjects; None where no resampling was asked for.
+    bias_aware
+        For estimators that shrink weights: the interval moved out by the largest bias the shrinkage can cause.
+    """
+
+    candidate: str
+    estimator: str
+    value: float | None
+    standard_error: float | None
+    bounds: Bounds | None
+    bootstrap: Bounds | None
+    bias_aware: Bounds | None = None
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "candidate": self.candidate,
+            "estimator": self.estimator,
+            "value": self.value,
+            "standard_error": self.standard_error,
+            "interval": None if self.bounds is None else self.bounds.to_json(),
+            "bootstrap_interval": None if self.bootstrap is None else self.bootstrap.to_json(),
+            "bias_aware_interval": None if self.bias_aware is None else self.bias_aware.to_json(),
+            "note": self.note,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Estimates of all candidates by all estimators, their differences to the incumbent, checks and verdicts.
+
+    Attributes
+    ----------
+    estimates
+        By candidate and estimator name; the incumbent is among the candidates.
+    differences
+        Candidate less incumbent, by candidate and estimator name.
+    log_checks
+        Checks of the log itself.
+    checks
+        Checks by candidate.
+    verdicts
+        By candidate, without the incumbent.
+    headline
+        Name of the estimator verdicts rest on.
+    """
+
+    incumbent: str
+    headline: str
+    alpha: float
+    n_rows: int
+    n_units: int | None
+    mean_reward: float
+    estimates: Mapping[str, Mapping[str, Estimate]]
+    differences: Mapping[str, Mapping[str, Estimate]]
+    log_checks: Sequence[Check]
+    checks: Mapping[str, Sequence[Check]]
+    verdicts: Mapping[str, Verdict]
+    effective_rows: Mapping[str, float]
+    largest_weight: Mapping[str, float]
+    offer_ids: Sequence[str]
+    data: Pass = field(repr=False)
+    resampled: FloatArray | None = field(repr=False, default=None)
+    notes: Sequence[str] = ()
+
+    def estimate(self, candidate: str, estimator: str | None = None) -> Estimate:
+        """One estimate; by the headline estimator unless told otherwise.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such candidate or estimator.
+        """
+        if candidate not in self.estimates:
+            raise UnknownNameError("candidate", candidate, self.estimates)
+        name = self.headline if estimator is None else estimator
+        if name not in self.estimates[candidate]:
+            raise UnknownNameError("estimator", name, self.estimates[candidate])
+        return self.estimates[candidate][name]
+
+    def difference(self, candidate: str, against: str, estimator: str | None = None) -> Estimate:
+        """Candidate less another candidate, with an interval that knows they were judged on the same rows."""
+        name = self.headline if estimator is None else estimator
+        self.estimate(candidate, name)
+        self.estimate(against, name)
+        (used,) = (e for e in self.data.estimators[candidate] if e.name == name)
+        return _difference(self.data, used, candidate, against, alpha=self.alpha, resampled=self.resampled)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: every figure of the panel; null where there is none, never NaN."""
+        return {
+            "incumbent": self.incumbent,
+            "headline": self.headline,
+            "confidence": 1 - self.alpha,
+            "rows": self.n_rows,
+            "units": self.n_units,
+            "mean_reward": self.mean_reward,
+            "log_checks": [c.to_json() for c in self.log_checks],
+            "candidates": {
+                name: {
+                    "effective_sample_size": self.effective_rows[name],
+                    "largest_weight": self.largest_weight[name],
+                    "estimates": {k: e.to_json() for k, e in self.estimates[name].items()},
+                    "differences": {k: e.to_json() for k, e in self.differences.get(name, {}).items()},
+                    "checks": [c.to_json() for c in self.checks[name]],
+                    "verdict": self.verdicts[name].to_json() if name in self.verdicts else None,
+                }
+                for name in self.estimates
+            },
+            "notes": list(self.notes),
+        }
+
+    def to_table(self) -> str:
+        """The panel as plain text, one line per candidate and estimator."""
+        lines = [f"{'candidate':<24} {'estimator':<24} {'value':>10} {'interval':>23} {'vs ' + self.incumbent:>34}"]
+        for name, by_estimator in self.estimates.items():
+            for key, e in by_estimator.items():
+                value = "-" if e.value is None else f"{e.value:.5g}"
+                lines.append(
+                    f"{name:<24} {key:<24} {value:>10} {_told(e.bounds):>23} "
+                    f"{_told_difference(self.differences.get(name, {}).get(key)):>34}".rstrip()
+                )
+            verdict = self.verdicts.get(name)
+            tail = "incumbent" if verdict is None else f"{verdict.word.upper()}: {verdict.reasons[0]}"
+            lines.append(
+                f"  {tail} (ESS {self.effective_rows[name]:,.0f}, largest weight {self.largest_weight[name]:.4g})"
+            )
+            lines.extend(
+                f"  {c.status}: {c.name}: {c.sentence}" for c in self.checks[name] if c.status in ("warn", "fail")
+            )
+        lines.extend(f"log {c.status}: {c.name}: {c.sentence}" for c in self.log_checks if c.status in ("warn", "fail"))
+        lines.extend(self.notes)
+        return "\n".join(lines)
+
+    def page(self, *, title: str = "Off-policy evaluation", in_simulation: bool = False) -> Page:
+        """The panel as a report page with charts; needs the drawing packages."""
+        from offline_eval.panel_page import panel_page
+
+        return panel_page(self, title=title, in_simulation=in_simulation)
+
+
+def evaluate(
+    log: InteractionBatch | Log,
+    candidates: Mapping[str, Candidate],
+    *,
+    incumbent: str | Candidate | None = None,
+    estimators: Sequence[Estimator] | None = None,
+    reward_model: Model | None = None,
+    fit_reward: FitReward | None = fit_reward_model,
+    n_folds: int = 3,
+    explore_share: float = 0.0,
+    n_resamples: int = 200,
+    alpha: float = 0.05,
+    minimal_effect: float | None = None,
+    reward_range: tuple[float, float] | None = None,
+    seed: int = 0,
+) -> Panel:
+    """Judge policies on a log in which others acted.
+
+    Parameters
+    ----------
+    log
+        Logged interactions, in memory or in chunks. Leave rows out whose reward window is still open.
+    candidates
+        By name: policies, or probabilities of shape ``(n, k)``.
+    incumbent
+        What candidates are compared with: the name of one of them, a policy, probabilities, or None for the policy that
+        logged (with all of its exploration).
+    reward_model
+        Values of shape ``(n, k)`` or a model that was *not* fitted on these subjects. If None, ``fit_reward`` is
+        cross-fitted on the log; if that is None too, only estimators without a model are used.
+    explore_share
+        Share of uniform exploration that policies (not arrays) would be served with; the log's probabilities hold theirs
+        already.
+    minimal_effect
+        Smallest difference that matters; a tenth of the incumbent's value where None.
+    reward_range
+        Least and largest possible reward, for bias-aware intervals; the range in the log where None.
+
+    Raises
+    ------
+    InvalidInputError, ProbabilityError, SupportError
+        If the log or a candidate is not what it should be.
+
+    Notes
+    -----
+    Assumes that rewards depend on the shown offer and the logged context only (no carry-over between decisions of one
+    subject beyond what clustering allows for), and that the logged propensities are what was drawn from: the checks test
+    what can be tested of that. For effects that build up over several decisions use ``offline_eval.sequential``.
+    """
+    z_value(alpha)
+    if not candidates:
+        raise InvalidInputError("there is no candidate; expected at least one policy or array of probabilities by name")
+    _check_estimators(used := tuple(default_estimators() if estimators is None else estimators))
+    everyone, incumbent_name = _everyone(candidates, incumbent)
+    _check_size(log, everyone)
+    notes: list[str] = []
+    model = reward_model
+    if model is None and fit_reward is not None and any(e.needs_model for e in used):
+        model, note = _fitted(log, fit_reward, n_folds=n_folds, seed=seed)
+        if note:
+            notes.append(note)
+    data = read_once(log, everyone, used, model=model, explore_share=explore_share)
+    return _panel(
+        data,
+        incumbent_name,
+        offer_ids=_offer_ids(log),
+        alpha=alpha,
+        n_resamples=n_resamples,
+        minimal_effect=minimal_effect,
+        reward_range=reward_range,
+        seed=seed,
+        notes=notes,
+    )
+
+
+def _panel(
+    data: Pass,
+    incumbent: str,
+    *,
+    offer_ids: Sequence[str],
+    alpha: float,
+    n_resamples: int,
+    minimal_effect: float | None,
+    reward_range: tuple[float, float] | None,
+    seed: int,
+    notes: Sequence[str],
+) -> Panel:
+    resampled = None
+    if n_resamples > 0:
+        resampled = data.moments.resampled(n_resamples=n_resamples, rng=np.random.default_rng(seed))
+    span = reward_range if reward_range is not None else (data.log.lowest_reward, data.log.highest_reward)
+    estimates = {
+        name: {e.name: _estimate(data, e, name, alpha=alpha, resampled=resampled, span=span) for e in used}
+        for name, used in data.estimators.items()
+    }
+    differences = {
+        name: {
+            e.name: _difference(data, e, name, incumbent, alpha=alpha, resampled=resampled)
+            for e in data.estimators[name]
+        }
+        for name in data.estimators
+        if name != incumbent
+    }
+    names = list(next(iter(estimates.values())))
+    headline = next((h for h in HEADLINES if h in names), names[0])
+    of_log = log_checks(data.log, offer_ids)
+    checks: dict[str, list[Check]] = {}
+    verdicts: dict[str, Verdict] = {}
+    for name in estimates:
+        checks[name] = _checks(data, name, offer_ids, estimates[name])
+        if name == incumbent:
+            continue
+        told = differences[name][headline]
+        verdicts[name] = judge(
+            [
+                *of_log,
+                *checks[name],
+                *(
+                    c
+                    for c in checks.get(incumbent, _checks(data, incumbent, offer_ids, estimates[incumbent]))
+                    if c.status == "fail"
+                ),
+            ],
+            difference=told.value,
+            bounds=told.bounds,
+            incumbent_value=estimates[incumbent][headline].value,
+            minimal_effect=minimal_effect,
+            estimator=headline,
+            record=data.candidates[name],
+            log=data.log,
+            offer_ids=offer_ids,
+        )
+    return Panel(
+        incumbent=incumbent,
+        headline=headline,
+        alpha=alpha,
+        n_rows=data.log.n_rows,
+        n_units=data.log.n_units,
+        mean_reward=float(data.log.reward.mean()),
+        estimates=estimates,
+        differences=differences,
+        log_checks=of_log,
+        checks=checks,
+        verdicts=verdicts,
+        effective_rows={c: effective_sample_size(r.weights) for c, r in data.candidates.items()},
+        largest_weight={c: float(r.weights.max()) for c, r in data.candidates.items()},
+        offer_ids=tuple(offer_ids),
+        data=data,
+        resampled=resampled,
+        notes=tuple(notes),
+    )
+
+
+def _totals(data: Pass, candidate: str, totals: FloatArray | None = None) -> dict[str, Any]:
+    """Totals as one candidate's estimators name them."""
+    every = data.moments.as_mapping(totals)
+    prefix = candidate + SEPARATOR
+    mine = {name.removeprefix(prefix): t for name, t in every.items() if name.startswith(prefix)}
+    return {ONE: every[ONE], REWARD: every[REWARD], **mine}
+
+
+def _named(gradient: Mapping[str, Any], candidate: str, sign: float = 1.0) -> dict[str, float]:
+    """A gradient with the names the moments use."""
+    return {
+        (name if name in (ONE, REWARD) else candidate + SEPARATOR + name): sign * float(slope)
+        for name, slope in gradient.items()
+    }
+
+
+def _value(data: Pass, estimator: Estimator, candidate: str) -> Value | None:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = estimator.from_totals(_totals(data, candidate))
+    finite = math.isfinite(float(found.value)) and all(math.isfinite(float(g)) for g in found.gradient.values())
+    return found if finite else None
+
+
+def _resampled_values(data: Pass, estimator: Estimator, candidate: str, resampled: FloatArray) -> FloatArray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = estimator.from_totals(_totals(data, candidate, resampled)).value
+    return np.broadcast_to(np.asarray(found, dtype=np.float64), (len(resampled),))
+
+
+NO_MATCH = "No logged row shows an offer that the candidate would show."
+ONE_UNIT = "One subject alone says nothing about the spread between subjects."
+
+
+def _estimate(
+    data: Pass,
+    estimator: Estimator,
+    candidate: str,
+    *,
+    alpha: float,
+    resampled: FloatArray | None,
+    span: tuple[float, float],
+) -> Estimate:
+    found = _value(data, estimator, candidate)
+    if found is None:
+        return Estimate(candidate, estimator.name, None, None, None, None, note=NO_MATCH)
+    value = float(found.value)
+    if np.count_nonzero(data.moments.groups[:, 0]) < 2:
+        return Estimate(candidate, estimator.name, value, None, None, None, note=ONE_UNIT)
+    error = _standard_error(data, [_named(found.gradient, candidate)])
+    bounds = normal(value, error, alpha=alpha)
+    boot = None
+    if resampled is not None:
+        boot = percentile(_resampled_values(data, estimator, candidate, resampled), alpha=alpha)
+    widened = None
+    if isinstance(estimator, Shrunk):
+        bias = _largest_bias(data, estimator, candidate, alpha=alpha, span=span)
+        widened = bias_aware(value, error, bias=bias, alpha=alpha)
+    return Estimate(candidate, estimator.name, value, error, bounds, boot, widened)
+
+
+def _largest_bias(data: Pass, estimator: Shrunk, candidate: str, *, alpha: float, span: tuple[float, float]) -> float:
+    """Largest bias the shrinkage can cause: lost weight times the range of what it is multiplied with.
+
+    The lost weight ``E[w - w'] = 1 - E[w']`` under full support needs only the shrunk weights, which are bounded; their
+    upper error is added. Without a model the weight multiplies the reward itself, with one a residual.
+    """
+    column = estimator.shrunk_weight.name
+    totals = _totals(data, candidate)
+    n = totals[ONE]
+    mean = float(totals[column] / n)
+    error = _standard_error(data, [_named({column: 1 / n, ONE: -mean / n}, candidate)])
+    lost = min(1.0, max(0.0, 1.0 - mean + z_value(alpha) * error))
+    needs_model = bool(getattr(estimator, "needs_model", False))
+    size = span[1] - span[0] if needs_model else max(abs(span[0]), abs(span[1]))
+    return lost * size
+
+
+def _difference(
+    data: Pass, estimator: Estimator, candidate: str, against: str, *, alpha: float, resampled: FloatArray | None
+) -> Estimate:
+    a, b = _value(data, estimator, candidate), _value(data, estimator, against)
+    if a is None or b is None:
+        return Estimate(candidate, estimator.name, None, None, None, None, note=NO_MATCH)
+    value = float(a.value) - float(b.value)
+    if np.count_nonzero(data.moments.groups[:, 0]) < 2:
+        return Estimate(candidate, estimator.name, value, None, None, None, note=ONE_UNIT)
+    joint = _named(a.gradient, candidate)
+    for name, slope in _named(b.gradient, against, -1.0).items():
+        joint[name] = joint.get(name, 0.0) + slope
+    error = _standard_error(data, [joint])
+    boot = None
+    if resampled is not None:
+        boot = percentile(
+            _resampled_values(data, estimator, candidate, resampled)
+            - _resampled_values(data, estimator, against, resampled),
+            alpha=alpha,
+        )
+    return Estimate(candidate, estimator.name, value, error, normal(value, error, alpha=alpha), boot)
+
+
+def _standard_error(data: Pass, gradients: Sequence[Mapping[str, float]]) -> float:
+    matrix = gradient_matrix(gradients, data.moments.names)
+    return math.sqrt(max(float(data.moments.covariance(matrix)[0, 0]), 0.0))
+
+
+def _checks(data: Pass, candidate: str, offer_ids: Sequence[str], estimates: Mapping[str, Estimate]) -> list[Check]:
+    totals = _totals(data, candidate)
+    n = totals[ONE]
+    mean = float(totals["w"] / n)
+    error = _standard_error(data, [_named({"w": 1 / n, ONE: -mean / n}, candidate)])
+    direct = weighted = None
+    by_name = {e.name: e for e in data.estimators[candidate]}
+    if "DM" in by_name and "SNIPS" in by_name:
+        dm, snips = _value(data, by_name["DM"], candidate), _value(data, by_name["SNIPS"], candidate)
+        if dm is not None and snips is not None:
+            joint = _named(dm.gradient, candidate)
+            for name, slope in _named(snips.gradient, candidate, -1.0).items():
+                joint[name] = joint.get(name, 0.0) + slope
+            direct = (float(dm.value) - float(snips.value), _standard_error(data, [joint]))
+            weighted = (float(snips.value), estimates["SNIPS"].standard_error or 0.0)
+    return candidate_checks(
+        data.candidates[candidate], data.log, offer_ids, direct=direct, weighted=weighted, mean_weight=(mean, error)
+    )
+
+
+def _everyone(
+    candidates: Mapping[str, Candidate], incumbent: str | Candidate | None
+) -> tuple[dict[str, Candidate | None], str]:
+    everyone: dict[str, Candidate | None] = dict(candidates)
+    if isinstance(incumbent, str):
+        if incumbent not in candidates:
+            raise UnknownNameError("incumbent", incumbent, candidates)
+        return everyone, incumbent
+    name = LOGGED if incumbent is None else "incumbent"
+    if name in everyone:
+        raise InvalidInputError(f"a candidate is called {name!r}; give it another name, or pass its name as incumbent")
+    everyone[name] = incumbent
+    return everyone, name
+
+
+def _check_estimators(estimators: Sequence[Estimator]) -> None:
+    names = [e.name for e in estimators]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice or not names:
+        raise InvalidInputError(f"estimators {twice} appear twice or there is none; expected one of each name")
+
+
+def _check_size(log: InteractionBatch | Log, everyone: Mapping[str, Candidate | None]) -> None:
+    if not isinstance(log, InteractionBatch):
+        return
+    if len(log) < 2:
+        raise InvalidInputError(
+            f"the log has {len(log)} row(s); expected at least two: log more decisions with rewards"
+        )
+    for name, candidate in everyone.items():
+        if isinstance(candidate, np.ndarray) and candidate.shape != log.table.eligible.shape:
+            raise InvalidInputError(
+                f"probabilities of candidate {name!r} have shape {candidate.shape}; expected {log.table.eligible.shape}, "
+                "a row per decision and a column per offer"
+            )
+
+
+def _fitted(log: InteractionBatch | Log, fit: FitReward, *, n_folds: int, seed: int) -> tuple[Model | None, str]:
+    """A cross-fitted model, or why there is none."""
+    if isinstance(log, InteractionBatch):
+        try:
+            return cross_fit(log, fit, n_folds=n_folds, seed=seed), ""
+        except InvalidInputError as error:
+            return None, f"No reward model: {error}."
+    from offline_eval.streaming import cross_fit_stream
+
+    return cross_fit_stream(log, fit, n_folds=n_folds), ""
+
+
+def _offer_ids(log: InteractionBatch | Log) -> tuple[str, ...]:
+    return tuple(log.table.offers.ids if isinstance(log, InteractionBatch) else log.offers.ids)
+
+
+def _told(bounds: Bounds | None) -> str:
+    return "-" if bounds is None else f"{bounds.low:.5g} to {bounds.high:.5g}"
+
+
+def _told_difference(e: Estimate | None) -> str:
+    return "" if e is None or e.value is None else f"{e.value:+.4g} ({_told(e.bounds)})"
