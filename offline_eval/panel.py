@@ -177,7 +177,8 @@ class Panel:
         """The panel as a report page with charts; needs the drawing packages."""
         from offline_eval.panel_page import panel_page
 
-        return panel_page(self, title=title, in_simulation=in_simulation)
+        page: Page = panel_page(self, title=title, in_simulation=in_simulation)
+        return page
 
 
 def evaluate(
@@ -286,23 +287,15 @@ def _panel(
     names = list(next(iter(estimates.values())))
     headline = next((h for h in HEADLINES if h in names), names[0])
     of_log = log_checks(data.log, offer_ids)
-    checks: dict[str, list[Check]] = {}
+    checks = {name: _checks(data, name, offer_ids, found) for name, found in estimates.items()}
+    failed = [c for c in checks[incumbent] if c.status == "fail"]
     verdicts: dict[str, Verdict] = {}
     for name in estimates:
-        checks[name] = _checks(data, name, offer_ids, estimates[name])
         if name == incumbent:
             continue
         told = differences[name][headline]
         verdicts[name] = judge(
-            [
-                *of_log,
-                *checks[name],
-                *(
-                    c
-                    for c in checks.get(incumbent, _checks(data, incumbent, offer_ids, estimates[incumbent]))
-                    if c.status == "fail"
-                ),
-            ],
+            [*of_log, *checks[name], *failed],
             difference=told.value,
             bounds=told.bounds,
             incumbent_value=estimates[incumbent][headline].value,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from offline_eval.diagnostics import calibration_table, value_over_time
 from offline_eval.report import (
     Bar,
     Block,
     Callout,
+    Cell,
     Chart,
     Column,
     Line,
@@ -106,13 +110,12 @@ def _value_blocks(panel: Panel) -> list[Block]:
     return blocks
 
 
-def _table(title: str, panel: Panel, what: object) -> Table:
+def _table(title: str, panel: Panel, what: Mapping[str, Mapping[str, Estimate]]) -> Table:
     names = [e.name for e in next(iter(panel.data.estimators.values()))]
-    rows = [
-        {"candidate": name, **{key: _shown(found.get(key)) for key in names}}
-        for name, found in what.items()  # type: ignore[attr-defined]  # a mapping of mappings of estimates
+    rows: list[dict[str, Cell]] = [
+        {"candidate": name, **{key: _shown(found.get(key)) for key in names}} for name, found in what.items()
     ]
-    return Table(title, [Column("candidate", "candidate"), *(Column(key, key) for key in names)], rows)
+    return Table([Column("candidate", "candidate"), *(Column(key, key) for key in names)], rows, caption=title)
 
 
 def _check_blocks(panel: Panel) -> list[Block]:
@@ -124,22 +127,23 @@ def _check_blocks(panel: Panel) -> list[Block]:
     ]
     blocks: list[Block] = []
     for name, checks in [("the log", panel.log_checks), *panel.checks.items()]:
-        rows = [{"status": c.status, "check": c.name, "meaning": c.sentence, "rule": c.threshold} for c in checks]
-        blocks.append(Table(f"Checks of {name}", columns, rows))
+        rows: list[dict[str, Cell]] = [
+            {"status": c.status, "check": c.name, "meaning": c.sentence, "rule": c.threshold} for c in checks
+        ]
+        blocks.append(Table(columns, rows, caption=f"Checks of {name}"))
     return blocks
 
 
 def _weight_blocks(panel: Panel) -> list[Block]:
     blocks: list[Block] = []
-    shown = panel.data.log.count_by_offer / panel.n_rows
     for name, record in panel.data.candidates.items():
         if name == panel.incumbent and record.weights.min() == record.weights.max():
             continue
         if (record.weights > 0).any():
             blocks.append(weight_histogram(f"Weights of {name}", record.weights))
         if record.target_by_offer is not None:
-            lack = sorted(range(len(shown)), key=lambda j: -float(record.target_by_offer[j]))[:20]  # type: ignore[index]
-            bars = [Bar(str(panel.offer_ids[j]), float(record.target_by_offer[j])) for j in lack]
+            top = np.argsort(-record.target_by_offer)[:20]
+            bars = [Bar(str(panel.offer_ids[int(j)]), float(record.target_by_offer[j])) for j in top]
             blocks.append(bar_chart(f"What {name} would show", bars, axis="share of decisions"))
     return blocks
 
