@@ -115,6 +115,10 @@ class LiveSite:
         self.signed_offer = np.full(n, -1, dtype=np.int64)
         self.cancelled_day = np.full(n, -1, dtype=np.int64)
         self.cared_until = np.full(n, -1, dtype=np.int64)
+        # A subject leaves on the day its summed hazard passes a budget drawn once: the same law as a coin a day, in closed
+        # form over any number of days, and luck that two policies share.
+        self.budget = -np.log(uniforms(seed, self.ids, Purpose.CANCEL, 0))
+        self.exposure = np.zeros(n, dtype=np.float64)
         self.margin_eur = np.zeros(n, dtype=np.float64)
         self.is_kept = np.zeros(n, dtype=np.bool_)
 
@@ -211,7 +215,8 @@ class LiveSite:
             self.signed_offer[active],
             self.cared_until[active] >= today[active],
         )
-        leaves = active[uniforms(self.seed, self.ids[active], Purpose.CANCEL, today[active]) < hazard]
+        self.exposure[active] -= np.log1p(-hazard)
+        leaves = active[self.exposure[active] >= self.budget[active]]
         self.stage[leaves] = world.LAPSED
         self.cancelled_day[leaves] = today[leaves]
         self.next_visit[leaves] = -1  # winning lapsed subscribers back is not modelled

@@ -16,6 +16,7 @@ from policies.records import FloatArray
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _M1 = np.uint64(0xBF58476D1CE4E5B9)
 _M2 = np.uint64(0x94D049BB133111EB)
+_STEP = np.uint64(0x8CB92BA72F3D8DD7)
 
 
 class Purpose(IntEnum):
@@ -33,30 +34,66 @@ class Purpose(IntEnum):
     DRAW = 10
 
 
-def uniforms(seed: int, subjects: NDArray[np.int64], purpose: Purpose, counter: NDArray[np.int64] | int) -> FloatArray:
-    """One number in (0, 1) per subject, shape ``(n,)``, from a 64-bit mix (splitmix64's finaliser, twice).
+def subject_keys(seed: int, subjects: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """One key per subject, shape ``(n,)``: two scrambles of seed and id, worth keeping where many numbers are drawn."""
+    base = _mix(np.asarray([seed % 2**64], dtype=np.uint64))
+    return _mix(_mix(subjects.astype(np.uint64) * _GOLDEN) ^ base)
+
+
+def words(
+    keys: NDArray[np.uint64], purpose: Purpose, counter: NDArray[np.int64] | NDArray[np.int32] | int
+) -> NDArray[np.uint64]:
+    """64 random bits per key for one purpose and counter, shape ``(n,)``.
 
     References
     ----------
-    Steele, Lea and Flood (2014), "Fast splittable pseudorandom number generators"; Salmon et al. (2011),
+    Steele, Lea and Flood (2014), "Fast splittable pseudorandom number generators" for the mix; Salmon et al. (2011),
     "Parallel random numbers: as easy as 1, 2, 3" for the idea of counters instead of state.
     """
-    with np.errstate(over="ignore"):
-        key = _mix(np.uint64(seed % 2**64) * _GOLDEN + np.uint64(int(purpose)))
-        x = _mix(subjects.astype(np.uint64) * _GOLDEN + key)
-        x = _mix(x + np.asarray(counter, dtype=np.uint64) * _M1)
-    return (np.asarray(x >> np.uint64(11), dtype=np.float64) + 0.5) * 2.0**-53
+    offset = int(purpose) * 0xD1B54A32D192ED03 % 2**64
+    if isinstance(counter, int):
+        return _mix(keys + np.uint64((offset + counter * 0x8CB92BA72F3D8DD7) % 2**64))
+    return _mix(keys + (counter.astype(np.uint64) * _STEP + np.uint64(offset)))
+
+
+def uniforms(seed: int, subjects: NDArray[np.int64], purpose: Purpose, counter: NDArray[np.int64] | int) -> FloatArray:
+    """One number in (0, 1) per subject, shape ``(n,)``, with 53 bits."""
+    return unit(words(subject_keys(seed, subjects), purpose, counter))
+
+
+def unit(bits: NDArray[np.uint64]) -> FloatArray:
+    """Numbers in (0, 1) from the upper 53 bits of words."""
+    return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+
+
+def unit32(bits: NDArray[np.uint64]) -> NDArray[np.float32]:
+    """Numbers in (0, 1) from the upper 23 bits of words: ``unit`` rounded to what float32 holds exactly."""
+    return ((bits >> np.uint64(41)).astype(np.int32).astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-23)
 
 
 def normals(seed: int, subjects: NDArray[np.int64], purpose: Purpose, counter: NDArray[np.int64] | int) -> FloatArray:
-    """One standard normal per subject, by Box and Muller from two counters (``2 c`` and ``2 c + 1``)."""
-    first = uniforms(seed, subjects, purpose, 2 * np.asarray(counter) + 1000)
-    second = uniforms(seed, subjects, purpose, 2 * np.asarray(counter) + 1001)
-    return np.asarray(np.sqrt(-2.0 * np.log(first)) * np.cos(2.0 * np.pi * second), dtype=np.float64)
+    """One standard normal per subject, by Box and Muller from the two halves of one word."""
+    return normal(words(subject_keys(seed, subjects), purpose, counter)).astype(np.float64)
 
 
-def _mix(x: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64]:
-    x = np.asarray(x, dtype=np.uint64) + _GOLDEN
-    x = (x ^ (x >> np.uint64(30))) * _M1
-    x = (x ^ (x >> np.uint64(27))) * _M2
-    return np.asarray(x ^ (x >> np.uint64(31)))
+def normal(bits: NDArray[np.uint64]) -> NDArray[np.float32]:
+    """Standard normals from words; float32 on purpose (the simulator's one form), largest size 6.7."""
+    first = ((bits >> np.uint64(32)).astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-32)
+    second = (bits & np.uint64(0xFFFFFFFF)).astype(np.float32) * np.float32(2.0**-32 * 2.0 * np.pi)
+    np.log(first, out=first)
+    first *= np.float32(-2.0)
+    # Rounding can lift the largest word to 1 and its logarithm to 0, never above.
+    np.sqrt(np.maximum(first, 0, out=first), out=first)
+    first *= np.cos(second, out=second)
+    return first
+
+
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's step and finaliser; wraps around on purpose (array arithmetic does so silently)."""
+    x = x + _GOLDEN
+    x ^= x >> np.uint64(30)
+    x *= _M1
+    x ^= x >> np.uint64(27)
+    x *= _M2
+    x ^= x >> np.uint64(31)
+    return x
