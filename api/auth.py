@@ -210,7 +210,8 @@ class KeyRing:
         RateLimitError
             If it has sent more than its share.
         """
-        self._reload()
+        if self.monotonic() - self._looked_at >= _RELOAD_S:
+            self.reload()
         key = self._keys.get(digest_of(text))
         if key is None:
             raise UnauthorizedError(
@@ -233,11 +234,9 @@ class KeyRing:
             raise RateLimitError(retry_after_s=max(1, math.ceil((1.0 - bucket.tokens) / per_s)), limit_per_s=per_s)
         bucket.tokens -= 1.0
 
-    def _reload(self) -> None:
-        at = self.monotonic()
-        if at - self._looked_at < _RELOAD_S:
-            return
-        self._looked_at = at
+    def reload(self) -> None:
+        """Look at the file now."""
+        self._looked_at = self.monotonic()
         try:
             stat = self.file.path.stat()
             stamp = (stat.st_mtime_ns, stat.st_ino, stat.st_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -78,9 +79,11 @@ def run_server(
         ),
         ready=lambda: announce(url, key, placement),
     )
+    # uvicorn raises the signal again after it has stopped cleanly: that is a success, and the exit code should say so.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         server.run(sockets=[listener])
-    except KeyboardInterrupt:  # uvicorn raises the signal again after it has stopped cleanly
+    except KeyboardInterrupt:
         return 0
     return 0 if server.started else 1
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from api.errors import describe_validation
 from policies.errors import InvalidInputError, UnknownNameError
@@ -28,28 +27,35 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=ENV_PREFIX, hide_input_in_errors=True)
 
-    home: Path = Field(Path("nextoffer-home"), description="Folder of everything the service writes")
-    database_url: str | None = Field(None, description="SQLAlchemy URL; without it, SQLite in `home`")
+    home: Path = Field(default=Path("nextoffer-home"), description="Folder of everything the service writes")
+    database_url: str | None = Field(default=None, description="SQLAlchemy URL; without it, SQLite in `home`")
     mode: Literal["sandbox", "production"] = Field(
-        "production", description="A sandbox prints a key and obeys the Nextoffer-Time header"
+        default="production", description="A sandbox prints a key and obeys the Nextoffer-Time header"
     )
-    host: str = Field("127.0.0.1", description="Address to listen on")
-    port: Annotated[int, Field(ge=0, le=65_535)] = Field(8000, description="Port to listen on; 0 takes a free one")
+    host: str = Field(default="127.0.0.1", description="Address to listen on")
+    port: Annotated[int, Field(ge=0, le=65_535)] = Field(
+        default=8000, description="Port to listen on; 0 takes a free one"
+    )
     draw_secret: SecretStr | None = Field(
-        None, description="Secret of the draw, at least 16 characters; without it, one is made and kept in `home`"
+        default=None,
+        description="Secret of the draw, at least 16 characters; without it, one is made and kept in `home`",
     )
     secret_version: Annotated[int, Field(ge=1)] = Field(
-        1, description="Number logged with each draw; raise it with the secret"
+        default=1, description="Number logged with each draw; raise it with the secret"
     )
-    body_limit_bytes: Annotated[int, Field(ge=1024)] = Field(262_144, description="Largest request body")
-    depth_limit: Annotated[int, Field(ge=4, le=100)] = Field(16, description="Deepest nesting of a JSON body")
-    batch_limit: Annotated[int, Field(ge=1)] = Field(500, description="Most decisions in one batch request")
+    body_limit_bytes: Annotated[int, Field(ge=1024)] = Field(default=262_144, description="Largest request body")
+    depth_limit: Annotated[int, Field(ge=4, le=100)] = Field(default=16, description="Deepest nesting of a JSON body")
+    batch_limit: Annotated[int, Field(ge=1)] = Field(default=500, description="Most decisions in one batch request")
     rate_limit_per_s: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="Requests per second and key, with bursts of two seconds; without it, no limit"
+        default=None, description="Requests per second and key, with bursts of two seconds; without it, no limit"
     )
-    cors_origins: tuple[str, ...] = Field((), description="Web origins that may call with a public browser key")
-    deadline_ms: Annotated[float, Field(gt=0)] = Field(60.0, description="After this, a decision falls back a rung")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged")
+    cors_origins: tuple[str, ...] = Field(default=(), description="Web origins that may call with a public browser key")
+    deadline_ms: Annotated[float, Field(gt=0)] = Field(
+        default=60.0, description="After this, a decision falls back a rung"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level that is logged"
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -60,8 +66,8 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment before what the TOML file said (which arrives as arguments)."""
-        return env_settings, init_settings
+        """Arguments before the environment; ``load_settings`` puts the TOML file behind both."""
+        return init_settings, env_settings
 
     @property
     def is_sandbox(self) -> bool:
@@ -69,9 +75,7 @@ class Settings(BaseSettings):
         return self.mode == "sandbox"
 
 
-def load_settings(
-    path: Path | None = None, *, environment: Mapping[str, str] | None = None, **overrides: Any
-) -> Settings:
+def load_settings(path: Path | None = None, **overrides: Any) -> Settings:
     """Read the TOML file (argument, else ``NEXTOFFER_CONFIG``), let the environment override it, then ``overrides``.
 
     Raises
@@ -81,21 +85,32 @@ def load_settings(
     UnknownNameError
         If a key of the file or a variable of the environment is no setting.
     """
-    environment = os.environ if environment is None else environment
-    if path is None and environment.get("NEXTOFFER_CONFIG"):
-        path = Path(environment["NEXTOFFER_CONFIG"])
+    if path is None and os.environ.get("NEXTOFFER_CONFIG"):
+        path = Path(os.environ["NEXTOFFER_CONFIG"])
     from_file = _read_toml(path) if path is not None else {}
     for key in from_file:
         if key not in Settings.model_fields:
             raise UnknownNameError(f"setting in {path}", key, Settings.model_fields)
     known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
-    for name in environment:
+    for name in os.environ:
         if name.upper().startswith(ENV_PREFIX) and name.upper() not in known | _OTHER_VARIABLES:
             raise UnknownNameError("environment variable", name, known)
+
+    class Layered(Settings):
+        """Arguments, then the environment, then the file."""
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            *sources: PydanticBaseSettingsSource,
+            **named: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            layers = super().settings_customise_sources(settings_cls, *sources, **named)
+            return (*layers, InitSettingsSource(settings_cls, init_kwargs=from_file))
+
     try:
-        settings = Settings(**from_file)
-        if overrides:
-            settings = Settings.model_validate({**settings.model_dump(), **overrides})
+        settings: Settings = Layered(**overrides)
     except ValidationError as error:
         raise InvalidInputError(f"settings: {describe_validation(error)}") from None
     if settings.draw_secret is not None and len(settings.draw_secret.get_secret_value()) < 16:

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from api.app import create_app, keys_path
 from api.auth import KeyFile, Scope, new_key
 from api.settings import Settings
-from engine.decisions.service import open_service
+from engine.decisions.service import DecisionService, open_service
 from engine.offers.placement import placement_from_json
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -41,8 +41,9 @@ PLACEMENT: dict[str, Any] = {
 class Site:
     """The application under test, with a key for each scope."""
 
-    def __init__(self, client: TestClient, settings: Settings) -> None:
+    def __init__(self, client: TestClient, settings: Settings, service: DecisionService) -> None:
         self.client = client
+        self.service = service
         self.settings = settings
         self.keys: dict[str, str] = {}
         for scope in ("decide", "reward", "read", "admin"):
@@ -52,8 +53,8 @@ class Site:
         """Make a key that the application knows at once."""
         text, key = new_key(name, scopes=scopes, at=NOW, **options)
         KeyFile(keys_path(self.settings)).add(key)
-        if hasattr(self.client.app, "state") and hasattr(self.client.app.state, "parts"):
-            self.client.app.state.parts.keys._looked_at = float("-inf")
+        state: Any = self.client.app.state  # type: ignore[attr-defined]  # the test client knows only ASGI
+        state.parts.keys.reload()
         return text
 
     def call(self, method: str, path: str, body: Any = None, *, key: str = "admin", **options: Any) -> Any:
@@ -79,7 +80,7 @@ def make_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
         client = TestClient(create_app(settings, clock=lambda: NOW, service=service), raise_server_exceptions=False)
         client.__enter__()
         opened.append((client, service))
-        return Site(client, settings)
+        return Site(client, settings, service)
 
     yield make
     for client, service in opened:

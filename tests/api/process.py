@@ -55,6 +55,7 @@ def start_server(home: Path, *arguments: str, **environment: str) -> ServerProce
         )
     assert process.stdout is not None
     line = process.stdout.readline()
+    process.stdout.close()  # it says nothing more there
     assert line, f"the server did not start: {log.read_text()}"
     ready: dict[str, Any] = json.loads(line)
     return ServerProcess(process, ready["url"], ready["key"], ready["placement"], log)

@@ -109,7 +109,7 @@ def test_an_unexpected_failure_shows_no_traceback(site: Site, monkeypatch: pytes
     async def broken(*_: object) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr(site.client.app.state.parts.service, "areward", broken)
+    monkeypatch.setattr(site.service, "areward", broken)
     answer = site.call("POST", "/v1/rewards", {"decision": "d", "kind": "k"}, headers={"X-Request-Id": "req-7"})
     assert answer.status_code == 500
     assert answer.json()["error"]["request_id"] == "req-7" == answer.headers["x-request-id"]

@@ -1,0 +1,93 @@
+"""The ``nextoffer`` command: exit codes, help without frameworks, keys, shadowed packages."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from api.cli.main import COMMANDS, run
+from api.shadow import shadowed_packages
+
+HEAVY = ("torch", "tensorflow", "ray", "pyspark", "pandas", "lightgbm", "sklearn", "keras", "onnxruntime", "fastapi")
+SERVING = ("torch", "tensorflow", "ray", "pyspark", "pandas", "lightgbm", "sklearn", "keras", "jax", "duckdb")
+
+
+def _python(code: str, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60, check=False, cwd=cwd
+    )
+
+
+def test_help_of_every_command_loads_no_framework() -> None:
+    """``--help`` of each command, its subcommands listed, imports neither a training framework nor the web framework."""
+    code = (
+        "import sys\nfrom api.cli.main import run\n"
+        "for name in sys.argv[2:]:\n    assert run([name, '--help']) == 0, name\n"
+        "assert run(['--help']) == 0\n"
+        "loaded = [m for m in sys.argv[1].split(',') if m in sys.modules]\n"
+        "sys.exit(f'loaded: {loaded}' if loaded else 0)\n"
+    )
+    done = _python(code, ",".join(HEAVY), *(name for name, _, _ in COMMANDS))
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name, _, _ in COMMANDS)
+
+
+def test_importing_the_application_loads_no_training_framework() -> None:
+    """A serving process carries neither Spark nor a training framework nor pandas."""
+    code = "import sys, api.app, api.serving\nprint([m for m in sys.argv[1].split(',') if m in sys.modules])"
+    done = _python(code, ",".join(SERVING))
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["srve"], 2, "did you mean 'serve'"),
+        (["serve", "--prot", "1"], 2, "--prot"),
+        (["serve", "--port", "many"], 2, "port"),
+        (["benchmark", "nothing"], 2, "benchmark"),
+        (["keys", "revoke", "nobody", "--home", "/nonexistent-home"], 2, "unknown key 'nobody'"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2_and_one_sentence(
+    arguments: list[str], code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wrong usage ends with 2, words on stderr and nothing on stdout."""
+    assert run(arguments) == code
+    out, err = capsys.readouterr()
+    assert words in err
+    assert "Traceback" not in err
+    assert out == ""
+
+
+def test_keys_are_made_listed_and_revoked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The key is the only thing on stdout; a second one of the name needs --rotate."""
+    home = ["--home", str(tmp_path)]
+    assert run(["keys", "create", "shop", "--scope", "decide", "--scope", "reward", *home]) == 0
+    assert capsys.readouterr().out.startswith("nxo_")
+    assert run(["keys", "create", "shop", "--scope", "decide", *home]) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert run(["keys", "create", "shop", "--scope", "decide", "--rotate", *home]) == 0
+    assert run(["keys", "create", "shop2", "--scope", "decode", *home]) == 2
+    capsys.readouterr()
+    assert run(["keys", "list", "--json", *home]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["scopes"] for row in rows] == [["decide", "reward"], ["decide"]]
+    assert run(["keys", "revoke", "shop", "--digest-start", rows[0]["digest_start"], *home]) == 0
+    assert run(["keys", "list", *home]) == 0
+    assert capsys.readouterr().out.count("shop") == 1
+
+
+def test_a_shadowed_package_is_named(tmp_path: Path) -> None:
+    """A file of another project that hides one of our packages ends the start with its path."""
+    (tmp_path / "policies.py").write_text("x = 1\n")
+    code = f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nimport api.cli.main"
+    done = _python(code)
+    assert done.returncode == 1
+    assert str(tmp_path / "policies.py") in done.stderr
+    assert "Traceback" not in done.stderr
+    assert shadowed_packages(Path(__file__).parents[2]) == {}

@@ -1,0 +1,1 @@
+"""Clients, against a real server process."""
