@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.models.dataset import SequenceDataset
+from engine.models.linear import best_ridge_logistic
 from engine.models.metrics import expit, log_loss
 from engine.models.propensity import FitReport, describe
 from engine.models.summaries import SequenceSummary
@@ -34,6 +35,8 @@ class BoostingConfig:
         As LightGBM's ``num_leaves``, ``min_data_in_leaf``, ``learning_rate``, ``feature_fraction``, ``bagging_fraction``, ``lambda_l2``.
     seeds
         One booster a seed; their log odds are averaged.
+    starts_from_logistic
+        Whether the trees grow on the log odds of a ridge logistic regression instead of on a constant.
     patience
         Rounds without a better validation log loss before the fit stops.
     ignore
@@ -49,6 +52,7 @@ class BoostingConfig:
     max_rounds: int = 600
     patience: int = 50
     seeds: tuple[int, ...] = (0, 1, 2)
+    starts_from_logistic: bool = True
     ignore: tuple[str, ...] = ()
 
 
@@ -62,6 +66,7 @@ class LightGBMModel:
         self._columns: TabularEncoder | None = None
         self._summary: SequenceSummary | None = None
         self._boosters: list[Any] = []
+        self._start: FloatArray = np.zeros(1)
 
     def fit(self, train: SequenceDataset, validation: SequenceDataset) -> FitReport:
         """Fit one booster a seed, each stopped early on the validation log loss."""
@@ -70,11 +75,17 @@ class LightGBMModel:
         self._columns = TabularEncoder.fit(train, ignore=self.config.ignore)
         self._summary = SequenceSummary.fit(train)
         design, held = self._design(train), self._design(validation)
+        columns, held_columns = self._columns.encode(train), self._columns.encode(validation)
+        self._start = np.zeros(columns.shape[1] + 1)
+        if self.config.starts_from_logistic:
+            self._start, _, _ = best_ridge_logistic(columns, train.label, held_columns, validation.label)
         self._boosters = []
         curves: dict[str, tuple[float, ...]] = {}
         for seed in self.config.seeds:
-            whole = lightgbm.Dataset(design, label=train.label, free_raw_data=False)
-            stop = lightgbm.Dataset(held, label=validation.label, reference=whole)
+            whole = lightgbm.Dataset(design, label=train.label, init_score=self._offset(columns), free_raw_data=False)
+            stop = lightgbm.Dataset(
+                held, label=validation.label, init_score=self._offset(held_columns), reference=whole
+            )
             seen: dict[str, Any] = {}
             booster = lightgbm.train(
                 self._parameters(seed),
@@ -113,10 +124,15 @@ class LightGBMModel:
             "lambda_l2": config.l2,
             "seed": seed,
             "deterministic": True,
+            "boost_from_average": not config.starts_from_logistic,
             "force_row_wise": True,
             "num_threads": 1,
             "verbosity": -1,
         }
+
+    def _offset(self, columns: NDArray[np.float32]) -> FloatArray:
+        """Log odds that the trees are added to, shape ``(n,)``."""
+        return np.asarray(columns.astype(np.float64) @ self._start[:-1] + self._start[-1])
 
     def _design(self, data: SequenceDataset) -> NDArray[np.float32]:
         if self._columns is None or self._summary is None:
@@ -136,7 +152,8 @@ class LightGBMModel:
         scores = [
             b.predict(design, num_iteration=b.best_iteration, raw_score=True, num_threads=1) for b in self._boosters
         ]
-        return expit(np.mean(scores, axis=0))
+        assert self._columns is not None
+        return expit(np.mean(scores, axis=0) + self._offset(self._columns.encode(data)))
 
     def gains(self) -> dict[str, float]:
         """Share of the total gain of each feature, largest first."""
@@ -158,7 +175,7 @@ class LightGBMModel:
             "summary": self._summary.to_manifest(),
             "config": {**describe(self.config), "ignore": list(self.config.ignore), "seeds": list(self.config.seeds)},
         }
-        return {"propensity": Artifact("propensity_lightgbm", manifest, blobs=texts)}
+        return {"propensity": Artifact("propensity_lightgbm", manifest, blobs=texts, arrays={"start": self._start})}
 
 
 def _lightgbm() -> Any:

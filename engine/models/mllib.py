@@ -36,13 +36,13 @@ class MLlibConfig:
     Parameters
     ----------
     penalties
-        Ridge penalties (on the summed log-likelihood) to choose among by validation log loss.
+        Ridge penalties (on the summed log-likelihood) to choose among by validation log loss; each is a fit in Spark.
     ignore
         Columns not to use (names, or prefixes ending in ``*``).
     """
 
-    penalties: tuple[float, ...] = (3.0, 30.0, 100.0)
-    max_iterations: int = 100
+    penalties: tuple[float, ...] = (30.0,)
+    max_iterations: int = 60
     ignore: tuple[str, ...] = ()
 
 

@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -54,6 +55,10 @@ class TrainingConfig:
         Processes at once.
     ignore
         Columns no model may use (names, or prefixes ending in ``*``), for example ``customer_*``.
+    n_folds
+        Folds of whole subjects over train and validation together: the choice then rests on all of their rows, each scored by
+        a model that never saw its subject, and what is deployed is the mean of the folds' models. 1: the two splits as
+        they are; a quick run does that.
     n_resamples
         Bootstrap resamples of subjects behind each interval.
     """
@@ -63,7 +68,19 @@ class TrainingConfig:
     jobs: int = 2
     seed: int = 0
     ignore: tuple[str, ...] = ()
+    n_folds: int = 5
     n_resamples: int = 400
+
+    def __post_init__(self) -> None:
+        if self.n_folds == 2 or self.n_folds < 1:
+            raise InvalidInputError(
+                f"n_folds is {self.n_folds}; expected 1 (no folds) or at least 3: one fold is scored, one stops the fit, the rest train"
+            )
+
+    @property
+    def folds(self) -> int:
+        """Folds this run uses."""
+        return 1 if self.quick else self.n_folds
 
 
 Progress = Callable[[str, str], None]
@@ -96,10 +113,16 @@ def train_propensity(
     result |= {
         "data": str(data.manifest.get("source", data_folder.name)),
         "fits": {
-            n: {k: r[k] for k in ("n_rows", "best_step", "seconds", "scoring_seconds", "notes")}
+            n: {k: r[k] for k in ("n_rows", "n_folds", "best_steps", "seconds", "scoring_seconds", "notes")}
             for n, r in reports.items()
         },
-        "config": {"models": list(models), "quick": config.quick, "seed": config.seed, "ignore": list(config.ignore)},
+        "config": {
+            "models": list(models),
+            "quick": config.quick,
+            "seed": config.seed,
+            "n_folds": config.folds,
+            "ignore": list(config.ignore),
+        },
         "seconds": time.monotonic() - started,
     }
     _write(out, data, predictions, result)
@@ -115,7 +138,7 @@ def _fit_all(
     )
 
     def run(name: str) -> None:
-        _fit_in_process(name, data_folder, out / "models" / name, config=config, progress=progress)
+        fit_in_process(name, data_folder, out / "models" / name, config=config, progress=progress)
         progress(name, "done")
 
     with ThreadPoolExecutor(max_workers=config.jobs) as pool:
@@ -124,9 +147,17 @@ def _fit_all(
     return {n: pq.read_table(out / "models" / n / "predictions.parquet")["probability"].to_numpy() for n in models}
 
 
-def _fit_in_process(name: str, data_folder: Path, out: Path, *, config: TrainingConfig, progress: Progress) -> None:
+def fit_in_process(name: str, data_folder: Path, out: Path, *, config: TrainingConfig, progress: Progress) -> None:
+    """Fit one model in a process of its own and wait for it.
+
+    Raises
+    ------
+    NextofferError
+        If the process fails or takes longer than a quarter of an hour.
+    """
     command = [sys.executable, "-m", "engine.training.fit_one", "--data", str(data_folder), "--out", str(out)]
     command += ["--model", name, "--seed", str(config.seed), "--ignore", ",".join(config.ignore)]
+    command += ["--folds", str(config.folds)]
     command += ["--quick"] if config.quick else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     environment |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
@@ -135,14 +166,14 @@ def _fit_in_process(name: str, data_folder: Path, out: Path, *, config: Training
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
     ) as child:
         assert child.stderr is not None
-        deadline = time.monotonic() + _TIMEOUT_S
+        watch = threading.Timer(_TIMEOUT_S, child.kill)
+        watch.start()
         for line in child.stderr:
             lines.append(line.rstrip())
             if line.startswith(f"{name}:"):
                 progress(name, line.rstrip())
-            if time.monotonic() > deadline:
-                child.kill()
         code = child.wait()
+        watch.cancel()
     if code:
         said = next((line for line in reversed(lines) if line.startswith("error: ")), "\n".join(lines[-15:]))
         raise NextofferError(f"training {name!r} failed with exit code {code}: {said.removeprefix('error: ')}")
@@ -157,7 +188,9 @@ def compare(data: SequenceDataset, predictions: Mapping[str, FloatArray], *, con
     predictions = dict(predictions)
     if len(predictions) > 2:
         predictions[BLEND] = expit(np.mean([logit(p) for p in predictions.values()], axis=0))
-    rows = {s: np.flatnonzero((data.split == s) & data.is_matured) for s in ("validation", "calibration", "test")}
+    judged_on = ("train", "validation") if config.folds > 1 else ("validation",)
+    rows = {s: np.flatnonzero((data.split == s) & data.is_matured) for s in ("calibration", "test")}
+    rows["validation"] = np.flatnonzero(np.isin(data.split, judged_on) & data.is_matured)
     on_validation = {
         name: {
             "log_loss": log_loss(data.label[rows["validation"]], p[rows["validation"]]),
@@ -205,8 +238,11 @@ def compare(data: SequenceDataset, predictions: Mapping[str, FloatArray], *, con
         "verdict": _verdict(chosen, table[chosen]["test_against_reference"]),
         "rows": {
             split: {"rows": len(r), "positives": int(data.label[r].sum()), "subjects": len(np.unique(data.subject[r]))}
-            for split, r in {"train": np.flatnonzero((data.split == "train") & data.is_matured), **rows}.items()
+            for split, r in rows.items()
         },
+        "validated_by": f"{config.folds} folds of whole subjects over train and validation"
+        if config.folds > 1
+        else "the validation split, which also stopped the fits",
         "not_matured": int((~data.is_matured).sum()),
         "models": table,
     }
@@ -316,25 +352,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder to write into; must not hold an earlier run")
     parser.add_argument("--models", default=",".join(DEFAULT_MODELS), help=f"among {', '.join(CANDIDATES)}")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--folds", type=int, default=TrainingConfig().n_folds)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ignore", default="", help="columns not to use, separated by commas; prefixes end in *")
     parser.add_argument("--json", action="store_true", help="print comparison.json instead of the table")
     options = parser.parse_args(arguments)
-    config = TrainingConfig(
-        models=tuple(name for name in options.models.split(",") if name),
-        quick=options.quick,
-        jobs=options.jobs,
-        seed=options.seed,
-        ignore=tuple(rule for rule in options.ignore.split(",") if rule),
-    )
     try:
+        config = _config(options)
         result = _with_bar(options.data, options.out, config)
     except NextofferError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
     print(json.dumps(result, indent=1) if options.json else table_text(result))  # noqa: T201
     return 0
+
+
+def _config(options: argparse.Namespace) -> TrainingConfig:
+    return TrainingConfig(
+        models=tuple(name for name in options.models.split(",") if name),
+        quick=options.quick,
+        jobs=options.jobs,
+        seed=options.seed,
+        n_folds=options.folds,
+        ignore=tuple(rule for rule in options.ignore.split(",") if rule),
+    )
 
 
 def _with_bar(data: Path, out: Path, config: TrainingConfig) -> dict[str, Any]:
