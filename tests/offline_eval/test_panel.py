@@ -1,0 +1,311 @@
+"""The panel: what it says of good logs, of bad logs, and of input that is no log."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from offline_eval import LOGGED, evaluate
+from offline_eval.diagnostics import effective_sample_size, tail_index
+from offline_eval.moments import Accumulator, hash_text
+from offline_eval.reward_models import cross_fit, fit_logistic, fit_ridge, subject_folds
+from policies.contract import check_reward_model
+from policies.errors import InvalidInputError, ProbabilityError, SupportError, UnknownNameError
+from policies.protocols import PolicyTraits
+from policies.records import DecisionTable, FloatArray, InteractionBatch
+from tests.offline_eval.worlds import offer_set, tiny_log, world
+
+
+def test_recommends_what_is_better_and_refuses_what_is_worse() -> None:
+    """On a log with support the better policy is recommended and, seen from it, the worse one is not to be used."""
+    w = world(n=6000, n_subjects=2500)
+    panel = evaluate(w.log, {"better": w.better, "uniform": w.uniform}, seed=1)
+    assert panel.verdicts["better"].word == "recommend"
+    for name, target in (("better", w.better), ("uniform", w.uniform)):
+        for estimator in ("IPS", "SNIPS", "DR", "SNDR"):
+            e = panel.estimate(name, estimator)
+            assert e.value is not None
+            assert e.standard_error is not None
+            assert abs(e.value - w.truth(target)) < 4 * e.standard_error
+    turned = evaluate(w.log, {"better": w.better, "uniform": w.uniform}, incumbent="better")
+    assert turned.verdicts["uniform"].word == "do not use"
+    assert turned.difference("better", "uniform").value == pytest.approx(-turned.differences["uniform"]["SNDR"].value)  # type: ignore[operator]
+
+
+def test_differences_are_narrower_than_unpaired_ones() -> None:
+    """Judging on the same rows makes a difference more certain than two separate estimates would."""
+    w = world(n=5000)
+    near = 0.9 * w.uniform + 0.1 * w.better
+    panel = evaluate(w.log, {"near": near, "uniform": w.uniform}, incumbent="uniform")
+    told = panel.differences["near"]["DR"].standard_error
+    apart = [panel.estimate(c, "DR").standard_error for c in ("near", "uniform")]
+    assert told is not None
+    assert apart[0] is not None
+    assert told < 0.5 * apart[0]
+
+
+def test_bootstrap_agrees_with_influence_functions() -> None:
+    """Percentiles of resampled subjects are about as wide as the influence-function interval on a large sample."""
+    w = world(n=6000, n_subjects=1500)
+    panel = evaluate(w.log, {"better": w.better}, n_resamples=400)
+    for by_name in (panel.estimates["better"], panel.differences["better"]):
+        for name, e in by_name.items():
+            assert e.bounds is not None
+            assert e.bootstrap is not None
+            assert e.bootstrap.half_width == pytest.approx(e.bounds.half_width, rel=0.2), name
+
+
+def test_a_log_without_support_cannot_answer() -> None:
+    """Offers that were never logged, heavy weights and few rows end in 'this log cannot answer', with what would settle it."""
+    w = world(n=3000, k=4)
+    only_two = np.isin(w.log.chosen, [0, 1])
+    log = w.log.take(np.flatnonzero(only_two))
+    share = np.asarray(log.probabilities)[:, :2].sum(axis=1)
+    log = InteractionBatch(log.table, log.chosen, log.propensity / share, log.reward)
+    target = np.tile([0.05, 0.05, 0.45, 0.45], (len(log), 1))
+    verdict = evaluate(log, {"c": target}).verdicts["c"]
+    assert verdict.word == "this log cannot answer"
+    assert any("support" in reason for reason in verdict.reasons)
+    assert any("offer 2" in advice and "exploration" in advice for advice in verdict.would_settle)
+
+
+def test_a_log_that_lies_about_its_propensities_is_caught() -> None:
+    """Propensities that are not what was drawn from fail the integrity check, and nothing is recommended on them."""
+    w = world(n=8000, k=3)
+    assert w.log.probabilities is not None
+    lied = np.full_like(w.log.probabilities, 1 / 3)
+    log = InteractionBatch(w.log.table, w.log.chosen, lied[:, 0].copy(), w.log.reward, probabilities=lied)
+    always_first = np.tile([1.0, 0.0, 0.0], (len(log), 1))
+    skewed = log.take(np.flatnonzero((log.chosen != 2) | (np.arange(len(log)) % 4 == 0)))
+    panel = evaluate(skewed, {"first": always_first[: len(skewed)]})
+    assert panel.verdicts["first"].word == "this log cannot answer"
+    assert "Mend the log first" in panel.verdicts["first"].would_settle[0]
+
+
+def test_deterministic_candidate_on_a_uniform_log_is_judged_on_absolute_rows() -> None:
+    """A share of 1/k matching rows is arithmetic, not a fault: with enough rows a deterministic candidate is recommended."""
+    rng = np.random.default_rng(0)
+    n, k = 20_000, 20
+    chosen = rng.integers(0, k, size=n)
+    reward = (rng.random(n) < np.where(chosen == 7, 0.4, 0.1)).astype(np.float64)
+    table = DecisionTable(offer_set(k), np.ones((n, k), dtype=np.bool_))
+    log = InteractionBatch(table, chosen, np.full(n, 1 / k), reward)
+    target = np.zeros((n, k))
+    target[:, 7] = 1.0
+    panel = evaluate(log, {"always 7": target})
+    assert panel.effective_rows["always 7"] / n == pytest.approx(1 / k, rel=0.1)
+    assert panel.verdicts["always 7"].word == "recommend"
+
+
+def test_equal_candidates_are_never_recommended() -> None:
+    """A candidate equal to the incumbent has a difference of exactly zero and no recommendation."""
+    w = world(n=2000)
+    panel = evaluate(w.log, {"same": np.asarray(w.log.probabilities)})
+    assert panel.differences["same"]["SNDR"].value == pytest.approx(0.0, abs=1e-12)
+    assert panel.verdicts["same"].word == "caution"
+
+
+def test_json_has_no_nan_and_the_table_names_everyone() -> None:
+    """A panel of a candidate that matches no row is still valid JSON, with null and a reason in place of numbers."""
+    log, _, q = tiny_log(6, 3)
+    target = np.zeros((6, 3))
+    target[np.arange(6), (log.chosen + 1) % 3] = 1.0
+    panel = evaluate(log, {"never": target}, reward_model=q)
+    text = json.dumps(panel.to_json(), allow_nan=False)
+    assert json.loads(text)["candidates"]["never"]["estimates"]["SNIPS"]["value"] is None
+    assert panel.estimate("never", "SNIPS").note != ""
+    assert panel.verdicts["never"].word == "this log cannot answer"
+    assert "never" in panel.to_table()
+    assert LOGGED in panel.to_table()
+
+
+@pytest.mark.parametrize("reward", [0.0, 1.0])
+def test_rewards_that_never_vary_give_a_right_answer(reward: float) -> None:
+    """All rewards alike: every estimator with a model gives that value, and nothing is NaN."""
+    w = world(n=300)
+    panel = evaluate(w.log.with_reward(np.full(300, reward)), {"u": w.uniform})
+    for name in ("DM", "SNIPS", "DR", "SNDR"):
+        assert panel.estimate("u", name).value == pytest.approx(reward, abs=1e-6)
+    json.dumps(panel.to_json(), allow_nan=False)
+    assert panel.verdicts["u"].word == "this log cannot answer"
+
+
+def test_two_rows_are_judged_and_one_is_refused() -> None:
+    """Two rows give numbers without NaN (and no model), one row an error with what to do."""
+    log, target, _ = tiny_log(2, 3)
+    panel = evaluate(log, {"c": target})
+    json.dumps(panel.to_json(), allow_nan=False)
+    assert panel.verdicts["c"].word == "this log cannot answer"
+    assert any("No reward model" in note for note in panel.notes)
+    with pytest.raises(InvalidInputError, match=re.escape("expected at least two")):
+        evaluate(log.take(slice(0, 1)), {"c": target[:1]})
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (lambda p: p * 2, ProbabilityError, "sum to 1"),
+        (lambda p: np.where(np.arange(3) == 0, np.nan, p), ProbabilityError, "non-finite"),
+        (lambda p: p - 0.5, ProbabilityError, "negative"),
+        (lambda p: p[:, :2], InvalidInputError, "expected (300, 3)"),
+    ],
+)
+def test_a_candidate_that_is_no_distribution_is_refused(change: object, error: type[Exception], words: str) -> None:
+    """Sums, signs, shape and not-a-number of a candidate's probabilities are checked, by name of the candidate."""
+    w = world(n=300)
+    with pytest.raises(error, match=re.escape(words)):
+        evaluate(w.log, {"c": change(w.uniform)})  # type: ignore[operator]
+
+
+def test_bad_logs_are_refused_by_name_of_the_column() -> None:
+    """Propensity 5, 0 and NaN, a NaN reward and an unknown offer are errors that name the rule and the rows."""
+    log, _, _ = tiny_log(5, 3)
+    for value in (5.0, 0.0, np.nan):
+        with pytest.raises(SupportError, match="propensity is outside"):
+            replace(log, propensity=np.full(5, value), probabilities=None)
+    with pytest.raises(InvalidInputError, match="reward is not finite in 5 rows"):
+        log.with_reward(np.full(5, np.nan))
+    with pytest.raises(InvalidInputError, match="chosen is outside"):
+        replace(log, chosen=np.full(5, 9), probabilities=None)
+
+
+def test_probability_on_an_ineligible_offer_is_refused() -> None:
+    """A candidate that would show what may not be shown is not judged."""
+    log, target, _ = tiny_log(5, 3)
+    eligible = np.ones((5, 3), dtype=np.bool_)
+    eligible[2, 1] = False
+    log = InteractionBatch(
+        DecisionTable(log.table.offers, eligible), np.zeros(5, dtype=np.int64), np.full(5, 0.5), log.reward
+    )
+    with pytest.raises(ProbabilityError, match="not eligible"):
+        evaluate(log, {"c": target}, fit_reward=None)
+
+
+def test_unknown_names_answer_with_the_nearest() -> None:
+    """A misspelt candidate, estimator or incumbent is answered with the nearest known one."""
+    log, target, q = tiny_log(12, 3)
+    panel = evaluate(log, {"better": target}, reward_model=q)
+    with pytest.raises(UnknownNameError, match="did you mean 'better'"):
+        panel.estimate("beter")
+    with pytest.raises(UnknownNameError, match="SNIPS"):
+        panel.estimate("better", "SNIP")
+    with pytest.raises(UnknownNameError, match="incumbent"):
+        evaluate(log, {"better": target}, incumbent="btter")
+
+
+def test_explore_share_is_part_of_what_is_judged() -> None:
+    """A policy is judged as it would be served, with its share of uniform exploration."""
+
+    class First:
+        name = "first"
+        traits = PolicyTraits()
+
+        def probabilities(self, table: DecisionTable) -> FloatArray:
+            return np.tile([1.0, 0.0, 0.0], (len(table), 1))
+
+    w = world(n=3000)
+    panel = evaluate(w.log, {"served": First()}, explore_share=0.3, fit_reward=None)
+    mixed = np.tile([0.8, 0.1, 0.1], (3000, 1))
+    by_hand = evaluate(w.log, {"served": mixed}, fit_reward=None)
+    assert panel.estimate("served", "IPS").value == pytest.approx(by_hand.estimate("served", "IPS").value)  # type: ignore[arg-type]
+
+
+def test_totals_merge_and_do_not_depend_on_chunks() -> None:
+    """Two halves of a log merge into the moments of the whole, in totals, covariance and groups."""
+    rng = np.random.default_rng(5)
+    block, groups = rng.normal(3.0, 1.0, size=(4, 900)), rng.integers(0, 32, size=900)
+    block[0] = 1.0
+
+    def moments(parts: list[slice]) -> Accumulator:
+        made = Accumulator(["one", "a", "b", "c"], n_groups=32, rows_are_units=True)
+        for rows in parts:
+            made.add(block[:, rows], groups[rows])
+        return made
+
+    whole = moments([slice(0, 900)]).moments()
+    parts = moments([slice(0, 7), slice(7, 500), slice(500, 900)]).moments()
+    merged = moments([slice(0, 333)]).moments().merge(moments([slice(333, 900)]).moments())
+    assert whole.scatter is not None
+    for other in (parts, merged):
+        assert other.scatter is not None
+        np.testing.assert_allclose(other.totals, whole.totals, rtol=1e-12)
+        np.testing.assert_allclose(other.scatter, whole.scatter, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(other.groups, whole.groups, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(whole.scatter, np.cov(block) * 899, atol=1e-9)
+
+
+def test_text_hash_does_not_depend_on_width() -> None:
+    """The same subject falls into the same group whatever the longest name in its chunk is."""
+    a, b = np.array(["anna", "bo"]), np.array(["anna", "bo", "someone with a long name"])
+    assert (hash_text(a) == hash_text(b)[:2]).all()
+    many = np.array([f"subject {i}" for i in range(20_000)])
+    assert len(np.unique(hash_text(many))) == 20_000
+
+
+def test_effective_sample_size_and_tail_index() -> None:
+    """Equal weights count in full, one weight alone counts once, and a Pareto tail gives its index."""
+    assert effective_sample_size(np.full(50, 3.0)) == pytest.approx(50)
+    assert effective_sample_size(np.array([0.0, 5.0, 0.0])) == pytest.approx(1)
+    heavy = 1 + np.random.default_rng(0).pareto(1.5, size=100_000)
+    index = tail_index(heavy)
+    assert index == pytest.approx(1.5, rel=0.15)
+
+
+@pytest.mark.parametrize("fit", [fit_ridge, fit_logistic])
+def test_reward_models_satisfy_the_contract_and_learn(fit: object) -> None:
+    """Both reward models keep the contract and come closer to the truth than the mean does."""
+    w = world(n=4000)
+    model = fit(w.log)  # type: ignore[operator]
+    check_reward_model(model, w.log.table.take(slice(0, 25)))
+    off = ((model.expected_reward(w.log.table) - w.mean_reward) ** 2).mean()
+    assert off < 0.2 * ((w.log.reward.mean() - w.mean_reward) ** 2).mean()
+
+
+def test_folds_keep_subjects_together_and_spread_positives() -> None:
+    """No subject is in two folds, and each fold has its share of the few subjects with a reward."""
+    w = world(n=3000, n_subjects=400, rate=-4.0)
+    folds = subject_folds(w.log, n_folds=3, seed=0)
+    subjects = w.log.table.subjects
+    assert subjects is not None
+    for s in np.unique(subjects):
+        assert len(np.unique(folds[subjects == s])) == 1
+    positive = set(subjects[w.log.reward > 0])
+    per_fold = [len(set(subjects[folds == f]) & positive) for f in range(3)]
+    assert max(per_fold) - min(per_fold) <= 1
+
+
+def test_cross_fitting_judges_rows_by_models_that_did_not_see_them() -> None:
+    """The model for a row does not change when that row's reward does."""
+    w = world(n=600, n_subjects=200)
+    fitted = cross_fit(w.log, fit_ridge)
+    values = fitted.expected_reward(w.log.table, fitted.folds)
+    for fold in range(3):
+        rows = fitted.folds == fold
+        changed = w.log.with_reward(np.where(rows, 1.0 - w.log.reward, w.log.reward))
+        again = fit_ridge(changed.take(np.flatnonzero(~rows)))
+        np.testing.assert_allclose(again.expected_reward(w.log.table)[rows], values[rows])
+
+
+def test_a_page_and_its_twin_are_written(tmp_path: object) -> None:
+    """The report page carries the verdict in words and its JSON twin the same figures."""
+    w = world(n=800)
+    panel = evaluate(w.log, {"better": w.better})
+    page = panel.page(in_simulation=True)
+    assert panel.verdicts["better"].word in page.to_html()
+    json.dumps(page.to_json(), allow_nan=False)
+
+
+def test_import_is_light() -> None:
+    """``import offline_eval`` loads neither pandas nor a training framework, and takes less than a second of its own."""
+    code = (
+        "import sys, time; t = time.process_time(); import offline_eval; t = time.process_time() - t;"
+        "heavy = {'pandas', 'torch', 'tensorflow', 'sklearn', 'ray', 'altair', 'pyspark'} & set(sys.modules);"
+        "assert not heavy, heavy; assert t < 1.5, t"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
