@@ -26,7 +26,7 @@ class ContractError(NextofferError, AssertionError):
 
 def _require(condition: bool | np.bool_, rule: str, found: object = "") -> None:
     if not condition:
-        raise ContractError(f"{rule}; found: {found}" if found != "" else rule)
+        raise ContractError(rule if isinstance(found, str) and not found else f"{rule}; found: {found}")
 
 
 def check_policy(

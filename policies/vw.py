@@ -49,6 +49,8 @@ class VowpalWabbit:
         Size of the hashed weight table, log2.
     arguments
         Further VW arguments in place of the explorer's own, for other explorers: ``("--cover", "4")``.
+    reward_range
+        Smallest and largest reward; RegCB's confidence bounds need it, the others do not look at it.
     model
         A serialised model to go on from.
     """
@@ -64,6 +66,7 @@ class VowpalWabbit:
         learning_rate: float = 0.5,
         bits: int = 18,
         arguments: Sequence[str] = (),
+        reward_range: tuple[float, float] = (0.0, 1.0),
         model: bytes | None = None,
         n_seen: int = 0,
     ) -> None:
@@ -74,13 +77,21 @@ class VowpalWabbit:
                 f"learning_rate {learning_rate}, bits {bits}; expected above 0 and at most 100, and 8 to 28"
             )
         self.space, self.explorer, self.learning_rate, self.bits = space, explorer, learning_rate, bits
+        if not reward_range[0] < reward_range[1]:
+            raise InvalidInputError(
+                f"reward_range is {reward_range}; expected the smallest and then the largest reward"
+            )
         self.arguments, self.n_seen = tuple(arguments), n_seen
+        self.reward_range = (float(reward_range[0]), float(reward_range[1]))
         vw = _import_vw()
         self._vw = vw
         command = [
             "--cb_explore_adf", *(self.arguments or EXPLORERS[explorer]), "--cb_type", "mtr", "-q", "co",
             "-l", repr(learning_rate), "-b", str(bits), "--quiet", "--random_seed", "1",
         ]  # fmt: skip
+        if explorer == "regcb" and not self.arguments:
+            # Costs are negated rewards: with VW's own range of [0, 1] nothing would ever be eliminated.
+            command += ["--cb_min_cost", repr(-self.reward_range[1]), "--cb_max_cost", repr(-self.reward_range[0])]
         self._workspace = vw.Workspace(command) if model is None else vw.Workspace(["--quiet"], model_data=model)
         self._context_hashes = _hashes([n.name for n in space.context_names], namespace="c")
         self._offer_hashes = _hashes([n.name for n in space.offer_names], namespace="o")
@@ -177,6 +188,7 @@ class VowpalWabbit:
                 "learning_rate": self.learning_rate,
                 "bits": self.bits,
                 "arguments": list(self.arguments),
+                "reward_range": list(self.reward_range),
                 "n_seen": self.n_seen,
             },
             blobs={"model.vw": bytes(self._workspace.serialize())},
@@ -205,6 +217,7 @@ def load(artifact: Artifact) -> VowpalWabbit:
         learning_rate=m["learning_rate"],
         bits=m["bits"],
         arguments=m["arguments"],
+        reward_range=tuple(m["reward_range"]),
         model=artifact.blobs["model.vw"],
         n_seen=m["n_seen"],
     )

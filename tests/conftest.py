@@ -7,8 +7,13 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 MISSING_TOOL = "missing tool:"
+
+# No deadline: a shared machine makes a single example slow now and then, and that is no fault of the code.
+settings.register_profile("nextoffer", deadline=None)
+settings.load_profile("nextoffer")
 
 
 @pytest.hookimpl(hookwrapper=True)
