@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from policies.errors import InvalidInputError
 from policies.features import FeatureSpace
 from policies.records import BoolArray, FloatArray, IntArray
+from simulator.kernel import VisitKernel, supports
 from simulator.rollouts import rollout
 from simulator.scenarios.car_subscription import Scenario, reference
 from simulator.site import KEPT_AFTER_DAYS, LiveSite, Visits
@@ -60,7 +61,7 @@ def reference_space(scenario: Scenario, *, n_subjects: int = 2_000, seed: int = 
 
 @dataclass(slots=True, eq=False)
 class _Slots:
-    """Visitors living side by side, each on a day of its own."""
+    """Visitors living side by side, each on a day of its own: the plain form, through ``LiveSite`` and the service's own table."""
 
     scenario: Scenario
     space: FeatureSpace
@@ -77,11 +78,6 @@ class _Slots:
         self.next_id += self.n
         self.day = np.zeros(self.n, dtype=np.int64)
         return self.observe()
-
-    def renew(self, rows: IntArray) -> None:
-        self.site.replace(rows, np.arange(self.next_id, self.next_id + len(rows), dtype=np.int64))
-        self.next_id += len(rows)
-        self.day[rows] = 0
 
     def observe(self) -> NDArray[np.float32]:
         self.visits = self.site.visits_of(np.arange(self.n), self.day)
@@ -188,7 +184,22 @@ class CarSubscriptionEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
 
 
 class CarSubscriptionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]]):
-    """Many visitors at once with arrays inside; a finished slot gets its new visitor in the next step."""
+    """Many visitors at once with arrays inside; a finished slot gets its new visitor in the next step.
+
+    Parameters
+    ----------
+    num_envs
+        Slots: visitors side by side.
+    scenario, space, weights
+        As of ``CarSubscriptionEnv``.
+    is_copied
+        Whether each answer has an observation of its own; without it all share one buffer, valid until the next step.
+
+    Raises
+    ------
+    InvalidInputError
+        If a rule of the scenario reads more than the stage: eligibility has to be a table here.
+    """
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}  # noqa: RUF012 - gymnasium's own way
 
@@ -199,16 +210,23 @@ class CarSubscriptionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
         scenario: Scenario | None = None,
         space: FeatureSpace | None = None,
         weights: RewardWeights | None = None,
+        is_copied: bool = True,
     ) -> None:
-        self.num_envs = num_envs
+        self.num_envs, self.is_copied = num_envs, is_copied
         self.scenario = scenario or reference()
+        if not supports(self.scenario):
+            raise InvalidInputError(
+                f"scenario {self.scenario.name!r} has an eligibility rule on more than the stage; expected rules on stage "
+                "only: use CarSubscriptionEnv, or a rollout, for others"
+            )
         self.space = space or reference_space(self.scenario)
         self.weights = weights or RewardWeights()
         self.single_observation_space = _observation_space(self.scenario, self.space)
         self.single_action_space = gymnasium.spaces.Discrete(len(self.scenario.offers))
         self.observation_space = gymnasium.vector.utils.batch_space(self.single_observation_space, num_envs)
         self.action_space = gymnasium.vector.utils.batch_space(self.single_action_space, num_envs)
-        self._slots: _Slots | None = None
+        self.kernel: VisitKernel | None = None
+        self._next_id = 0
         self._done = np.zeros(num_envs, dtype=np.bool_)
 
     def reset(
@@ -217,29 +235,52 @@ class CarSubscriptionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
         """All slots get new visitors."""
         one = seed[0] if isinstance(seed, list) else seed
         super().reset(seed=one)
-        if self._slots is None or one is not None:
-            self._slots = _Slots(
-                self.scenario, self.space, self.weights, int(self.np_random.integers(2**31)), self.num_envs
-            )
-        self._done[:] = False
-        obs = self._slots.start()
-        return obs, {"action_mask": obs[:, : len(self.scenario.offers)].astype(np.int8)}
+        if self.kernel is None or one is not None:
+            own = int(self.np_random.integers(2**31))
+            self.kernel = VisitKernel(self.scenario, self.space, n=self.num_envs, seed=own)
+            self._next_id = 0
+        self._done = np.zeros(self.num_envs, dtype=np.bool_)
+        self._renew(self.kernel, np.arange(self.num_envs))
+        return self._seen(self.kernel, {})
 
     def step(
         self, actions: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
         """Show one offer to each; slots that ended in the step before only get their new visitor."""
-        if self._slots is None:
+        if self.kernel is None:
             raise InvalidInputError("step was called before reset; call reset first")
-        ended = self._done.copy()
-        reward, terminated, truncated, parts = self._slots.step(np.asarray(actions, dtype=np.int64))
-        if ended.any():
-            self._slots.renew(np.flatnonzero(ended))
-            reward[ended], terminated[ended], truncated[ended] = 0.0, False, False
-        self._done = terminated | truncated
-        obs = self._slots.observe()
-        info = {**parts, "action_mask": obs[:, : len(self.scenario.offers)].astype(np.int8)}
-        return obs, reward.astype(np.float32), terminated, truncated, info
+        ended = np.flatnonzero(self._done)
+        made = self.kernel.step(np.asarray(actions, dtype=np.int64))
+        parts = {"clicked": made.clicked, "subscribed": made.subscribed, "kept_30d": made.kept_30d,
+                 "margin_eur": made.margin_eur}  # fmt: skip
+        if len(ended):
+            self._renew(self.kernel, ended)
+            for part in parts.values():
+                part[ended] = 0.0
+            made.is_over[ended] = False
+        self._done = made.is_over
+        w = self.weights
+        reward = np.zeros(self.num_envs, dtype=np.float32)
+        for name, weight in (
+            ("clicked", w.click),
+            ("subscribed", w.subscribed),
+            ("kept_30d", w.kept_30d),
+            ("margin_eur", w.margin_eur),
+        ):
+            if weight:
+                reward += np.float32(weight) * parts[name]
+        # Every visitor's story ends by itself (market window, then signing, then 30 days), so nothing is cut short.
+        truncated = np.zeros(self.num_envs, dtype=np.bool_)
+        obs, info = self._seen(self.kernel, {**parts, "shown": made.shown})
+        return obs, reward, made.is_over.copy(), truncated, info
+
+    def _renew(self, kernel: VisitKernel, rows: IntArray) -> None:
+        kernel.renew(rows, np.arange(self._next_id, self._next_id + len(rows), dtype=np.int64))
+        self._next_id += len(rows)
+
+    def _seen(self, kernel: VisitKernel, info: dict[str, Any]) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        obs = kernel.observation.copy() if self.is_copied else kernel.observation
+        return obs, {**info, "action_mask": kernel.mask()}
 
 
 def register() -> None:

@@ -226,17 +226,6 @@ class LiveSite:
         self.is_kept[kept] = True
         return DayFacts(signed, margin, leaves, kept)
 
-    def replace(self, rows: IntArray, ids: IntArray) -> None:
-        """Put fresh visitors, who arrive on day 0, in the place of some (the vectorised environment's reset)."""
-        fresh = LiveSite(self.scenario, n_subjects=1, visit_days=1, seed=self.seed)
-        fresh._populate(ids)
-        for name in vars(fresh):
-            mine, theirs = getattr(self, name), getattr(fresh, name)
-            if isinstance(mine, np.ndarray):
-                mine[rows] = theirs
-        for name in world.Subjects.__slots__:
-            getattr(self.subjects, name)[rows] = getattr(fresh.subjects, name)
-
 
 def end_of(day: int) -> np.datetime64:
     """The moment at which what happened on a day is known."""

@@ -16,7 +16,8 @@ from policies.records import FloatArray
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _M1 = np.uint64(0xBF58476D1CE4E5B9)
 _M2 = np.uint64(0x94D049BB133111EB)
-_STEP = np.uint64(0x8CB92BA72F3D8DD7)
+# What one step of the counter adds to a key: keeping ``key + counter * COUNTER_STEP`` saves a product a number.
+COUNTER_STEP = np.uint64(0x8CB92BA72F3D8DD7)
 
 
 class Purpose(IntEnum):
@@ -53,7 +54,7 @@ def words(
     offset = int(purpose) * 0xD1B54A32D192ED03 % 2**64
     if isinstance(counter, int):
         return _mix(keys + np.uint64((offset + counter * 0x8CB92BA72F3D8DD7) % 2**64))
-    return _mix(keys + (counter.astype(np.uint64) * _STEP + np.uint64(offset)))
+    return _mix(keys + (counter.astype(np.uint64) * COUNTER_STEP + np.uint64(offset)))
 
 
 def uniforms(seed: int, subjects: NDArray[np.int64], purpose: Purpose, counter: NDArray[np.int64] | int) -> FloatArray:

@@ -48,12 +48,12 @@ OFFERS = OfferSet(
     [
         _offer(NO_OFFER, "Find your car", "none", "none", 0, 0, 0, 0, 0),
         _offer("city_flex", "City car, cancel any month", "city", "plain", 249, 1, 0, 0, 61),
-        _offer("city_deal", "City car, 20 % off for six months", "city", "discount", 249, 6, 20, 0, 14),
+        _offer("city_deal", "City car, 20 % off for six months", "city", "discount", 249, 6, 20, 0, 19),
         _offer("compact_year", "Compact, one year", "compact", "plain", 329, 12, 0, 0, 88),
-        _offer("compact_deal", "Compact, 25 % off for six months", "compact", "discount", 349, 6, 25, 0, 9),
+        _offer("compact_deal", "Compact, 25 % off for six months", "compact", "discount", 349, 6, 25, 0, 24),
         _offer("suv_care", "SUV with service included", "suv", "perk", 459, 6, 0, 1, 97),
         _offer("suv_deal", "SUV, 15 % off", "suv", "discount", 459, 6, 15, 0, 37),
-        _offer("loyal_care", "Free winter tyres for you", "none", "loyalty", 0, 0, 0, 1, -9),
+        _offer("loyal_care", "A free wash and check for you", "none", "loyalty", 0, 0, 0, 1, -2),
     ]
 )
 

@@ -21,7 +21,7 @@ KIND = "car_subscription_scenario"
 def save_scenario(scenario: Scenario, folder: Path) -> Path:
     """Write the people and the parameters of a scenario; its offers and rules are those of the reference site."""
     people = scenario.population
-    arrays = {"deal_affinity": people.deal_affinity, "pace": people.pace}
+    arrays: dict[str, NDArray[Any]] = {"deal_affinity": people.deal_affinity, "pace": people.pace}
     arrays |= {f"column.{name}": np.asarray(column) for name, column in people.columns.items()}
     arrays |= {f"vector.{name}": block for name, block in people.vectors.items()}
     manifest = {

@@ -32,12 +32,12 @@ def test_two_copies_with_one_seed_live_one_life() -> None:
 def test_observation_is_the_mask_and_what_the_service_sees() -> None:
     """The first k numbers are the eligible set, the rest is the encoded decision table."""
     space = reference_space(reference(), n_subjects=200)
-    env = CarSubscriptionVectorEnv(5, space=space)
+    env = CarSubscriptionEnv(space=space)
     obs, info = env.reset(seed=1)
     k = len(reference().offers)
-    np.testing.assert_array_equal(obs[:, :k].astype(np.int8), info["action_mask"])
+    np.testing.assert_array_equal(obs[:k].astype(np.int8), info["action_mask"])
     assert env._slots is not None
-    np.testing.assert_array_equal(obs[:, k:], space.encode_contexts(env._slots.visits.table))
+    np.testing.assert_array_equal(obs[k:], space.encode_contexts(env._slots.visits.table)[0])
 
 
 def test_vector_episodes_end_and_renew() -> None:

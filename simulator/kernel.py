@@ -1,0 +1,318 @@
+"""The laws of the site compiled for speed: many visitors side by side, one visit each a step, float32 arrays inside.
+
+The same laws and the same random streams as ``LiveSite``, which stays the plain form: a test lives the same visitors
+through both. Hazards between two visits are summed in closed form instead of day by day, what changes rarely is written
+only where it changes, and observations are kept in one buffer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.eligibility import eligible_mask
+from policies.features import FeatureSpace, Numeric
+from policies.records import BoolArray, IntArray
+from simulator import world
+from simulator.scenarios.car_subscription import CAR_CLASSES, FAMILIES, Scenario
+from simulator.streams import COUNTER_STEP, Purpose, normal, subject_keys, unit, unit32, words
+
+KEPT_AFTER_DAYS = 30
+CARE_DAYS = 14
+DEVICES = ("mobile", "desktop")
+CHANNELS = ("search", "direct", "social")
+_LOYALTY = FAMILIES.index("loyalty")
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int32]
+
+
+def supports(scenario: Scenario) -> bool:
+    """Whether eligibility depends on the stage alone, so that it is a small table."""
+    return all(condition.feature == "stage" for rule in scenario.rules for condition in rule.requires)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepParts:
+    """What one step brought, each of shape ``(n,)``."""
+
+    shown: IntArray
+    clicked: Floats
+    subscribed: Floats
+    kept_30d: Floats
+    margin_eur: Floats
+    is_over: BoolArray
+
+
+class VisitKernel:
+    """Visitors side by side; ``observation`` holds what the site knows of each at its present visit.
+
+    Parameters
+    ----------
+    scenario
+        A site for which ``supports`` holds.
+    space
+        Feature space of observations: ``observation`` equals ``concat(mask, space.encode_contexts(table))``.
+    n
+        Number of slots.
+    seed
+        Of everything that happens.
+    """
+
+    def __init__(self, scenario: Scenario, space: FeatureSpace, *, n: int, seed: int) -> None:
+        self.scenario, self.seed, self.n = scenario, seed, n
+        self._compile_offers()
+        self._compile_observations(space)
+        k = len(scenario.offers)
+        self._rows = np.arange(n, dtype=np.int64)
+        self._flat = self._rows * k
+        self.ids = np.zeros(n, dtype=np.int64)
+        self._keys = np.zeros(n, dtype=np.uint64)  # advanced by one counter step with each visit
+        self.person = np.zeros(n, dtype=np.int64)
+        self._taste = np.zeros((n, len(CAR_CLASSES)), dtype=np.float32)
+        self._appeal = np.zeros((n, k), dtype=np.float32)
+        self._per_log = np.zeros(n, dtype=np.float32)
+        self._budget = np.zeros(n, dtype=np.float32)
+        self._fatigue = np.zeros((len(FAMILIES), n), dtype=np.float32)
+        self.day = np.zeros(n, dtype=np.int32)
+        self._last_day = np.zeros(n, dtype=np.int32)
+        self.n_visits = np.zeros(n, dtype=np.int32)
+        self.stage = np.zeros(n, dtype=np.int8)
+        self.signed_day = np.zeros(n, dtype=np.int32)
+        self.signed_offer = np.zeros(n, dtype=np.int64)
+        self._cared_until = np.zeros(n, dtype=np.int32)
+        self._exposure = np.zeros(n, dtype=np.float32)
+        self._hazard = np.zeros((2, n), dtype=np.float32)
+        self.observation = np.zeros((n, self._width), dtype=np.float32)
+
+    def _compile_offers(self) -> None:
+        p = self._p = self.scenario.parameters.values()
+        o = self._offers = world.OfferNumbers.of(self.scenario)
+        contract = o.is_contract.astype(np.float64)
+        effective = o.price * (1.0 - o.discount)
+        self._per_sensitivity = (-contract * (effective - o.reference) / 100.0).astype(np.float32)
+        self._per_affinity = (p["deal_affinity_weight"] * o.discount).astype(np.float32)
+        self._constant = (
+            p["discount_appeal"] * o.discount
+            + p["perk_appeal"] * o.perk
+            - p["term_dislike"] * o.term
+            + np.where(o.family == 0, p["no_offer_penalty"], 0.0)
+        ).astype(np.float32)
+        self._tires = np.where(o.family == 0, 0.0, p["fatigue_per_view"]).astype(np.float32)
+        self._decay = (p["fatigue_decay_per_day"] ** np.arange(64)).astype(np.float32)
+        self._family_at = o.family * self.n
+        self._margin = o.margin.astype(np.float32)
+        self._log_hazard = (
+            p["cancel_per_discount"] * o.discount + p["cancel_per_term"] * o.term + p["cancel_per_perk"] * o.perk
+        ).astype(np.float32)
+        self._first_contract = int(np.flatnonzero(o.is_contract)[0])
+
+    def _compile_observations(self, space: FeatureSpace) -> None:
+        people, k = self.scenario.population, len(self.scenario.offers)
+        stages = np.asarray(world.STAGES, dtype=np.str_)
+        self._mask = eligible_mask(self.scenario.rules, self.scenario.offers, {"stage": stages}, n=len(stages))
+        self._fallback = np.argmax(self._mask, axis=1)
+        self._allowed = self._mask.ravel()
+        self._width = k + space.context_width
+        m, n_combos = len(people), len(CAR_CLASSES) * len(DEVICES) * len(CHANNELS)
+        combo = np.arange(n_combos)
+        drawn = {
+            "searched_class": np.asarray(CAR_CLASSES)[combo // (len(DEVICES) * len(CHANNELS))],
+            "device": np.asarray(DEVICES)[combo // len(CHANNELS) % len(DEVICES)],
+            "channel": np.asarray(CHANNELS)[combo % len(CHANNELS)],
+        }
+        self._person_rows = np.zeros((m, self._width), dtype=np.float32)
+        self._combo_rows = np.zeros((n_combos, self._width), dtype=np.float32)
+        self._stage_rows = np.zeros((len(stages), self._width), dtype=np.float32)
+        self._stage_rows[:, :k] = self._mask
+        self._numbers: dict[str, tuple[int, Numeric]] = {}
+        stage_columns = list(range(k))
+        at = k
+        for spec in space.context:
+            columns = slice(at, at + spec.width)
+            if spec.name == "stage":
+                spec.encode(stages, self._stage_rows[:, columns])
+                stage_columns += range(at, at + spec.width)
+            elif spec.name in drawn:
+                spec.encode(drawn[spec.name].astype(np.str_), self._combo_rows[:, columns])
+            elif spec.name in ("n_visits", "days_since_last_visit", "tenure_days") and isinstance(spec, Numeric):
+                first = 0.0 if spec.name == "n_visits" else np.nan
+                spec.encode(np.full(m, first), self._person_rows[:, columns])
+                self._numbers[spec.name] = (at, spec)
+            else:
+                spec.encode(people.columns.get(spec.name), self._person_rows[:, columns])
+            at += spec.width
+        for block in space.blocks:
+            block.encode(people.vectors.get(block.name), self._person_rows[:, at : at + block.width])
+            at += block.width
+        self._person_rows += self._stage_rows[world.VISITOR]
+        self._stage_columns = np.asarray(stage_columns)
+
+    def renew(self, rows: IntArray, ids: IntArray) -> None:
+        """Put fresh visitors, who arrive on day 0, into some slots."""
+        p, people = self._p, self.scenario.population
+        keys = subject_keys(self.seed, ids)
+        self.ids[rows], self._keys[rows] = ids, keys
+        person = (unit(words(keys, Purpose.TRAITS, 0)) * len(people)).astype(np.int64)
+        shown = np.stack([normal(words(keys, Purpose.TASTE, c)) for c in range(len(CAR_CLASSES))], axis=1)
+        hidden = np.stack([normal(words(keys, Purpose.TASTE, 10 + c)) for c in range(len(CAR_CLASSES))], axis=1)
+        seen = p["taste_shown"]
+        taste = np.float32(p["taste_spread"] * seen) * shown
+        taste += np.float32(p["taste_spread"] * np.sqrt(1.0 - seen**2)) * hidden
+        sensitivity = normal(words(keys, Purpose.TRAITS, 1))
+        sensitivity *= np.float32(p["price_sensitivity_spread"])
+        np.exp(sensitivity, out=sensitivity)
+        sensitivity *= np.float32(p["price_sensitivity"])
+        pace = normal(words(keys, Purpose.RETURN, 1_000_000))
+        pace *= np.float32(p["return_rate_spread"])
+        rate = people.pace[person].astype(np.float32) * np.exp(pace) * np.float32(p["return_rate_per_day"])
+        np.clip(rate, 0.01, 0.95, out=rate)
+        combo = np.argmax(shown, axis=1) * len(DEVICES)
+        combo += unit(words(keys, Purpose.TRAITS, 5)) >= 0.6
+        combo = combo * len(CHANNELS) + (unit(words(keys, Purpose.TRAITS, 6)) * len(CHANNELS)).astype(np.int64)
+        affinity = people.deal_affinity[person].astype(np.float32)
+        appeal = np.empty((len(rows), len(self._constant)), dtype=np.float32)
+        for a, car in enumerate(self._offers.car_class):
+            column = sensitivity * self._per_sensitivity[a]
+            column += affinity * self._per_affinity[a]
+            column += self._constant[a]
+            if self._offers.is_contract[a]:
+                column += taste[:, car]
+            appeal[:, a] = column
+        self.person[rows] = person
+        self._taste[rows], self._appeal[rows] = taste, appeal
+        self._per_log[rows] = 1.0 / np.log1p(-rate)
+        self._budget[rows] = -np.log(unit(words(keys, Purpose.CANCEL, 0)))
+        self._fatigue[:, rows] = 0.0
+        self._exposure[rows] = 0.0
+        self.day[rows] = 0
+        self._last_day[rows] = 0
+        self.n_visits[rows] = 0
+        self.stage[rows] = world.VISITOR
+        self.signed_day[rows] = -1
+        self._cared_until[rows] = -1
+        fresh = self._person_rows[person]
+        fresh += self._combo_rows[combo]
+        self.observation[rows] = fresh
+
+    def step(self, actions: IntArray) -> StepParts:
+        """Show one offer to each and live on until each visitor's next visit or end; what may not be shown falls back."""
+        p, k, n = self._p, len(self._constant), self.n
+        at_stage = self.stage.astype(np.int64) * k
+        may = self._allowed[at_stage + actions]
+        shown = actions if may.all() else np.where(may, actions, self._fallback[self.stage])
+        # What the offer adds to the log-odds: fixed appeal less fatigue of its family, which fades day by day.
+        idle = self.day - self._last_day
+        self._fatigue *= self._decay[np.minimum(idle, 63)]
+        family = self._family_at[shown]
+        family += self._rows
+        tired = self._fatigue.ravel().take(family)
+        log_odds = self._appeal.ravel().take(self._flat + shown)
+        log_odds -= self._tires[shown] * tired
+        np.put(self._fatigue.ravel(), family, tired + np.float32(1.0))
+        keys = self._keys
+        chance = log_odds + np.float32(p["click_base"])
+        np.exp(np.negative(chance, out=chance), out=chance)
+        chance += np.float32(1.0)
+        chance *= unit32(words(keys, Purpose.CLICK, 0))
+        clicked = chance < 1.0
+        # When the visitor comes back.
+        gap = np.log(unit32(words(keys, Purpose.RETURN, 0)))
+        gap *= self._per_log
+        upcoming = gap.astype(np.int32)  # truncation is floor: the product is positive
+        upcoming += 1
+        is_visitor = self.stage == world.VISITOR
+        upcoming = np.where(is_visitor, upcoming, np.maximum(upcoming, world.SUBSCRIBER_GAP_DAYS))
+        upcoming += self.day
+        subscribed = np.zeros(n, dtype=np.float32)
+        kept = np.zeros(n, dtype=np.float32)
+        margin = np.zeros(n, dtype=np.float32)
+        signers, signed_day = self._sign(np.flatnonzero(clicked & is_visitor), log_odds)
+        cared = np.flatnonzero(clicked & ~is_visitor)
+        cared = cared[self._offers.family[shown[cared]] == _LOYALTY]
+        self._cared_until[cared] = self.day[cared] + CARE_DAYS
+        margin[cared] = self._margin[shown[cared]]
+        is_over = is_visitor & (upcoming >= world.MARKET_DAYS)
+        subscribers = np.flatnonzero(~is_visitor)
+        start = self.day[subscribers]
+        if len(signers):
+            subscribed[signers] = 1.0
+            offer = np.where(self._offers.is_contract[shown[signers]], shown[signers], self._first_contract)
+            margin[signers] += self._margin[offer]
+            self._start_contract(signers, signed_day, offer)
+            returns = np.maximum(upcoming[signers] - self.day[signers], world.SUBSCRIBER_GAP_DAYS)
+            upcoming[signers] = signed_day + returns
+            subscribers = np.concatenate([subscribers, signers])
+            start = np.concatenate([start, signed_day + 1])
+        if len(subscribers):
+            stays, is_kept = self._survive(subscribers, start, upcoming[subscribers])
+            kept[subscribers] = is_kept
+            is_over[subscribers] = is_kept | ~stays
+        self._last_day, self.day = self.day, upcoming
+        self.n_visits += 1
+        self._keys += COUNTER_STEP
+        self._observe(subscribers, signers)
+        return StepParts(shown, clicked.astype(np.float32), subscribed, kept, margin, is_over)
+
+    def mask(self) -> NDArray[np.int8]:
+        """Which offers may be shown at each slot's present visit, shape ``(n, k)``."""
+        return self._mask.view(np.int8)[self.stage]
+
+    def _sign(self, rows: IntArray, log_odds: Floats) -> tuple[IntArray, Ints]:
+        p, keys = self._p, self._keys[rows]
+        chance = 1.0 + np.exp(-(log_odds[rows] + np.float32(p["convert_base"])))
+        signs = np.flatnonzero(unit32(words(keys, Purpose.CONVERT, 0)) * chance < 1.0)
+        delay = world.signing_delay_days(p, unit(words(keys[signs], Purpose.DELAY, 0)))
+        rows = rows[signs]
+        return rows, self.day[rows] + delay.astype(np.int32)
+
+    def _start_contract(self, rows: IntArray, day: Ints, offer: IntArray) -> None:
+        p = self._p
+        log_ratio = self._log_hazard[offer] + np.float32(p["cancel_per_taste"]) * self._taste.ravel().take(
+            rows * len(CAR_CLASSES) + self._offers.car_class[offer]
+        )
+        for care in (0, 1):
+            hazard = p["cancel_per_day"] * np.exp(log_ratio + np.float32(care * p["retention_offer_effect"]))
+            self._hazard[care, rows] = -np.log1p(-np.clip(hazard, 0.0, 0.5))
+        self.stage[rows] = world.SUBSCRIBER
+        self.signed_day[rows], self.signed_offer[rows] = day, offer
+
+    def _survive(self, rows: IntArray, start: Ints, upcoming: Ints) -> tuple[BoolArray, BoolArray]:
+        """Who is still there at the next visit, and who has been kept for 30 days before it."""
+        kept_day = self.signed_day[rows] + KEPT_AFTER_DAYS
+        last = np.minimum(upcoming - 1, kept_day)
+        n_days = last - start + 1
+        n_cared = np.clip(self._cared_until[rows] - start + 1, 0, n_days)
+        exposure = self._exposure[rows]
+        exposure += n_cared * self._hazard[1, rows] + (n_days - n_cared) * self._hazard[0, rows]
+        self._exposure[rows] = exposure
+        stays = exposure < self._budget[rows]
+        return stays, stays & (last == kept_day)
+
+    def _observe(self, subscribers: IntArray, signers: IntArray) -> None:
+        obs = self.observation
+        if "n_visits" in self._numbers:
+            at, spec = self._numbers["n_visits"]
+            obs[:, at] = _standard(self.n_visits, spec)
+        if "days_since_last_visit" in self._numbers:
+            at, spec = self._numbers["days_since_last_visit"]
+            obs[:, at] = _standard(self.day - self._last_day, spec)
+            if spec.may_be_missing:
+                obs[:, at + 1] = 0.0
+        if "tenure_days" in self._numbers and len(subscribers):
+            at, spec = self._numbers["tenure_days"]
+            obs[subscribers, at] = _standard(self.day[subscribers] - self.signed_day[subscribers], spec)
+            if spec.may_be_missing:
+                obs[subscribers, at + 1] = 0.0
+        if len(signers):
+            obs[np.ix_(signers, self._stage_columns)] = self._stage_rows[world.SUBSCRIBER, self._stage_columns]
+
+
+def _standard(values: NDArray[Any], spec: Numeric) -> Floats:
+    out = values.astype(np.float32)
+    out -= np.float32(spec.mean)
+    out *= np.float32(1.0 / spec.scale)
+    return np.minimum(np.maximum(out, np.float32(-10.0), out=out), np.float32(10.0), out=out)
