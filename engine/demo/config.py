@@ -29,6 +29,8 @@ class DemoConfig:
         Visitors of the live experiment, both variants together.
     n_http_subjects
         How many of them come over HTTP; the rest goes through the same pipeline in-process.
+    log_explore_share
+        Share of the training log given to even exploration, sized so that the gate can answer.
     visit_days
         Days during which visitors of the experiment come and decide; each is then followed for 30 more.
     ppo_iterations
@@ -47,6 +49,7 @@ class DemoConfig:
     n_live_subjects: int = 24_000
     n_http_subjects: int = 1_500
     visit_days: int = 14
+    log_explore_share: float = 0.2
     ppo_iterations: int = 12
     n_truth_subjects: int = 100_000
     models: tuple[str, ...] = ("logistic", "lightgbm", "gru", "dnn", "mllib")
