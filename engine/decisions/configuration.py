@@ -39,8 +39,9 @@ class LivePlacement:
 class Configuration:
     """The current placements of a store."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, is_shared: bool = False) -> None:
         self._database = database
+        self._is_shared = is_shared
         self._lock = threading.Lock()
         self._revision = -1
         self._polled_at = 0.0
@@ -75,7 +76,9 @@ class Configuration:
         with self._lock:
             try:
                 revision = self._database.config_revision()
-                if revision != self._revision:
+                # Other workers show offers too: where stock is counted, count it anew.
+                is_stocked = self._is_shared and any(live.has_limits for live in self._live.values())
+                if revision != self._revision or is_stocked:
                     self._live = _load(self._database)
                     self._revision = revision
             except StoreUnavailableError:

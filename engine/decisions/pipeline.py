@@ -9,14 +9,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import select
 
 from engine.decisions.configuration import Configuration, LivePlacement, offer_set_document
 from engine.decisions.ladder import BASELINE, Ladder, Rung, baseline
 from engine.decisions.requests import DecisionRequest, Explanation
 from engine.offers.placement import MAX_OFFERS
 from engine.registry.versions import Registry
-from engine.store import tables
 from engine.store.database import Database
 from engine.store.facts import FactRow, check_text, decision_row, digest_of, to_us
 from engine.subjects.state import Encoder, SubjectStates
@@ -39,6 +37,7 @@ from policies.sampling import uniform_for
 
 MAX_FEATURES = 1_000
 SECRET_VERSION = 1
+_MAX_STORED_SETS = 10_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,6 +99,7 @@ class Pipeline:
         self._clock = clock
         self._ladder = Ladder(registry)
         self._encoders: dict[str, Encoder] = {}
+        self._stored_sets: set[str] = set()
 
     def prepare(self, request: DecisionRequest) -> Prepared:
         """Make a decision without writing it.
@@ -168,10 +168,7 @@ class Pipeline:
             decision,
             digest=digest,
             assignment=_assignment(allocation, subject, at_us, decision_id),
-            offer_set=(
-                offers.revision,
-                live.offers_document if offers is live.offers else offer_set_document(offers),
-            ),
+            offer_set=self._offer_set(live, offers),
         )
         return Prepared(decision, row, offers, live, _explain(decision, allocation, rung) if request.explain else None)
 
@@ -197,6 +194,18 @@ class Pipeline:
             recorded=False,
             activated=False,
         )
+
+    def note_stored(self, offer_set_revision: str) -> None:
+        """Remember that an offer set is on disk, so that decisions need not bring it again."""
+        if offer_set_revision not in self._stored_sets:
+            if len(self._stored_sets) >= _MAX_STORED_SETS:
+                self._stored_sets.clear()
+            self._stored_sets.add(offer_set_revision)
+
+    def _offer_set(self, live: LivePlacement, offers: OfferSet) -> tuple[str, str] | None:
+        if offers.revision in self._stored_sets:
+            return None
+        return (offers.revision, live.offers_document if offers is live.offers else offer_set_document(offers))
 
     def _with_traits(self, subject: str, features: Features) -> Features:
         traits = self._subjects.traits(subject)
@@ -239,14 +248,12 @@ class Pipeline:
         return Allocation(chosen.policy, experiment.id, phase.number, chosen.key, split.probability(chosen.key))
 
     def _assigned(self, experiment: str, subject: str) -> tuple[int, str, float] | None:
-        table = tables.assignments
-        with self._database.reading() as connection:
-            row = connection.execute(
-                select(table.c.phase, table.c.variant, table.c.probability).where(
-                    table.c.experiment == experiment, table.c.subject == subject
-                )
-            ).first()
-        return None if row is None else (row.phase, row.variant, row.probability)
+        rows = self._database.rows(
+            "SELECT phase, variant, probability FROM assignments WHERE experiment = :experiment AND subject = :subject",
+            experiment=experiment,
+            subject=subject,
+        )
+        return (int(rows[0][0]), str(rows[0][1]), float(rows[0][2])) if rows else None
 
     def _state(self, live: LivePlacement, subject: str, at: datetime) -> tuple[dict[str, tuple[float, ...]], int]:
         ref = live.placement.encoder

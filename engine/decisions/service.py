@@ -38,6 +38,7 @@ from engine.offers.placement import Placement, placement_from_json
 from engine.registry.versions import Registry
 from engine.rewards.attribution import exposures_of, last_exposure
 from engine.store import facts, tables
+from engine.store.backends import opener
 from engine.store.database import Database, record_change, sqlite_url
 from engine.store.facts import FactRow, Receipt, check_text, to_us
 from engine.store.writer import ThreadWriter, Writer
@@ -74,6 +75,8 @@ class DecisionService:
         Key of the draws; the same secret gives the same draws for the same ids.
     commit_timeout_s
         How long a decision waits for the disk before it is answered with the fallback.
+    is_shared
+        Whether other processes write facts too, so that what is cached of subjects and stock has to follow the ledger.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class DecisionService:
         secret: bytes,
         clock: Callable[[], datetime] = utc_now,
         commit_timeout_s: float = COMMIT_TIMEOUT_S,
+        is_shared: bool = False,
     ) -> None:
         if len(secret) < 16:
             raise InvalidInputError(f"the secret has {len(secret)} bytes; expected at least 16 random ones")
@@ -93,8 +97,8 @@ class DecisionService:
         self.clock = clock
         self.policies = Registry(database, artifacts)
         self.experiments = Experiments(database)
-        self.subjects = SubjectStates(database)
-        self._configuration = Configuration(database)
+        self.subjects = SubjectStates(database, is_shared=is_shared)
+        self._configuration = Configuration(database, is_shared=is_shared)
         self._pipeline = Pipeline(
             database,
             configuration=self._configuration,
@@ -427,6 +431,7 @@ class DecisionService:
         if receipt.status == facts.REPEAT:
             stored = self.get_decision(decision.id)
             return DecisionAnswer(stored, self._payload(stored), is_repeat=True)
+        self._pipeline.note_stored(decision.offer_set_revision)
         if prepared.live.has_limits and decision.activated:
             self._count_shown(prepared.live, decision.offer)
         return DecisionAnswer(decision, prepared.payload, explanation=prepared.explanation)
@@ -576,6 +581,7 @@ def open_service(
     secret: bytes | None = None,
     clock: Callable[[], datetime] = utc_now,
     commit_timeout_s: float = COMMIT_TIMEOUT_S,
+    writer: Literal["thread", "process"] = "thread",
 ) -> DecisionService:
     """Open (and first make, or migrate) a store and the service over it.
 
@@ -585,21 +591,29 @@ def open_service(
         Data folder: artefacts, the secret, and the store itself unless ``url`` names another.
     secret
         Key of the draws; by default one is made on the first start and kept in the folder.
+    writer
+        ``process``: a helper that several workers on this host share; ``thread``: this process is the only one that writes facts.
     """
-    from engine.store.sqlite_backend import SqliteBackend
-
     folder.mkdir(parents=True, exist_ok=True)
     database = Database(url or sqlite_url(folder / "nextoffer.db"))
     database.upgrade()
-    path = database.sqlite_path
     return DecisionService(
         database,
-        ThreadWriter(lambda: SqliteBackend(path)),
+        ThreadWriter(opener(database)) if writer == "thread" else _helper(database, folder),
         artifacts=folder / "artifacts",
         secret=secret or _kept_secret(folder / "secret"),
         clock=clock,
         commit_timeout_s=commit_timeout_s,
+        is_shared=writer == "process" or not database.is_sqlite,
     )
+
+
+def _helper(database: Database, folder: Path) -> Writer:
+    from engine.store.writer_process import SocketWriter, socket_path, start_helper
+
+    url = database.url.render_as_string(hide_password=False)
+    path = socket_path(folder)
+    return SocketWriter(path, lambda: start_helper(url, path))
 
 
 def _kept_secret(path: Path) -> bytes:

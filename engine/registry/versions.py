@@ -174,6 +174,6 @@ def _check_loads(artifact: Artifact) -> str:
             f"the artefact is of kind {artifact.kind!r}; expected a {ENCODER_KIND!r} or one of the installed policies: "
             f"{', '.join(known_kinds()) or 'none'}"
         )
-    load_policy(artifact)
-    space = artifact.manifest.get("feature_space")
-    return FeatureSpace.from_manifest(space).hash if isinstance(space, dict) and "context" in space else ""
+    policy = load_policy(artifact)
+    space = getattr(policy, "space", None) or getattr(getattr(policy, "model", None), "space", None)
+    return space.hash if isinstance(space, FeatureSpace) else ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from bisect import insort
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, func, insert, select
 
 from engine.store import tables
 from engine.store.database import Database
@@ -24,6 +25,14 @@ from policies.records import Event, Features, FeatureValue, SubjectId, check_fea
 
 LAST_EVENTS = 128
 _MAX_CACHED = 50_000
+_RECENT = (
+    "SELECT ledger_offset, id, kind, item, value, at_us FROM events WHERE subject = :subject AND at_us < :before_us "
+    "ORDER BY at_us DESC, ledger_offset DESC LIMIT :limit"
+)
+_END_OF_TIME = 1 << 62
+_FOLLOW_S = 0.1
+_TRAITS_CHECK_S = 1.0
+_MAX_FOLLOWED = 10_000
 
 
 class Encoder(Protocol):
@@ -49,9 +58,27 @@ class SubjectStates:
     """Recent events and state vectors of subjects, read from the store on a miss.
 
     Safe for several threads.
+
+    Parameters
+    ----------
+    is_shared
+        Whether other processes take in events too: then the ledger is looked at every tenth of a second, and what is cached
+        of subjects with news is dropped.
     """
 
-    def __init__(self, database: Database, *, last_events: int = LAST_EVENTS, max_cached: int = _MAX_CACHED) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        last_events: int = LAST_EVENTS,
+        max_cached: int = _MAX_CACHED,
+        is_shared: bool = False,
+    ) -> None:
+        self._is_shared = is_shared
+        self._followed_at = 0.0
+        self._traits_checked_at = 0.0
+        self._has_traits = False
+        self._followed_offset: int | None = None
         self._database = database
         self._last_events = last_events
         self._max_cached = max_cached
@@ -64,6 +91,8 @@ class SubjectStates:
     def recent(self, subject: str, *, as_of: datetime) -> list[StoredEvent]:
         """Last events strictly before a moment, oldest first."""
         as_of_us = to_us(as_of)
+        if self._is_shared and time.monotonic() - self._followed_at > _FOLLOW_S:
+            self._follow()
         with self._lock:
             known = self._events.get(subject)
             if known is not None:
@@ -118,14 +147,17 @@ class SubjectStates:
 
     def traits(self, subject: str) -> Features:
         """Batch-scored features of a subject; empty where there are none."""
+        if time.monotonic() - self._traits_checked_at > _TRAITS_CHECK_S:
+            self._has_traits = bool(self._database.rows("SELECT 1 FROM traits LIMIT 1"))
+            self._traits_checked_at = time.monotonic()
+        if not self._has_traits:
+            return {}
         with self._lock:
             known = self._traits.get(subject)
         if known is not None:
             return known
-        table = tables.traits
-        with self._database.reading() as connection:
-            text = connection.execute(select(table.c.document).where(table.c.subject == subject)).scalar()
-        found: dict[str, FeatureValue] = {} if text is None else json.loads(text)
+        rows = self._database.rows("SELECT document FROM traits WHERE subject = :subject", subject=subject)
+        found: dict[str, FeatureValue] = json.loads(rows[0][0]) if rows else {}
         with self._lock:
             self._traits[subject] = found
             _shrink(self._traits, self._max_cached)
@@ -150,20 +182,36 @@ class SubjectStates:
                 connection.execute(delete(table).where(table.c.subject.in_([v["subject"] for v in part])))
                 connection.execute(insert(table), part)
         self.forget(rows)
+        self._traits_checked_at = 0.0
+
+    def _follow(self) -> None:
+        """Drop what is cached of subjects that other processes have taken in events of."""
+        self._followed_at = time.monotonic()
+        table = tables.events
+        with self._database.reading() as connection:
+            newest = connection.execute(select(func.max(table.c.ledger_offset))).scalar() or 0
+            before, self._followed_offset = self._followed_offset, newest
+            if newest == before:
+                return
+            query = select(table.c.subject).where(table.c.ledger_offset > (before or 0)).limit(_MAX_FOLLOWED + 1)
+            subjects = [] if before is None else list(connection.execute(query).scalars())
+        with self._lock:
+            self._n_advances += 1
+            if before is None or len(subjects) > _MAX_FOLLOWED:
+                self._events.clear()
+            for subject in subjects:
+                self._events.pop(subject, None)
 
     def _read(self, subject: str, *, before_us: int | None) -> list[StoredEvent]:
-        table = tables.events
-        query = select(table).where(table.c.subject == subject)
-        if before_us is not None:
-            query = query.where(table.c.at_us < before_us)
-        query = query.order_by(table.c.at_us.desc(), table.c.ledger_offset.desc()).limit(self._last_events)
-        with self._database.reading() as connection:
-            rows = connection.execute(query).all()
+        rows = self._database.rows(
+            _RECENT,
+            subject=subject,
+            before_us=_END_OF_TIME if before_us is None else before_us,
+            limit=self._last_events,
+        )
         return [
-            StoredEvent(
-                r.at_us, r.ledger_offset, Event(r.id, SubjectId(r.subject), r.kind, r.item, r.value, from_us(r.at_us))
-            )
-            for r in reversed(rows)
+            StoredEvent(at_us, offset, Event(event_id, SubjectId(subject), kind, item, value, from_us(at_us)))
+            for offset, event_id, kind, item, value, at_us in reversed(rows)
         ]
 
 
