@@ -113,14 +113,45 @@ def eligible_mask(
     """Eligible set of many contexts, shape ``(n, k)``; equal to ``excluded_by`` row by row."""
     mask = np.ones((n, len(offers)), dtype=np.bool_)
     for rule in rules:
-        names = {c.feature for c in rule.requires}
-        rows = [{name: _plain(columns[name][i]) for name in names if name in columns} for i in range(n)]
-        blocked = np.asarray([not all(c.holds(row) for c in rule.requires) for row in rows], dtype=np.bool_)
-        mask[np.ix_(blocked, rule.speaks_of(offers))] = False
+        satisfied = np.ones(n, dtype=np.bool_)
+        for condition in rule.requires:
+            satisfied &= _holds_in(condition, columns.get(condition.feature), n)
+        mask[np.ix_(~satisfied, rule.speaks_of(offers))] = False
     return mask
 
 
-def _plain(value: Any) -> FeatureValue:
-    if isinstance(value, np.floating):
-        return None if np.isnan(value) else float(value)
-    return str(value) or None
+def _holds_in(condition: Condition, column: NDArray[Any] | None, n: int) -> BoolArray:
+    """``condition.holds`` for each value of a column, shape ``(n,)``; ``nan`` and empty text are missing."""
+    if column is None:
+        return np.full(n, condition.holds({}), dtype=np.bool_)
+    is_text = column.dtype.kind == "U"
+    is_missing: BoolArray = (column == "") if is_text else np.isnan(column)
+
+    def equals(expected: Any) -> BoolArray:
+        if expected is None:
+            return is_missing
+        if isinstance(expected, str) is not is_text:
+            return np.zeros(n, dtype=np.bool_)
+        return np.asarray((column == expected) & ~is_missing, dtype=np.bool_)
+
+    def one_of(expected: Any) -> BoolArray:
+        return np.any([equals(v) for v in expected], axis=0) if expected else np.zeros(n, dtype=np.bool_)
+
+    expected: Any = condition.value
+    match condition.operator:
+        case "missing":
+            return is_missing
+        case "present":
+            return ~is_missing
+        case "==":
+            return equals(expected)
+        case "!=":
+            return ~equals(expected)
+        case "in":
+            return one_of(expected)
+        case "not in":
+            return ~one_of(expected)
+    if is_text:
+        return np.zeros(n, dtype=np.bool_)
+    compare = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}[condition.operator]
+    return np.asarray(compare(column, float(expected)) & ~is_missing, dtype=np.bool_)
