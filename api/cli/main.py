@@ -23,6 +23,8 @@ from policies.errors import InvalidInputError, MissingExtraError, NextofferError
 COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("serve", "api.cli.serve:serve", "Run the decision service"),
     ("keys", "api.cli.keys:app", "Make, list and revoke API keys"),
+    ("data", "api.cli.data:app", "Export public data to raw files"),
+    ("sequences", "api.cli.sequences:app", "Build decision points with event sequences in Spark"),
     ("benchmark", "api.cli.benchmark:benchmark", "Measure against baselines in the same run; needs a checkout"),
 )
 

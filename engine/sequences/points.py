@@ -142,7 +142,7 @@ def _with_outcomes(
     match = (F.col("subject") == F.col("o_subject")) & F.col("o_at").between(F.col("as_of"), F.col("until"))
     if label.offer:
         match &= F.col("offer") == F.col("o_offer")
-    hit = points.join(outcomes, match, "left_semi").select("point", F.lit(1.0).alias("hit"))
+    hit = points.join(outcomes, match, "left_semi").select("point", F.lit(1.0).alias("hit")).distinct()
     came = F.coalesce(F.col("hit"), F.lit(0.0))
     return points.join(hit, "point", "left").withColumn("outcome", 1.0 - came if label.is_absence else came).drop("hit")
 

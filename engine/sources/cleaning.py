@@ -139,6 +139,9 @@ def _fixed(raw: RawTable) -> tuple[DataFrame, list[str]]:
     from pyspark.sql import functions as F
 
     frame, flags = raw.frame, []
+    for column in {fix.column for fix in raw.table.fix}:
+        # Noted before a fix may set the value to null on purpose.
+        frame = frame.withColumn(f"_unfit_{column}", F.col(column).isNull())
     for i, fix in enumerate(raw.table.fix):
         flag = f"_fixed_{i}"
         new = F.when(F.expr(fix.where), F.expr(fix.to)).otherwise(F.col(fix.column))
@@ -161,8 +164,10 @@ def _conditions(raw: RawTable) -> list[tuple[str, Any]]:
             filled &= F.trim(F.col(f"raw_{column}")) != ""
         if found[f"raw_{column}"] in ("double", "float"):
             filled &= ~F.isnan(f"raw_{column}")
-        if not any(fix.column == column for fix in raw.table.fix):
-            out.append((f"wrong_type:{column}", filled & F.col(column).isNull()))
+        unfit = filled & F.col(column).isNull()
+        if any(fix.column == column for fix in raw.table.fix):
+            unfit &= F.col(f"_unfit_{column}")
+        out.append((f"wrong_type:{column}", unfit))
     out += [(f"missing:{column}", F.col(column).isNull()) for column in raw.table.required]
     out += [(drop.name, F.expr(drop.where)) for drop in raw.table.drop]
     return out

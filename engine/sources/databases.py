@@ -75,26 +75,19 @@ def masked(url: str) -> str:
 
 def _jdbc(spark: SparkSession, table: Table, url: str, *, driver: str) -> DataFrame:
     options = {"url": url, "fetchsize": str(_FETCH), **({"driver": driver} if driver else {})}
-    reader = spark.read.format("jdbc").options(**options)
     try:
+        whole = spark.read.format("jdbc").options(**options, dbtable=table.table)
         if not table.partition_column:
-            return reader.option("dbtable", table.table).load()
-        bounds = reader.option(
-            "query",
-            f"SELECT min({table.partition_column}) AS lo, max({table.partition_column}) AS hi FROM {table.table}",
-        ).load()
-        row = bounds.collect()[0]
-        if row[0] is None:
-            return reader.option("dbtable", table.table).load()
+            return whole.load()
+        dialects: Any = spark.sparkContext._jvm
+        column = dialects.org.apache.spark.sql.jdbc.JdbcDialects.get(url).quoteIdentifier(table.partition_column)
+        query = f"SELECT min({column}) AS lo, max({column}) AS hi FROM {table.table}"
+        low, high = spark.read.format("jdbc").options(**options, query=query).load().collect()[0]
+        if low is None:
+            return whole.load()
         # Only the stride depends on the bounds: the first and last partitions are open, so no row is lost.
-        return (
-            reader.option("dbtable", table.table)
-            .option("partitionColumn", table.partition_column)
-            .option("lowerBound", str(row[0]))
-            .option("upperBound", str(row[1]))
-            .option("numPartitions", str(table.partitions))
-            .load()
-        )
+        bounds = {"lowerBound": str(low), "upperBound": str(high), "numPartitions": str(table.partitions)}
+        return whole.options(partitionColumn=table.partition_column, **bounds).load()
     except Exception as error:
         text = masked(str(error).strip().splitlines()[0][:300])
         raise InvalidInputError(
