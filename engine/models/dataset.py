@@ -173,6 +173,43 @@ class SequenceDataset:
         return pa.table(arrays)
 
     @classmethod
+    def from_columns(
+        cls,
+        columns: Mapping[str, NDArray[Any]],
+        *,
+        label: FloatArray,
+        subject: NDArray[np.str_],
+        is_matured: BoolArray | None = None,
+        offer: NDArray[np.str_] | None = None,
+        split: NDArray[np.str_] | None = None,
+        as_of: NDArray[np.datetime64] | None = None,
+    ) -> Self:
+        """Rows without events: a plain table of sessions or enrolments, one row a decision point.
+
+        Parameters
+        ----------
+        is_matured, offer, split, as_of
+            As in the dataset; by default all matured, one offer, all in ``train``, at the epoch.
+        """
+        n = len(label)
+        none = np.zeros(0)
+        return cls(
+            event_type=none.astype(np.int32),
+            item=none.astype(np.int32),
+            gap_s=none.astype(np.int32),
+            value=none.astype(np.float32),
+            offsets=np.zeros(n + 1, dtype=np.int64),
+            gap_to_as_of_s=np.zeros(n, dtype=np.int32),
+            columns=dict(columns),
+            label=label,
+            is_matured=np.ones(n, dtype=np.bool_) if is_matured is None else is_matured,
+            subject=subject,
+            offer=np.full(n, "all") if offer is None else offer,
+            split=np.full(n, "train") if split is None else split,
+            as_of=np.zeros(n, dtype="datetime64[us]") if as_of is None else as_of,
+        )
+
+    @classmethod
     def from_arrow(cls, table: pa.Table, *, manifest: Mapping[str, Any] | None = None) -> Self:
         """Read decision points.
 

@@ -38,6 +38,8 @@ class Candidate:
 
 
 CANDIDATES: dict[str, Candidate] = {
+    # The same regression under a second name, for a reference that is kept from newer columns.
+    "reference": Candidate("engine.models.linear", "RidgeLogistic", "LogisticConfig", "numpy"),
     "logistic": Candidate("engine.models.linear", "RidgeLogistic", "LogisticConfig", "numpy"),
     "lightgbm": Candidate(
         "engine.models.boosting", "LightGBMModel", "BoostingConfig", "lightgbm", quick=(("seeds", (0,)),)

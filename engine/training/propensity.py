@@ -36,6 +36,7 @@ from policies.records import FloatArray
 
 DEFAULT_MODELS = ("logistic", "lightgbm", "mllib", "dnn", "gru")
 REFERENCE = "logistic"
+PLAIN = "reference"
 BLEND = "blend"
 # A framework that hangs must not hang the comparison with it.
 _TIMEOUT_S = 900.0
@@ -55,6 +56,9 @@ class TrainingConfig:
         Processes at once.
     ignore
         Columns no model may use (names, or prefixes ending in ``*``), for example ``customer_*``.
+    reference_ignore
+        Columns that the reference alone may not use: what a plain model without the newer columns would have had. The logistic
+        regression with all columns then stands beside it.
     n_folds
         Folds of whole subjects over train and validation together: the choice then rests on all of their rows, each scored by
         a model that never saw its subject, and what is deployed is the mean of the folds' models. 1: the two splits as
@@ -68,6 +72,7 @@ class TrainingConfig:
     jobs: int = 2
     seed: int = 0
     ignore: tuple[str, ...] = ()
+    reference_ignore: tuple[str, ...] = ()
     n_folds: int = 5
     n_resamples: int = 400
 
@@ -76,6 +81,11 @@ class TrainingConfig:
             raise InvalidInputError(
                 f"n_folds is {self.n_folds}; expected 1 (no folds) or at least 3: one fold is scored, one stops the fit, the rest train"
             )
+
+    @property
+    def reference(self) -> str:
+        """Name of the model that others are compared with."""
+        return PLAIN if self.reference_ignore else REFERENCE
 
     @property
     def folds(self) -> int:
@@ -101,7 +111,7 @@ def train_propensity(
     started = time.monotonic()
     if (out / "models").exists():
         raise InvalidInputError(f"{out} holds an earlier run; choose another folder or remove it")
-    models = tuple(dict.fromkeys((REFERENCE, *config.models)))
+    models = tuple(dict.fromkeys((config.reference, REFERENCE, *config.models)))
     for name in models:
         known_candidate(name)
     data = SequenceDataset.read(data_folder)
@@ -156,7 +166,14 @@ def fit_in_process(name: str, data_folder: Path, out: Path, *, config: TrainingC
         If the process fails or takes longer than a quarter of an hour.
     """
     command = [sys.executable, "-m", "engine.training.fit_one", "--data", str(data_folder), "--out", str(out)]
-    command += ["--model", name, "--seed", str(config.seed), "--ignore", ",".join(config.ignore)]
+    command += [
+        "--model",
+        name,
+        "--seed",
+        str(config.seed),
+        "--ignore",
+        ",".join((*config.ignore, *(config.reference_ignore if name == PLAIN else ()))),
+    ]
     command += ["--folds", str(config.folds)]
     command += ["--quick"] if config.quick else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -186,8 +203,9 @@ def compare(data: SequenceDataset, predictions: Mapping[str, FloatArray], *, con
     their log odds joins as ``blend`` where there are at least two models beside the reference.
     """
     predictions = dict(predictions)
-    if len(predictions) > 2:
-        predictions[BLEND] = expit(np.mean([logit(p) for p in predictions.values()], axis=0))
+    reference = config.reference
+    if len(_blended(predictions)) > 2:
+        predictions[BLEND] = _blend(predictions)
     judged_on = ("train", "validation") if config.folds > 1 else ("validation",)
     rows = {s: np.flatnonzero((data.split == s) & data.is_matured) for s in ("calibration", "test")}
     rows["validation"] = np.flatnonzero(np.isin(data.split, judged_on) & data.is_matured)
@@ -223,7 +241,7 @@ def compare(data: SequenceDataset, predictions: Mapping[str, FloatArray], *, con
                     metric,
                     label,
                     p[test],
-                    calibrated[REFERENCE][test],
+                    calibrated[reference][test],
                     data.subject[test],
                     rng=np.random.default_rng(config.seed),
                     n_resamples=config.n_resamples,
@@ -234,8 +252,8 @@ def compare(data: SequenceDataset, predictions: Mapping[str, FloatArray], *, con
     return {
         "chosen": chosen,
         "reason": reason,
-        "reference": REFERENCE,
-        "verdict": _verdict(chosen, table[chosen]["test_against_reference"]),
+        "reference": reference,
+        "verdict": _verdict(chosen, reference, table[chosen]["test_against_reference"]),
         "rows": {
             split: {"rows": len(r), "positives": int(data.label[r].sum()), "subjects": len(np.unique(data.subject[r]))}
             for split, r in rows.items()
@@ -246,6 +264,15 @@ def compare(data: SequenceDataset, predictions: Mapping[str, FloatArray], *, con
         "not_matured": int((~data.is_matured).sum()),
         "models": table,
     }
+
+
+def _blended(predictions: Mapping[str, FloatArray]) -> list[str]:
+    """Members of the blend; the same regression fitted twice (by numpy and by MLlib) counts once."""
+    return [n for n in predictions if n not in (PLAIN, BLEND) and not (n == "mllib" and REFERENCE in predictions)]
+
+
+def _blend(predictions: Mapping[str, FloatArray]) -> FloatArray:
+    return expit(np.mean([logit(predictions[n]) for n in _blended(predictions)], axis=0))
 
 
 def choose(
@@ -278,11 +305,11 @@ def choose(
                 )
                 continue
         return name, "; ".join(["lowest log loss on validation", *passed])
-    return REFERENCE, "; ".join(["the reference stays", *passed])
+    return config.reference, "; ".join(["the reference stays", *passed])
 
 
-def _verdict(chosen: str, against: Mapping[str, Any]) -> str:
-    if chosen == REFERENCE:
+def _verdict(chosen: str, reference: str, against: Mapping[str, Any]) -> str:
+    if chosen == reference:
         return "the reference logistic regression itself was chosen: no model did better on validation"
     auc = against["roc_auc"]
     span = f"{auc['value']:+.4f} AUC [{auc['low']:+.4f}, {auc['high']:+.4f}] against the reference logistic on test"
@@ -301,7 +328,7 @@ def _write(out: Path, data: SequenceDataset, predictions: Mapping[str, FloatArra
     from engine.models.calibration import from_manifest
 
     chosen = result["chosen"]
-    raw = expit(np.mean([logit(p) for p in predictions.values()], axis=0)) if chosen == BLEND else predictions[chosen]
+    raw = _blend(predictions) if chosen == BLEND else predictions[chosen]
     calibrator = from_manifest(result["models"][chosen]["calibration"])
     scores = pa.table(
         {
@@ -341,6 +368,35 @@ def table_text(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def runs_under(folder: Path) -> list[dict[str, Any]]:
+    """Every comparison below a folder, oldest first, with the folder it lies in as ``run``.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is none.
+    """
+    files = sorted(folder.rglob("comparison.json"), key=lambda f: f.stat().st_mtime)
+    if not files:
+        raise InvalidInputError(f"{folder} holds no run (no comparison.json below it); train with --out below it first")
+    return [{"run": str(f.parent.relative_to(folder)), **json.loads(f.read_text())} for f in files]
+
+
+def runs_table(runs: Sequence[Mapping[str, Any]]) -> str:
+    """One line a model and run: the figures on each run's test split."""
+    head = f"{'run':<24}{'data':<20}{'model':<12}{'AUC-ROC':>24}{'PR-AUC':>24}{'log loss':>10}  {'AUC − reference':<26}"
+    lines = [head, "-" * len(head)]
+    for run in runs:
+        for name, row in run["models"].items():
+            test, against = row["test"], row["test_against_reference"]["roc_auc"]
+            lines.append(
+                f"{run['run']:<24}{run['data']:<20}{name + ('*' if name == run['chosen'] else ''):<12}"
+                f"{_span(test['roc_auc']):>24}{_span(test['average_precision']):>24}{test['log_loss']:>10.4f}  "
+                f"{against['value']:+.4f} [{against['low']:+.4f}, {against['high']:+.4f}]"
+            )
+    return "\n".join(lines)
+
+
 def _span(interval: Mapping[str, float]) -> str:
     return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
 
@@ -356,6 +412,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ignore", default="", help="columns not to use, separated by commas; prefixes end in *")
+    parser.add_argument("--reference-ignore", default="", help="columns only the reference may not use")
     parser.add_argument("--json", action="store_true", help="print comparison.json instead of the table")
     options = parser.parse_args(arguments)
     try:
@@ -376,6 +433,7 @@ def _config(options: argparse.Namespace) -> TrainingConfig:
         seed=options.seed,
         n_folds=options.folds,
         ignore=tuple(rule for rule in options.ignore.split(",") if rule),
+        reference_ignore=tuple(rule for rule in options.reference_ignore.split(",") if rule),
     )
 
 
@@ -390,7 +448,7 @@ def _with_bar(data: Path, out: Path, config: TrainingConfig) -> dict[str, Any]:
         TextColumn("{task.description}"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("starting", total=len({REFERENCE, *config.models}))
+        task = bar.add_task("starting", total=len({config.reference, REFERENCE, *config.models}))
 
         def show(_name: str, line: str) -> None:
             bar.update(task, description=line, advance=1 if line == "done" else 0)
