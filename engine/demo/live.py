@@ -1,0 +1,310 @@
+"""The experiment: simulated visitors ask the real service, over HTTP and in-process, until the last window is over."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from engine.decisions.requests import DecisionRequest, EventRequest, OutcomeRequest, RewardRequest
+from engine.decisions.service import DecisionService, open_service
+from engine.demo.people import TRAITS, People
+from engine.experiments.lifecycle import Experiment
+from engine.offers.placement import CatalogueOffer, Placement
+from engine.rewards.definition import DAY_S, RewardDefinition, RewardTerm
+from policies.allocation import Variant
+from policies.artifact import Artifact
+from policies.errors import NextofferError
+from policies.records import Features
+from simulator.rollouts import WINDOW_DAYS
+from simulator.scenarios.car_subscription import PLACEMENT, Scenario
+from simulator.site import START, LiveSite, Visits
+
+EXPERIMENT = "challenger-against-incumbent"
+# Which policy each variant runs; the first is the control.
+CONTROL, TREATMENT = "incumbent", "challenger"
+_HTTP_THREADS = 6
+
+
+class TrafficError(NextofferError, RuntimeError):
+    """The service did not take a request of the demo's traffic."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Something to report: ``about`` is a decision for a reward, a subject for an outcome."""
+
+    about: str
+    kind: str
+    value: float
+    id: str
+    at: datetime
+
+
+class Door(Protocol):
+    """A way into the decision service; both doors lead to the same pipeline."""
+
+    def events(self, requests: Sequence[EventRequest]) -> None:
+        """Report behaviour."""
+        ...
+
+    def decide(self, requests: Sequence[DecisionRequest]) -> list[str]:
+        """Offer id of each decision."""
+        ...
+
+    def rewards(self, facts: Sequence[Fact]) -> None:
+        """Report what came of decisions."""
+        ...
+
+    def outcomes(self, facts: Sequence[Fact]) -> None:
+        """Report what became of subjects."""
+        ...
+
+
+class InProcess:
+    """The pipeline without HTTP: for traffic beyond what HTTP carries in the time."""
+
+    def __init__(self, service: DecisionService) -> None:
+        self._service = service
+
+    def events(self, requests: Sequence[EventRequest]) -> None:
+        """Report behaviour."""
+        self._service.event_many(requests)
+
+    def decide(self, requests: Sequence[DecisionRequest]) -> list[str]:
+        """Offer id of each decision."""
+        answers = self._service.decide_many(requests)
+        if not all(a.decision.recorded for a in answers):
+            raise TrafficError("the log did not take some decisions; see the service's log for why")
+        return [a.decision.offer for a in answers]
+
+    def rewards(self, facts: Sequence[Fact]) -> None:
+        """Report what came of decisions."""
+        self._service.reward_many([RewardRequest(f.about, f.kind, f.value, id=f.id, at=f.at) for f in facts])
+
+    def outcomes(self, facts: Sequence[Fact]) -> None:
+        """Report what became of subjects."""
+        self._service.outcome_many([OutcomeRequest(f.about, f.kind, f.value, id=f.id, at=f.at) for f in facts])
+
+
+class OverHttp:
+    """The same over HTTP through the product's own client, a few connections side by side."""
+
+    def __init__(self, url: str, key: str, *, threads: int = _HTTP_THREADS) -> None:
+        from nextoffer_client import Nextoffer
+
+        # A page would give up after 80 ms; here each visitor has to be served, or the experiment has a hole.
+        self._client = Nextoffer(url, key, timeout_s=10.0, report_timeout_s=10.0)
+        self._pool = ThreadPoolExecutor(threads)
+        self.n_requests = 0
+
+    def events(self, requests: Sequence[EventRequest]) -> None:
+        """Report behaviour; a subject's events in order."""
+
+        def send(e: EventRequest) -> object:
+            return self._client.event(e.subject, e.kind, e.item, e.value, id=e.id, headers=_time(e.at))
+
+        self._all(send, requests)
+
+    def decide(self, requests: Sequence[DecisionRequest]) -> list[str]:
+        """Offer id of each decision."""
+
+        def send(r: DecisionRequest) -> str | None:
+            choice = self._client.decide(
+                r.placement, subject=r.subject, features=r.features, id=r.id, headers=_time(r.at)
+            )
+            return choice.offer_id if choice.recorded else None
+
+        return self._all(send, requests)
+
+    def rewards(self, facts: Sequence[Fact]) -> None:
+        """Report what came of decisions."""
+        self._all(lambda f: self._client.reward(f.about, f.kind, f.value, id=f.id, headers=_time(f.at)), facts)
+
+    def outcomes(self, facts: Sequence[Fact]) -> None:
+        """Report what became of subjects."""
+        self._all(lambda f: self._client.outcome(f.about, f.kind, f.value, id=f.id, headers=_time(f.at)), facts)
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._pool.shutdown()
+        self._client.close()
+
+    def _all(self, send: Callable[[Any], Any], requests: Sequence[Any]) -> list[Any]:
+        answers = list(self._pool.map(send, requests))
+        self.n_requests += len(requests)
+        failed = sum(a is None for a in answers)
+        if failed:
+            raise TrafficError(f"the service did not take {failed} of {len(answers)} requests; look into its log")
+        return answers
+
+
+def _time(at: datetime | None) -> dict[str, str]:
+    return {} if at is None else {"Nextoffer-Time": at.isoformat()}
+
+
+def prepare(
+    home: Path,
+    *,
+    scenario: Scenario,
+    people: People,
+    encoder: Artifact,
+    policies: dict[str, Artifact],
+    explore_share: float,
+    seed: int,
+) -> None:
+    """Set up placement, policies and a running 50/50 experiment in a service's data folder.
+
+    Parameters
+    ----------
+    policies
+        Artefacts of the control (``incumbent``) and the treatment (``challenger``).
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    secret = home / "secret"
+    if not secret.exists():
+        # A sandbox: draws follow from the seed, so that a run can be repeated.
+        secret.write_bytes(hashlib.sha256(f"demo {seed}".encode()).digest())
+    start = _moment(START)
+    with open_service(home, clock=lambda: start) as service:
+        encoder_ref = service.policies.register(encoder, name="sequence_encoder", at=start, actor="demo")
+        refs = {name: service.policies.register(a, name=name, at=start, actor="demo") for name, a in policies.items()}
+        service.put_placement(
+            Placement(
+                PLACEMENT,
+                offers=tuple(CatalogueOffer(o) for o in scenario.offers),
+                rules=scenario.rules,
+                policy=str(refs[CONTROL]),
+                baseline=scenario.offers.ids,
+                explore_share=explore_share,
+                encoder=str(encoder_ref),
+                reward=RewardDefinition((RewardTerm("active_30d"),), window_s=WINDOW_DAYS * DAY_S),
+            ),
+            actor="demo",
+        )
+        variants = tuple(Variant(name, 5_000, str(refs[name])) for name in (CONTROL, TREATMENT))
+        draft = service.experiments.create(
+            Experiment(EXPERIMENT, PLACEMENT, variants, hypothesis="The challenger keeps more visitors than the incumbent."),
+            at=start,
+            actor="demo",
+        )
+        service.experiments.start(EXPERIMENT, revision=draft.revision, at=start, actor="demo")
+
+
+def load_traits(home: Path, site: LiveSite, people: People) -> None:
+    """Hand the batch-scored traits of a cohort to the service, as a nightly job would."""
+    start = _moment(START)
+    rows: dict[str, Features] = {
+        str(name): people.traits(int(person)) for name, person in zip(site.names, site.subjects.person, strict=True)
+    }
+    with open_service(home, clock=lambda: start) as service:
+        service.subjects.load_traits(rows, at=start)
+
+
+def live_through(
+    site: LiveSite, door: Door, *, people: People, on_day: Callable[[int, int], None] | None = None
+) -> int:
+    """Let a cohort live until its last window is over; returns the number of decisions.
+
+    The cohort's own past comes first: each visitor's last real events, at their real times.
+    """
+    door.events(list(_histories(site, people)))
+    days = site.visit_days + WINDOW_DAYS
+    offers, n_decisions = site.scenario.offers, 0
+    reported = site.margin_eur.copy()
+    for day in range(days):
+        visits = site.visits(day)
+        if len(visits):
+            requests = list(_requests(site, visits))
+            chosen = np.asarray([offers.index_of(o) for o in door.decide(requests)], dtype=np.int64)
+            seen = site.respond(visits, chosen)
+            clicks = [
+                Fact(r.id or "", "clicked", 1.0, f"{r.id}:clicked", (r.at or _moment(START)) + timedelta(seconds=30))
+                for r, clicked in zip(requests, seen.clicked.tolist(), strict=True)
+                if clicked
+            ]
+            door.rewards(clicks)
+            n_decisions += len(requests)
+        facts = site.end_of_day(day)
+        at = _moment(START + np.timedelta64(day, "D")) + timedelta(hours=23, minutes=59, seconds=59)
+        named = [("subscribed", r) for r in facts.subscribed.tolist()] + [("active_30d", r) for r in facts.kept.tolist()]
+        due = [Fact(str(site.names[r]), kind, 1.0, f"{site.names[r]}:{kind}", at) for kind, r in named]
+        for r in np.flatnonzero(site.margin_eur != reported).tolist():
+            value = float(site.margin_eur[r] - reported[r])
+            due.append(Fact(str(site.names[r]), "margin_eur", value, f"{site.names[r]}:margin:{day}", at))
+        reported = site.margin_eur.copy()
+        door.outcomes(due)
+        if on_day is not None:
+            on_day(day + 1, days)
+    return n_decisions
+
+
+def _histories(site: LiveSite, people: People) -> Iterator[EventRequest]:
+    for name, person in zip(site.names, site.subjects.person, strict=True):
+        for event in people.histories[int(person)]:
+            yield EventRequest(
+                str(name), event.kind, event.item, event.value, id=f"{name}:{event.id}", at=event.at
+            )
+
+
+def _requests(site: LiveSite, visits: Visits) -> Iterator[DecisionRequest]:
+    table = visits.table
+    assert table.subjects is not None
+    assert table.at is not None
+    asked = {name: column for name, column in table.columns.items() if name not in TRAITS}
+    for i, (subject, number) in enumerate(zip(table.subjects, visits.visit_number.tolist(), strict=True)):
+        features: dict[str, Any] = {}
+        for name, column in asked.items():
+            value = column[i]
+            if column.dtype.kind == "U":
+                features[name] = str(value)
+            elif not np.isnan(value):
+                features[name] = float(value)
+        yield DecisionRequest(
+            PLACEMENT, str(subject), features, id=f"{subject}-{number}", at=_moment(table.at[i])
+        )
+
+
+def _moment(at: np.datetime64) -> datetime:
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(at.astype("datetime64[us]").astype(np.int64)))
+
+
+@contextmanager
+def running_server(home: Path, *, log: Path) -> Iterator[tuple[str, str]]:
+    """Run ``nextoffer serve`` as a process of its own on a free port; yields its address and sandbox key.
+
+    Raises
+    ------
+    TrafficError
+        If it does not start; the text ends with its last words.
+    """
+    command = [str(Path(sys.executable).with_name("nextoffer")), "serve", "--port", "0", "--home", str(home), "--sandbox", "--json"]
+    with log.open("wb") as errors:
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=dict(os.environ), text=True)
+    try:
+        assert server.stdout is not None
+        line = server.stdout.readline()
+        if not line:
+            server.wait(timeout=10)
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
+            raise TrafficError(f"the server did not start (exit code {server.returncode}); its last words:\n{tail}")
+        ready = json.loads(line)
+        yield str(ready["url"]), str(ready["key"])
+    finally:
+        server.terminate()
+        try:
+            server.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
