@@ -25,6 +25,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("keys", "api.cli.keys:app", "Make, list and revoke API keys"),
     ("data", "api.cli.data:app", "Export public data to raw files"),
     ("sequences", "api.cli.sequences:app", "Build decision points with event sequences in Spark"),
+    ("train", "api.cli.train:app", "Train, compare and audit propensity models"),
     ("benchmark", "api.cli.benchmark:benchmark", "Measure against baselines in the same run; needs a checkout"),
 )
 
