@@ -97,6 +97,7 @@ def drift_for_power(fractions: Sequence[float], *, alpha: float, power: float) -
     )
 
 
+@lru_cache(maxsize=256)
 def sample_inflation(n_looks: int, *, alpha: float, power: float) -> float:
     """How many times the fixed-sample size the planned end has to be for the same power."""
     fixed = float(ndtri(1 - alpha / 2) + ndtri(power))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtri
 
 from offline_eval.abtest.effects import wilson
 from offline_eval.report.formatting import Interval
@@ -70,8 +71,6 @@ def read_retention(
     p = np.array([[s / m, k / m] for m, s, k in zip(n, subscribed, kept, strict=True)])
     low, high = lee_bounds(p)
     low_se, high_se = _standard_errors(p, n)
-    from scipy.special import ndtri
-
     # One-sided limits at either end: the set is covered with the stated level.
     z = float(ndtri((1 + level) / 2))
     low, high = max(-1.0, low - z * low_se), min(1.0, high + z * high_se)
