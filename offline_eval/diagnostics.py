@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy.special import gammaincc
 
 from offline_eval.one_pass import CandidateRecord, LogRecord
 from policies.records import FloatArray
@@ -374,6 +373,8 @@ def _drift(log: LogRecord) -> Check:
     errors = np.asarray([p["standard_error"] for p in parts])
     if (errors <= 0).any():
         return Check(name, "not known", None, threshold, "The reward does not vary in part of the log.")
+    from scipy.special import gammaincc  # half a second to import; most of what imports this file never needs it
+
     weights = 1 / errors**2
     centre = (weights * means).sum() / weights.sum()
     p = float(gammaincc((len(parts) - 1) / 2, (weights * (means - centre) ** 2).sum() / 2))

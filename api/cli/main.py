@@ -26,6 +26,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("data", "api.cli.data:app", "Export public data to raw files"),
     ("sequences", "api.cli.sequences:app", "Build decision points with event sequences in Spark"),
     ("train", "api.cli.train:app", "Train, compare and audit propensity models"),
+    ("evaluate", "api.cli.evaluate:evaluate", "Judge policies on a log in which another one acted"),
     ("benchmark", "api.cli.benchmark:benchmark", "Measure against baselines in the same run; needs a checkout"),
 )
 

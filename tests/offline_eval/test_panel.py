@@ -213,7 +213,7 @@ def test_explore_share_is_part_of_what_is_judged() -> None:
     panel = evaluate(w.log, {"served": First()}, explore_share=0.3, fit_reward=None)
     mixed = np.tile([0.8, 0.1, 0.1], (3000, 1))
     by_hand = evaluate(w.log, {"served": mixed}, fit_reward=None)
-    assert panel.estimate("served", "IPS").value == pytest.approx(by_hand.estimate("served", "IPS").value)  # type: ignore[arg-type]
+    assert panel.estimate("served", "IPS").value == pytest.approx(by_hand.estimate("served", "IPS").value)
 
 
 def test_totals_merge_and_do_not_depend_on_chunks() -> None:

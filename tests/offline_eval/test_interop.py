@@ -1,0 +1,154 @@
+"""Logs from files: round trips, the same answer in memory and in parts, and errors that name the column."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from api.cli.main import run
+from offline_eval import evaluate
+from offline_eval.interop.arrow import ParquetLog, from_arrow, from_pandas, read_parquet, to_arrow, write_parquet
+from offline_eval.interop.columns import Columns
+from offline_eval.interop.dsjson import from_dsjson
+from offline_eval.interop.obp import from_action_dist, from_obp
+from policies.errors import InvalidInputError, SchemaError, SupportError
+from policies.fixed import Uniform
+from tests.offline_eval.worlds import world
+
+
+def test_arrow_round_trip_keeps_everything() -> None:
+    """A log written to Arrow and read back is the same log."""
+    log = world(n=50, n_subjects=20).log
+    again = from_arrow(to_arrow(log))
+    for name in ("chosen", "propensity", "reward", "probabilities"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(log, name))
+    np.testing.assert_array_equal(again.table.columns["x"], log.table.columns["x"])
+    assert again.table.subjects is not None
+    np.testing.assert_array_equal(again.table.subjects, log.table.subjects)
+
+
+def test_streamed_log_gives_the_same_estimates(tmp_path: Path) -> None:
+    """Read in parts, a log gives what it gives in memory: values to 1e-9, clustered errors closely."""
+    w = world(n=3000, n_subjects=1000)
+    write_parquet(w.log, tmp_path / "log.parquet")
+    whole = evaluate(read_parquet(tmp_path / "log.parquet"), {"uniform": Uniform()}, fit_reward=None)
+    parts = evaluate(ParquetLog(tmp_path / "log.parquet"), {"uniform": Uniform()}, fit_reward=None)
+    for name, e in whole.estimates["uniform"].items():
+        other = parts.estimates["uniform"][name]
+        assert e.value == pytest.approx(other.value, rel=1e-9)
+        assert e.standard_error == pytest.approx(other.standard_error, rel=0.05)
+    modelled = evaluate(ParquetLog(tmp_path / "log.parquet"), {"uniform": Uniform()})
+    assert modelled.headline == "SNDR"
+    assert modelled.estimate("uniform").value == pytest.approx(w.truth(w.uniform), abs=0.05)
+
+
+def test_open_reward_windows_are_left_out() -> None:
+    """Rows whose reward window is still open are not taken for zero."""
+    table = to_arrow(world(n=40).log)
+    table = table.append_column("is_matured", pa.array([i % 4 != 0 for i in range(40)]))
+    assert len(from_arrow(table)) == 30
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (lambda t: t.drop_columns(["propensity"]), SchemaError, "no column 'propensity'"),
+        (lambda t: t.rename_columns(["offr", *t.column_names[1:]]), SchemaError, "did you mean 'offr'"),
+        (lambda t: _with(t, "propensity", pa.array([5.0] * 40)), SupportError, "outside (0, 1] in 40 rows"),
+        (lambda t: _with(t, "reward", pa.array([None, *[1.0] * 39])), InvalidInputError, "missing in 1 rows"),
+        (lambda t: _with(t, "reward", pa.array(["a"] * 40)), SchemaError, "expected numbers"),
+        (lambda t: t.slice(0, 0), InvalidInputError, "no rows"),
+        (lambda t: _with(t, "probabilities", pa.array([[0.5, 0.5]] * 40)), SchemaError, "another length than 3 in 40 rows"),
+    ],
+)  # fmt: skip
+def test_bad_tables_are_refused_by_column(change: object, error: type[Exception], words: str) -> None:
+    """A missing, misspelt or badly typed column is an error that names it and counts the rows."""
+    table = to_arrow(world(n=40).log)
+    with pytest.raises(error, match=re.escape(words)):
+        from_arrow(change(table), offers=["offer 0", "offer 1", "offer 2"])  # type: ignore[operator]
+
+
+def test_unknown_offers_are_refused_by_name() -> None:
+    """An offer that is not in the offer set is named."""
+    with pytest.raises(InvalidInputError, match="not in the offer set"):
+        from_arrow(to_arrow(world(n=40).log), offers=["offer 0", "offer 1"])
+
+
+def test_columns_can_be_called_otherwise() -> None:
+    """A log with other column names is read through Columns."""
+    table = to_arrow(world(n=40).log).rename_columns(["item", "click", "p", "x", "probabilities"])
+    log = from_arrow(table, columns=Columns(offer="item", reward="click", propensity="p"))
+    assert set(log.table.columns) == {"x"}
+
+
+def test_pandas_frames_are_read() -> None:
+    """A pandas frame gives the log its Arrow table gives."""
+    pandas = pytest.importorskip("pandas")
+    table = to_arrow(world(n=30).log)
+    frame = pandas.DataFrame({name: table[name].to_pylist() for name in ("offer", "reward", "propensity", "x")})
+    assert len(from_pandas(frame)) == 30
+
+
+def test_obp_feedback_is_read_and_checked() -> None:
+    """bandit_feedback gives a log; several positions, bad propensities and missing keys are refused."""
+    feedback = {
+        "n_actions": 3, "context": np.ones((4, 2)), "action": np.array([0, 1, 2, 0]),
+        "reward": np.array([0, 1, 0, 1]), "pscore": np.array([0.2, 0.3, 0.5, 0.2]), "position": np.array([0, 0, 1, 1]),
+    }  # fmt: skip
+    log = from_obp(feedback, position=1)
+    assert log.chosen.tolist() == [2, 0]
+    with pytest.raises(InvalidInputError, match="position="):
+        from_obp(feedback)
+    with pytest.raises(SupportError):
+        from_obp({**feedback, "pscore": np.full(4, 5.0)}, position=0)
+    with pytest.raises(SchemaError, match="pscore"):
+        from_obp({k: v for k, v in feedback.items() if k != "pscore"})
+    assert from_action_dist(np.ones((4, 3, 2)) / 3, position=1).shape == (4, 3)
+
+
+def test_dsjson_is_read() -> None:
+    """Two dsjson events with different offers give one log over the union, rewards being minus the cost."""
+    events = [
+        {
+            "_label_cost": -1.0, "_label_probability": 0.8, "_label_Action": 2, "EventId": "a", "a": [2, 1], "p": [0.8, 0.2],
+            "c": {"user": {"age": 30}, "_multi": [{"id": "x"}, {"id": "y", "f": {"price": 3}}]},
+        },
+        {
+            "_label_cost": 0, "EventId": "b", "a": [1, 2], "p": [0.5, 0.5],
+            "c": {"user": {"age": 41}, "_multi": [{"id": "y", "f": {"price": 3}}, {"id": "z"}]},
+        },
+    ]  # fmt: skip
+    log = from_dsjson(json.dumps(e) for e in events)
+    assert log.table.offers.ids == ("x", "y", "z")
+    assert log.reward.tolist() == [1.0, 0.0]
+    assert log.propensity.tolist() == [0.8, 0.5]
+    assert log.chosen.tolist() == [1, 1]
+    assert log.table.eligible.tolist() == [[True, True, False], [False, True, True]]
+    assert log.table.columns["user.age"].tolist() == [30.0, 41.0]
+    with pytest.raises(InvalidInputError, match="line 1 is not JSON"):
+        from_dsjson(["{"])
+
+
+def test_command_writes_report_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command prints the panel, writes report and figures, and exits 0 or 1 by the verdict, 2 on a wrong path."""
+    w = world(n=4000, n_subjects=1500)
+    log = tmp_path / "log.parquet"
+    write_parquet(w.log, log)
+    out, figures = tmp_path / "report.html", tmp_path / "figures.json"
+    code = run(["evaluate", "--log", str(log), "--policy", "uniform", "--out", str(out), "--json", str(figures)])
+    told = json.loads(figures.read_text())
+    verdict = told["candidates"]["uniform"]["verdict"]["verdict"]
+    assert code == (0 if verdict == "recommend" else 1)
+    assert verdict == "recommend"
+    assert "RECOMMEND" in capsys.readouterr().out
+    assert "uniform" in out.read_text()
+    assert run(["evaluate", "--log", str(tmp_path / "none.parquet"), "--policy", "uniform"]) == 2
+
+
+def _with(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, column)
