@@ -116,11 +116,11 @@ def rollups(scenario: Scenario, rng: np.random.Generator) -> Iterator[Rollup]:
     variant = (rng.random(n) < share_b).astype(np.int64)
     rate = BASE_RATE * (1 + (scenario.drift - 1) * at) + scenario.lift * variant
     if scenario.decisions == 1:
-        decisions = np.ones(n)
+        decisions = np.ones(n, dtype=np.float64)
         sales = (rng.random(n) < rate).astype(np.float64)
     else:
         # Subjects differ in how often they come and in how readily they buy: decisions of one subject go together.
-        decisions = 1.0 + rng.poisson(scenario.decisions - 1, n)
+        decisions = (1 + rng.poisson(scenario.decisions - 1, n)).astype(np.float64)
         ready = rng.beta(rate * 3, (1 - rate) * 3)
         sales = rng.binomial(decisions.astype(np.int64), ready).astype(np.float64)
     margin = sales * rng.gamma(2.0, 10.0, n)
@@ -329,12 +329,13 @@ def main() -> int:
     n_runs, n_split = (60, 300) if quick else (4000, 4000)
     started = time.monotonic()
     figures = []
-    for part in (
+    parts: list[Callable[[], list[Figure]]] = [
         lambda: split_checks(n_split, options.seed + 100, can_judge=not quick),
         lambda: power(n_runs, options.seed + 200, can_judge=not quick),
         lambda: false_verdicts(n_runs, options.seed, can_judge=not quick),
         lambda: analysis_time(options.seed),
-    ):
+    ]
+    for part in parts:
         figures += part()
         print(f"{time.monotonic() - started:6.0f} s: {figures[-1].name}", file=sys.stderr)
     return finish("ab", figures, quick=quick, path=options.json, seed=options.seed)
