@@ -97,3 +97,24 @@ def reference(*, population: Population | None = None, parameters: WorldParamete
         parameters=parameters or WorldParameters(),
         population=population or Population.synthetic(),
     )
+
+
+def tabular() -> Scenario:
+    """A small world without hidden differences, where the exact value of a policy is a recursion (``truth.market_value``).
+
+    Three segments the site can see, each with its own deal affinity; no taste, no fatigue, nobody looked after.
+    """
+    why = {
+        "taste_spread": 0.0,
+        "price_sensitivity_spread": 0.0,
+        "return_rate_spread": 0.0,
+        "fatigue_per_view": 0.0,
+        "retention_offer_effect": 0.0,
+    }
+    people = Population(
+        columns={"segment": np.asarray(["keen", "plain", "wary"], dtype=np.str_)},
+        deal_affinity=np.asarray([1.5, 0.0, -1.5]),
+        pace=np.ones(3),
+        label="three segments",
+    )
+    return Scenario("tabular", parameters=WorldParameters().with_assumed(**why), population=people)
