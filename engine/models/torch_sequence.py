@@ -12,8 +12,8 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from engine.models.dataset import SequenceDataset
 from engine.models.encoder import KIND, n_gap_buckets
 from engine.models.linear import best_ridge_logistic
 from engine.models.metrics import log_loss
-from engine.models.propensity import FitReport, describe
+from engine.models.propensity import FitReport
 from engine.models.tabular import TabularEncoder
 from policies.artifact import Artifact
 from policies.errors import NotFittedError
@@ -32,15 +32,16 @@ from policies.records import FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True)
-class GRUConfig:
-    """What a fit is decided by.
+class TorchConfig:
+    """What a fit of any torch sequence model is decided by.
 
     Parameters
     ----------
-    hidden
-        Width of the state that is exported.
     last_events
         How many last events of a row are read.
+    batching
+        ``buckets``: batches of near-equal length, padded to their own longest row; ``padded``: batches at random, padded
+        to ``last_events`` (what a benchmark compares with).
     rows_per_batch
         Rows in one batch; batches hold rows of near-equal length.
     max_epochs, patience
@@ -49,7 +50,6 @@ class GRUConfig:
         Columns not to use (names, or prefixes ending in ``*``).
     """
 
-    hidden: int = 24
     event_width: int = 6
     item_width: int = 8
     gap_width: int = 4
@@ -61,25 +61,38 @@ class GRUConfig:
     max_epochs: int = 30
     patience: int = 4
     last_events: int = 128
+    batching: Literal["buckets", "padded"] = "buckets"
     ignore: tuple[str, ...] = ()
     seed: int = 0
 
 
-class SequenceEncoderNet(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
-    """Events to a state vector: embeddings of type, item and log-bucketed gap, amounts, then a GRU."""
+@dataclass(frozen=True, slots=True)
+class GRUConfig(TorchConfig):
+    """A GRU.
+
+    Parameters
+    ----------
+    hidden
+        Width of the state that is exported.
+    """
+
+    hidden: int = 24
+
+
+class EventInputs(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+    """An event as numbers: embeddings of type, item and log-bucketed gap, the log gap itself and the amount."""
 
     def __init__(
-        self, *, n_event_types: int, n_items: int, value_mean: float, value_scale: float, config: GRUConfig
+        self, *, n_event_types: int, n_items: int, value_mean: float, value_scale: float, config: TorchConfig
     ) -> None:
         super().__init__()
         self.event = nn.Embedding(n_event_types, config.event_width)
         self.item = nn.Embedding(n_items, config.item_width)
         self.gap = nn.Embedding(n_gap_buckets(), config.gap_width)
-        width = config.event_width + config.item_width + config.gap_width + 2
-        self.gru = nn.GRU(width, config.hidden, batch_first=True)
+        self.width = config.event_width + config.item_width + config.gap_width + 2
         self.value_mean, self.value_scale = value_mean, value_scale
 
-    def inputs(
+    def forward(
         self, event_type: torch.Tensor, item: torch.Tensor, gap_s: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
         """(n, t) ids and amounts -> (n, t, width)."""
@@ -88,6 +101,15 @@ class SequenceEncoderNet(nn.Module):  # type: ignore[misc]  # torch is not follo
         amount = torch.sign(value) * torch.log1p(value.abs())
         numbers = torch.stack([log_gap / 10.0, (amount - self.value_mean) / self.value_scale], dim=-1)
         return torch.cat([self.event(event_type), self.item(item), self.gap(bucket), numbers], dim=-1)
+
+
+class SequenceEncoderNet(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+    """Events to a state vector by a GRU."""
+
+    def __init__(self, *, config: GRUConfig, **sizes: Any) -> None:
+        super().__init__()
+        self.inputs = EventInputs(config=config, **sizes)
+        self.gru = nn.GRU(self.inputs.width, config.hidden, batch_first=True)
 
     def forward(
         self,
@@ -147,21 +169,26 @@ class PropensityNet(nn.Module):  # type: ignore[misc]  # torch is not followed b
     def forward(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Log odds, (n,)."""
         state = self.encoder(batch["event_type"], batch["item"], batch["gap_s"], batch["value"], batch["lengths"])
-        recency = torch.log1p(batch["gap_to_as_of_s"].clamp(min=0.0))[:, None] / 10.0
-        has_events = (batch["lengths"] > 0).float()[:, None]
-        joined = torch.cat([state, recency * has_events, has_events, batch["columns"]], dim=1)
+        joined = torch.cat([state, recency_inputs(batch), batch["columns"]], dim=1)
         return (self.wide(batch["columns"]) + self.deep(joined)).squeeze(1)
 
 
-class TorchGRU:
-    """``PropensityModel`` of a GRU; see ``GRUConfig``."""
+def recency_inputs(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Log time since the last event and whether there is one, (n, 2)."""
+    recency = torch.log1p(batch["gap_to_as_of_s"].clamp(min=0.0))[:, None] / 10.0
+    has_events = (batch["lengths"] > 0).float()[:, None]
+    return torch.cat([recency * has_events, has_events], dim=1)
 
-    name = "gru"
 
-    def __init__(self, config: GRUConfig | None = None, *, progress: Callable[[str], None] | None = None) -> None:
-        self.config = config or GRUConfig()
+class TorchSequenceModel:
+    """Training and scoring that all torch sequence models share; a subclass says what network is built."""
+
+    name = "torch"
+
+    def __init__(self, config: TorchConfig, *, progress: Callable[[str], None] | None = None) -> None:
+        self.config = config
         self._progress = progress or (lambda _line: None)
-        self._net: PropensityNet | None = None
+        self._net: Any = None
         self._columns: TabularEncoder | None = None
         self._vocabularies: Mapping[str, Any] = {}
 
@@ -198,9 +225,11 @@ class TorchGRU:
         for epoch in range(1, config.max_epochs + 1):
             net.train()
             total = 0.0
-            for rows in bucketed_batches(train.lengths, rows_per_batch=config.rows_per_batch, rng=rng):
+            for rows in self._batches(train, rng):
                 optimiser.zero_grad(set_to_none=True)
-                loss = loss_of(net(_tensors(train, columns, rows, config.last_events)), label[rows])
+                padded_to = config.last_events if config.batching == "padded" else None
+                batch = tensors(train, columns, rows, last_events=config.last_events, padded_to=padded_to)
+                loss = loss_of(net(batch), label[rows])
                 loss.backward()
                 nn.utils.clip_grad_norm_(net.parameters(), 1.0)
                 optimiser.step()
@@ -222,7 +251,14 @@ class TorchGRU:
             seconds=time.monotonic() - started,
         )
 
-    def _start_from_logistic(self, net: PropensityNet, train: SequenceDataset, validation: SequenceDataset) -> None:
+    def _batches(self, train: SequenceDataset, rng: np.random.Generator) -> Iterator[IntArray]:
+        size = self.config.rows_per_batch
+        if self.config.batching == "buckets":
+            return bucketed_batches(train.lengths, rows_per_batch=size, rng=rng)
+        order = rng.permutation(len(train))
+        return (order[i : i + size] for i in range(0, len(order), size))
+
+    def _start_from_logistic(self, net: Any, train: SequenceDataset, validation: SequenceDataset) -> None:
         """Begin at the ridge logistic regression on the columns; what the sequence adds is learned on top of it.
 
         On small data a network that starts from nothing spends its rows on finding what the logistic knows.
@@ -238,17 +274,18 @@ class TorchGRU:
             last.weight.zero_()
             last.bias.zero_()
 
-    def _build(self, train: SequenceDataset) -> PropensityNet:
-        assert self._columns is not None
+    def _build(self, train: SequenceDataset) -> Any:
+        raise NotImplementedError
+
+    def _input_sizes(self, train: SequenceDataset) -> dict[str, Any]:
+        """Vocabulary sizes and the scale of amounts, as the networks take them."""
         amount = np.sign(train.value) * np.log1p(np.abs(train.value))
-        encoder = SequenceEncoderNet(
-            n_event_types=_vocabulary_size(self._vocabularies, "event_type", train.event_type),
-            n_items=_vocabulary_size(self._vocabularies, "item", train.item),
-            value_mean=float(amount.mean()) if len(amount) else 0.0,
-            value_scale=max(float(amount.std()), 1e-3) if len(amount) else 1.0,
-            config=self.config,
-        )
-        return PropensityNet(encoder, n_columns=self._columns.width, config=self.config)
+        return {
+            "n_event_types": _vocabulary_size(self._vocabularies, "event_type", train.event_type),
+            "n_items": _vocabulary_size(self._vocabularies, "item", train.item),
+            "value_mean": float(amount.mean()) if len(amount) else 0.0,
+            "value_scale": max(float(amount.std()), 1e-3) if len(amount) else 1.0,
+        }
 
     def predict(self, data: SequenceDataset) -> FloatArray:
         """Probability of the label for each row, shape ``(n,)``."""
@@ -258,22 +295,41 @@ class TorchGRU:
         net.eval()
         with torch.inference_mode():
             for rows in bucketed_batches(data.lengths, rows_per_batch=1024, rng=None):
-                scores = net(self._known_ids(_tensors(data, columns, rows, self.config.last_events)))
+                scores = net(self._known_ids(tensors(data, columns, rows, last_events=self.config.last_events)))
                 out[rows] = torch.sigmoid(scores.double()).numpy()
         return out
 
     def _known_ids(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Ids beyond the vocabulary of the fit are unknown (0)."""
         net, _ = self._fitted()
-        for name, table in (("event_type", net.encoder.event), ("item", net.encoder.item)):
+        for name, table in (("event_type", net.encoder.inputs.event), ("item", net.encoder.inputs.item)):
             ids = batch[name]
             batch[name] = torch.where(ids < table.num_embeddings, ids, torch.zeros_like(ids))
         return batch
 
-    def _fitted(self) -> tuple[PropensityNet, TabularEncoder]:
+    def _fitted(self) -> tuple[Any, TabularEncoder]:
         if self._net is None or self._columns is None:
-            raise NotFittedError("the GRU is not fitted; call fit first")
+            raise NotFittedError(f"the model {self.name!r} is not fitted; call fit first")
         return self._net, self._columns
+
+    def to_artifacts(self) -> Mapping[str, Artifact]:
+        """Nothing that can be served, unless a subclass exports something."""
+        return {}
+
+
+class TorchGRU(TorchSequenceModel):
+    """``PropensityModel`` of a GRU; see ``GRUConfig``."""
+
+    name = "gru"
+    config: GRUConfig
+
+    def __init__(self, config: GRUConfig | None = None, *, progress: Callable[[str], None] | None = None) -> None:
+        super().__init__(config or GRUConfig(), progress=progress)
+
+    def _build(self, train: SequenceDataset) -> PropensityNet:
+        assert self._columns is not None
+        encoder = SequenceEncoderNet(config=self.config, **self._input_sizes(train))
+        return PropensityNet(encoder, n_columns=self._columns.width, config=self.config)
 
     def to_artifacts(self) -> Mapping[str, Artifact]:
         """The encoder, servable through ONNX Runtime."""
@@ -311,10 +367,10 @@ def export_encoder(encoder: SequenceEncoderNet, *, config: GRUConfig, vocabulari
         manifest={
             "width": config.hidden,
             "last_events": config.last_events,
-            "n_event_types": encoder.event.num_embeddings,
-            "n_items": encoder.item.num_embeddings,
+            "n_event_types": encoder.inputs.event.num_embeddings,
+            "n_items": encoder.inputs.item.num_embeddings,
             "vocabularies": dict(vocabularies),
-            "config": {**describe(config), "ignore": list(config.ignore)},
+            "config": {**asdict(config), "ignore": list(config.ignore)},
         },
         blobs={"encoder.onnx": whole, "step.onnx": step},
     )
@@ -364,10 +420,19 @@ def bucketed_batches(
         yield batches[i]
 
 
-def _tensors(
-    data: SequenceDataset, columns: NDArray[np.float32], rows: IntArray, last_events: int
+def tensors(
+    data: SequenceDataset,
+    columns: NDArray[np.float32],
+    rows: IntArray,
+    *,
+    last_events: int,
+    padded_to: int | None = None,
 ) -> dict[str, torch.Tensor]:
+    """One batch; padded to its longest row, or to ``padded_to``."""
     padded = data.padded(rows, length=last_events)
+    extra = 0 if padded_to is None else padded_to - padded["gap_s"].shape[1]
+    if extra > 0:
+        padded = {n: b if b.ndim == 1 else np.pad(b, ((0, 0), (0, extra))) for n, b in padded.items()}
     return {
         "event_type": torch.from_numpy(padded["event_type"].astype(np.int64)),
         "item": torch.from_numpy(padded["item"].astype(np.int64)),

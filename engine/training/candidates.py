@@ -54,6 +54,14 @@ CANDIDATES: dict[str, Candidate] = {
         reads_sequence=True,
         quick=(("max_epochs", 6), ("last_events", 64)),
     ),
+    "transformer": Candidate(
+        "engine.models.torch_transformer",
+        "TorchTransformer",
+        "TransformerConfig",
+        "torch",
+        reads_sequence=True,
+        quick=(("max_epochs", 6), ("last_events", 64)),
+    ),
 }
 
 
