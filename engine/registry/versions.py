@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import insert, select
 
@@ -134,7 +136,7 @@ class Registry:
         for version in reversed(versions):
             if ref in (str(version.ref), version.ref.name):
                 return version
-        raise UnknownNameError("policy version", ref, [str(v.ref) for v in versions])
+        raise UnknownNameError("policy version", ref, [n for v in versions for n in (v.ref.name, str(v.ref))])
 
     def artifact(self, ref: str) -> Artifact:
         """Content of a version, checked against its hashes."""
@@ -174,6 +176,17 @@ def _check_loads(artifact: Artifact) -> str:
             f"the artefact is of kind {artifact.kind!r}; expected a {ENCODER_KIND!r} or one of the installed policies: "
             f"{', '.join(known_kinds()) or 'none'}"
         )
-    policy = load_policy(artifact)
-    space = getattr(policy, "space", None) or getattr(getattr(policy, "model", None), "space", None)
-    return space.hash if isinstance(space, FeatureSpace) else ""
+    load_policy(artifact)
+    return _space_hash(artifact.manifest)
+
+
+def _space_hash(manifest: Mapping[str, Any]) -> str:
+    """Hash of the feature space that lies somewhere in a manifest (a policy over a model keeps the model's inside)."""
+    for value in manifest.values():
+        if isinstance(value, Mapping):
+            if {"context", "blocks", "offer", "offer_levels"} <= set(value):
+                return FeatureSpace.from_manifest(value).hash
+            found = _space_hash(value)
+            if found:
+                return found
+    return ""
