@@ -27,6 +27,8 @@ from offline_eval.report.formatting import Interval
 from policies.errors import InvalidInputError
 
 IMBALANCE_ALPHA = 0.001
+# A look is due this little before its planned fraction: the information of a random split falls a hair short of the plan's.
+LOOK_TOLERANCE = 5e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,13 +323,12 @@ def _take_look(
     """Add a look if the plan has one due."""
     looks = tuple(history.looks)
     last = looks[-1].fraction if looks else 0.0
-    due = [f for f in planned_fractions(plan.n_looks) if f > last + 1e-9]
+    due = [f for f in planned_fractions(plan.n_looks) if f > last + LOOK_TOLERANCE + 1e-9]
     reached = min(fraction, 1.0)
     has_all = all((plan.primary, t) in effects for t in plan.treatments)
-    # Half a per mille of tolerance: the harmonic information of a random split falls a hair short of the plan's.
-    if not is_ready or not has_all or not due or reached < due[0] - 5e-4 or reached <= last + 1e-4:
+    if not is_ready or not has_all or not due or reached < due[0] - LOOK_TOLERANCE or reached <= last + 1e-4:
         return looks, False
-    if reached >= 1.0 - 5e-4:
+    if reached >= 1.0 - LOOK_TOLERANCE:
         reached = 1.0
     critical = bounds([*(k.fraction for k in looks), reached], alpha=primary_alpha(plan))[-1]
     z = {t: effects[plan.primary, t].z for t in plan.treatments}
