@@ -109,7 +109,7 @@ def test_crossed_ridge_equals_ridge_on_the_crossed_columns() -> None:
 
 def test_ridge_reward_model_is_the_posterior_mean() -> None:
     """The reward model of a bandit is the mean that LinTS scores with."""
-    model, policy = RidgeRewardModel(SPACE), LinTS(SPACE)
+    model, policy = RidgeRewardModel(SPACE, ridge=10.0), LinTS(SPACE, ridge=10.0)
     model.learn(batch())
     policy.learn(batch())
     t = table(13, seed=5)
