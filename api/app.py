@@ -26,6 +26,7 @@ from api.facts import routes as facts
 from api.health import routes as health
 from api.metrics import Metrics
 from api.operation import Operation, Parts, json_response, request_id_of
+from api.personalizer import routes as personalizer
 from api.placements import routes as placements
 from api.policies import routes as policies
 from api.settings import Settings
@@ -82,6 +83,7 @@ def create_app(
         exception_handlers={HTTPException: _http_error, Exception: _unexpected},
     )
     app.router.routes.extend(operation.route() for operation in OPERATIONS)
+    app.router.routes.extend(personalizer.routes())
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

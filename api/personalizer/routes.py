@@ -1,0 +1,415 @@
+"""HTTP of the Personalizer contract: its paths, statuses and error shape over our decisions, rewards and placements.
+
+v1.0 and v1.1-preview live under ``/personalizer/<version>/``, 2022-09-01-preview under ``/personalizer/`` with
+``?api-version=``. What has no counterpart here answers 501 with a sentence that says where to look instead.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from api.auth import ApiKey, Scope
+from api.errors import ForbiddenError, MalformedError, RateLimitError, TooLargeError, UnauthorizedError
+from api.operation import Parts, json_response, parse_body, read_body, request_id_of
+from api.personalizer.features import flatten
+from api.personalizer.repository import DEFAULT_PLACEMENT, DEFAULT_POLICY, REWARD_KIND, SLOT_MARK, Loop, Loops
+from api.personalizer.schemas import (
+    MultiSlotRankRequest,
+    MultiSlotReward,
+    PolicyConfiguration,
+    RankRequest,
+    RewardValue,
+    ServiceConfiguration,
+    Slot,
+)
+from engine.decisions.requests import DecisionAnswer, DecisionRequest, RewardRequest
+from policies.errors import (
+    ConflictError,
+    DuplicateOfferError,
+    InvalidInputError,
+    NextofferError,
+    NoEligibleOfferError,
+    OverloadedError,
+    StoreUnavailableError,
+    UnknownDecisionError,
+    UnknownNameError,
+)
+from policies.records import Offer, OfferId
+
+KEY_HEADER = "ocp-apim-subscription-key"
+CLIENT_REQUEST_HEADERS = ("x-ms-client-request-id", "repeatability-request-id")
+_log = logging.getLogger("nextoffer.api.personalizer")
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class _Version(Convertor[str]):
+    """A version in the address, so that ``/personalizer/multislot/rank`` is not taken for one."""
+
+    regex = r"v1\.[01](?:-preview\.[0-9]+)?"
+
+    def convert(self, value: str) -> str:
+        """Leave it as it is."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """Leave it as it is."""
+        return value
+
+
+register_url_convertor("personalizer_version", _Version())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ask:
+    """One request at this door."""
+
+    request: Request
+    parts: Parts
+    key: ApiKey
+
+    @property
+    def actor(self) -> str:
+        """Who is named in audit rows."""
+        return f"key:{self.key.name}"
+
+    @property
+    def placement(self) -> str:
+        """The loop: the first placement that the key is bound to."""
+        return self.key.placements[0] if self.key.placements else DEFAULT_PLACEMENT
+
+    @property
+    def event(self) -> str:
+        """Event id of the path."""
+        event_id = str(self.request.path_params["event"])
+        if len(event_id) > 256:
+            raise InvalidInputError(f"the event id has {len(event_id)} characters; at most 256")
+        return event_id
+
+    async def body(self, model: type[ModelT]) -> ModelT:
+        """Read and check the body."""
+        settings = self.parts.settings
+        raw = await read_body(self.request, limit=settings.body_limit_bytes)
+        return parse_body(model, raw, depth_limit=settings.depth_limit)
+
+    async def ensure_loop(self) -> None:
+        """Make the loop's placement on its first request; later ones find it in memory."""
+        if self.placement not in self.parts.service.placements():
+            await self.loop()
+
+    async def loop(self) -> Loop:
+        """Configuration of the loop."""
+        return await run_in_threadpool(Loops(self.parts.service).find, self.placement, actor=self.actor)
+
+
+async def rank(ask: Ask) -> Response:
+    """Which action first: 201 with the ranking."""
+    body = await ask.body(RankRequest)
+    await ask.ensure_loop()
+    excluded = tuple(body.excluded_actions or ())
+    event_id = body.event_id or uuid.uuid4().hex
+    answer = await ask.parts.service.adecide(
+        DecisionRequest(
+            placement=ask.placement,
+            subject=event_id,  # the contract knows events only, not who they belong to
+            features=flatten(body.context_features or (), where="contextFeatures"),
+            id=event_id,
+            offers=tuple(Offer(OfferId(a.id), flatten(a.features, where=f"action {a.id!r}")) for a in body.actions),
+            exclude=tuple(e for e in excluded if any(e == a.id for a in body.actions)),
+            is_activated=not body.defer_activation,
+        )
+    )
+    content = {
+        "ranking": ranking([a.id for a in body.actions], excluded=frozenset(excluded), answer=answer),
+        "eventId": answer.decision.id,
+        "rewardActionId": answer.decision.offer,
+    }
+    return json_response(content, status=201)
+
+
+def ranking(action_ids: list[str], *, excluded: frozenset[str], answer: DecisionAnswer) -> list[dict[str, Any]]:
+    """Chosen action first, the others by falling probability; excluded ones keep their place with probability 0."""
+    decision = answer.decision
+    probability = dict(zip(decision.offers, decision.probabilities, strict=True))
+    free = [a for a in action_ids if a not in excluded]
+    free.sort(key=lambda a: (a != decision.offer, -probability.get(OfferId(a), 0.0)))
+    waiting = iter(free)
+    return [
+        {"id": a, "probability": 0.0}
+        if a in excluded
+        else {"id": (chosen := next(waiting)), "probability": probability.get(OfferId(chosen), 0.0)}
+        for a in action_ids
+    ]
+
+
+async def reward(ask: Ask) -> Response:
+    """What came of an event: 204 whether or not the event is known, as the contract has it."""
+    body = await ask.body(RewardValue)
+    await _reward(ask, ask.event, body.value)
+    return Response(status_code=204)
+
+
+async def activate(ask: Ask) -> Response:
+    """The action of a deferred event has been shown."""
+    await ask.parts.service.aactivate(ask.event)
+    return Response(status_code=204)
+
+
+async def multi_slot_rank(ask: Ask) -> Response:
+    """Which action in which slot: each slot is a decision of its own, among the actions not taken by earlier slots."""
+    body = await ask.body(MultiSlotRankRequest)
+    await ask.ensure_loop()
+    if len({s.id for s in body.slots}) < len(body.slots):
+        raise InvalidInputError(f"slot ids {[s.id for s in body.slots]} repeat; give each slot one of its own")
+    event_id = body.event_id or uuid.uuid4().hex
+    context = flatten(body.context_features or (), where="contextFeatures")
+    actions = {a.id: flatten(a.features, where=f"action {a.id!r}") for a in body.actions}
+    if len(actions) < len(body.actions):
+        raise DuplicateOfferError(
+            next(a.id for i, a in enumerate(body.actions) if a.id in [b.id for b in body.actions[:i]])
+        )
+    taken: list[str] = []
+    slots: list[dict[str, str]] = []
+    for slot in body.slots:
+        answer = await ask.parts.service.adecide(
+            DecisionRequest(
+                placement=ask.placement,
+                subject=event_id,
+                features={**context, **_slot_features(slot)},
+                id=f"{event_id}{SLOT_MARK}{slot.id}",
+                offers=tuple(Offer(OfferId(a), actions[a]) for a in _candidates(slot, list(actions), taken)),
+                is_activated=not body.defer_activation,
+            )
+        )
+        taken.append(answer.decision.offer)
+        slots.append({"id": slot.id, "rewardActionId": answer.decision.offer})
+    return json_response({"slots": slots, "eventId": event_id}, status=201)
+
+
+def _slot_features(slot: Slot) -> dict[str, Any]:
+    features = flatten(slot.features or (), where=f"slot {slot.id!r}")
+    return {"slot": slot.id, **{f"slot.{name}": value for name, value in features.items()}}
+
+
+def _candidates(slot: Slot, action_ids: list[str], taken: list[str]) -> list[str]:
+    """Actions that a slot may show, its baseline first: the last rung shows the first of them."""
+    blocked = {*taken, *(slot.excluded_actions or ())}
+    free = [a for a in action_ids if a not in blocked]
+    if not free:
+        raise InvalidInputError(
+            f"slot {slot.id!r} has no action left; send at least as many actions as slots, and exclude fewer"
+        )
+    if slot.baseline_action not in action_ids:
+        raise UnknownNameError(f"baseline action of slot {slot.id!r}:", slot.baseline_action, action_ids)
+    return sorted(free, key=lambda a: a != slot.baseline_action)
+
+
+async def multi_slot_reward(ask: Ask) -> Response:
+    """What came of slots of an event."""
+    body = await ask.body(MultiSlotReward)
+    for entry in body.reward:
+        await _reward(ask, f"{ask.event}{SLOT_MARK}{entry.slot_id}", entry.value)
+    return Response(status_code=204)
+
+
+async def multi_slot_activate(ask: Ask) -> Response:
+    """All slots of a deferred event have been shown."""
+    decisions = await run_in_threadpool(Loops(ask.parts.service).slot_decisions, ask.event)
+    if not decisions:
+        raise UnknownDecisionError(ask.event)
+    for decision in decisions:
+        await ask.parts.service.aactivate(decision)
+    return Response(status_code=204)
+
+
+async def get_service(ask: Ask) -> Response:
+    """The loop's configuration in the contract's words."""
+    return json_response(_service_json((await ask.loop()).service))
+
+
+async def put_service(ask: Ask) -> Response:
+    """Change the loop's configuration; it counts from the next decision on."""
+    body = await ask.body(ServiceConfiguration)
+    await _change(ask, service=body)
+    return json_response(_service_json(body))
+
+
+async def get_policy(ask: Ask) -> Response:
+    """The learner's arguments, as they were last put."""
+    return json_response((await ask.loop()).policy.model_dump(by_alias=True))
+
+
+async def put_policy(ask: Ask) -> Response:
+    """Keep the learner's arguments."""
+    body = await ask.body(PolicyConfiguration)
+    await _change(ask, policy=body)
+    return json_response(body.model_dump(by_alias=True))
+
+
+async def delete_policy(ask: Ask) -> Response:
+    """Go back to the default arguments."""
+    await _change(ask, policy=DEFAULT_POLICY)
+    return json_response(DEFAULT_POLICY.model_dump(by_alias=True))
+
+
+async def _change(ask: Ask, **changed: Any) -> None:
+    loop = await ask.loop()
+    await run_in_threadpool(Loops(ask.parts.service).change, loop, actor=ask.actor, **changed)
+
+
+async def _reward(ask: Ask, decision: str, value: float) -> None:
+    """Take in a reward once, however often a client's retry sends it.
+
+    With the client's request id, repeats of one call are one reward and two calls are two; without it, the same value for
+    the same event counts once.
+    """
+    call_id = next((v for h in CLIENT_REQUEST_HEADERS if (v := ask.request.headers.get(h))), None)
+    reward_id = f"{decision}:{call_id}" if call_id else f"{decision}:{value!r}"
+    receipt = await ask.parts.service.areward(
+        RewardRequest(decision, REWARD_KIND, value, id=reward_id[:256], must_join=False)
+    )
+    if not receipt.joined:
+        ask.parts.metrics.observe("personalizer_reward_unjoined", 204, 0.0)
+
+
+def _service_json(service: ServiceConfiguration) -> dict[str, Any]:
+    return {**service.model_dump(mode="json", by_alias=True), "isAutoOptimizationEnabled": False}
+
+
+_INSTEAD = {
+    "evaluations": "evaluate a policy on the log with 'nextoffer evaluate'",
+    "featureImportances": "evaluate a policy on the log with 'nextoffer evaluate'",
+    "logs": "the log is yours: read it in the store, or export it",
+    "model": "register a policy with POST /v1/policies",
+    "status": "see GET /v1/placements/{placement}/status",
+    "configurations": "register a policy with POST /v1/policies",
+}
+
+
+async def not_here(ask: Ask) -> Response:
+    """Say in a sentence what to use instead."""
+    rest = ask.request.url.path.split("/personalizer/", 1)[-1]
+    noun = next((n for n in _INSTEAD if f"/{n}" in f"/{rest}"), "model")
+    message = f"{ask.request.method} {rest[:100]} is not part of this service; {_INSTEAD[noun]}"
+    return json_response({"error": {"code": "NotImplemented", "message": message}}, status=501)
+
+
+Handler = Callable[[Ask], Awaitable[Response]]
+_ROUTES: tuple[tuple[str, str, Scope, Handler, str], ...] = (
+    ("POST", "/rank", "decide", rank, "InvalidRankRequest"),
+    ("POST", "/events/{event}/reward", "reward", reward, "InvalidRewardRequest"),
+    ("POST", "/events/{event}/activate", "reward", activate, "InvalidEventIdToActivate"),
+    ("POST", "/multislot/rank", "decide", multi_slot_rank, "InvalidRankRequest"),
+    ("POST", "/multislot/events/{event}/reward", "reward", multi_slot_reward, "InvalidRewardRequest"),
+    ("POST", "/multislot/events/{event}/activate", "reward", multi_slot_activate, "InvalidEventIdToActivate"),
+    ("GET", "/configurations/service", "read", get_service, "BadRequest"),
+    ("PUT", "/configurations/service", "admin", put_service, "BadRequest"),
+    ("GET", "/configurations/policy", "read", get_policy, "BadRequest"),
+    ("PUT", "/configurations/policy", "admin", put_policy, "BadRequest"),
+    ("DELETE", "/configurations/policy", "admin", delete_policy, "BadRequest"),
+    *(
+        (method, path, "read", not_here, "BadRequest")
+        for method, path in (
+            ("GET", "/evaluations"),
+            ("GET", "/evaluations/{id}"),
+            ("PUT", "/evaluations/{id}"),
+            ("POST", "/evaluations"),
+            ("DELETE", "/evaluations/{id}"),
+            ("GET", "/featureImportances"),
+            ("GET", "/featureImportances/{id}"),
+            ("PUT", "/featureImportances/{id}"),
+            ("DELETE", "/featureImportances/{id}"),
+            ("POST", "/configurations/applyFromEvaluation"),
+            ("GET", "/logs/properties"),
+            ("DELETE", "/logs"),
+            ("GET", "/model"),
+            ("PUT", "/model"),
+            ("DELETE", "/model"),
+            ("GET", "/model/properties"),
+            ("GET", "/status"),
+        )
+    ),
+)
+
+
+def routes() -> list[Route]:
+    """All routes of the contract, under both forms of address."""
+    made: list[Route] = []
+    for prefix in ("/personalizer/{version:personalizer_version}", "/personalizer"):
+        for method, path, scope, handler, code in _ROUTES:
+            made.append(
+                Route(
+                    prefix + path,
+                    _endpoint(scope, handler, code),
+                    methods=[method],
+                    name=f"personalizer_{handler.__name__}",
+                    include_in_schema=False,
+                )
+            )
+    return made
+
+
+def _endpoint(scope: Scope, handler: Handler, code: str) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        parts: Parts = request.app.state.parts
+        started = time.perf_counter()
+        request_id = request_id_of(request)
+        try:
+            response = await handler(Ask(request, parts, _authorise(request, parts, scope)))
+        except NextofferError as error:
+            response = _error(error, code)
+        except Exception:  # the outermost edge of a request
+            _log.exception("personalizer %s failed, request %s", handler.__name__, request_id)
+            message = f"something went wrong on our side; the log holds it under request {request_id}"
+            response = json_response({"error": {"code": "InternalServerError", "message": message}}, status=500)
+        response.headers["apim-request-id"] = request_id
+        parts.metrics.observe(f"personalizer_{handler.__name__}", response.status_code, time.perf_counter() - started)
+        return response
+
+    return endpoint
+
+
+def _authorise(request: Request, parts: Parts, scope: Scope) -> ApiKey:
+    kind, _, bearer = request.headers.get("authorization", "").partition(" ")
+    text = request.headers.get(KEY_HEADER) or (bearer.strip() if kind.lower() == "bearer" else "")
+    if not text:
+        raise UnauthorizedError(f"this needs an API key; send it in the header {KEY_HEADER}, where your SDK puts it")
+    key = parts.keys.find(text)
+    if key.is_public:
+        raise ForbiddenError(f"key {key.name!r} is a public browser key; use a secret key here")
+    key.allow(scope)
+    return key
+
+
+def _error(error: NextofferError, code: str) -> Response:
+    status, headers = 400, {}
+    match error:
+        case UnauthorizedError() | ForbiddenError():
+            status, code = 403, "InvalidApiAccess"
+        case TooLargeError():
+            status, code, headers = 413, "BadRequest", {"connection": "close"}
+        case RateLimitError() | OverloadedError():
+            status, code, headers = 429, "TooManyRequests", {"retry-after": str(max(1, round(error.retry_after_s)))}
+        case StoreUnavailableError():
+            status, code, headers = 503, "ServiceUnavailable", {"retry-after": "1"}
+        case ConflictError() | NoEligibleOfferError() | MalformedError() | InvalidInputError() | UnknownNameError():
+            pass
+        case UnknownDecisionError():
+            pass
+        case _:
+            status, code = 500, "InternalServerError"
+    content: dict[str, Any] = {"code": code, "message": str(error)}
+    if isinstance(error, MalformedError) and error.details:
+        content["details"] = [{"code": code, "message": d["problem"], "target": d["place"]} for d in error.details]
+    return json_response({"error": content}, status=status, headers=headers)

@@ -1,0 +1,77 @@
+"""Nested features become named features; odd bodies are refused in the contract's form."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from api.personalizer.features import flatten
+from policies.errors import InvalidInputError
+from policies.records import check_features
+from tests.api.conftest import Site
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.floats(-1, 1) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+def test_nested_features_are_named_by_path() -> None:
+    """Objects by dots, numbers of a list by position, texts of a list as a set, nulls and ``_`` names left out."""
+    found = flatten(
+        [
+            {"user": {"tier": "gold", "_id": 7, "x": None}},
+            {"ages": [3, 5]},
+            {"tags": ["a", "b"]},
+            {"user": {"tier": "blue"}},
+        ],
+        where="here",
+    )
+    assert found == {"user.tier": "blue", "ages.0": 3, "ages.1": 5, "tags=a": True, "tags=b": True}
+    with pytest.raises(InvalidInputError, match="mixed values"):
+        flatten([{"x": [1, "a"]}], where="here")
+    with pytest.raises(InvalidInputError, match="a name of 129 characters"):
+        flatten([{"x" * 129: 1}], where="here")
+
+
+@given(objects=st.lists(st.dictionaries(st.text(max_size=4), JSON, max_size=3), max_size=3))
+def test_what_comes_out_is_a_table_of_features(objects: list[dict[str, object]]) -> None:
+    """Any nested JSON gives features that a policy may see, or one clear error."""
+    try:
+        found = flatten(objects, where="here")
+    except InvalidInputError:
+        return
+    check_features(found, where="here")
+
+
+@pytest.mark.slow
+def test_any_body_is_answered(site: Site) -> None:
+    """Whatever a rank or reward body holds, the answer is 201, 204 or a 400 in the contract's form."""
+
+    @settings(max_examples=150, deadline=None, derandomize=True, database=None)
+    @given(
+        path=st.sampled_from(["rank", "multislot/rank", "events/e/reward", "multislot/events/e/reward"]),
+        body=JSON
+        | st.fixed_dictionaries(
+            {},
+            optional=dict.fromkeys(
+                ("actions", "contextFeatures", "excludedActions", "eventId", "slots", "value", "reward"), JSON
+            ),
+        )
+        | st.fixed_dictionaries(
+            {"actions": st.lists(st.fixed_dictionaries({"id": st.text(max_size=3), "features": JSON}), max_size=3)},
+            optional={"contextFeatures": st.lists(st.dictionaries(st.text(max_size=4), JSON), max_size=2)},
+        ),
+    )
+    def run(path: str, body: object) -> None:
+        headers = {"Ocp-Apim-Subscription-Key": site.keys["admin"]}
+        answer = site.client.post(f"/personalizer/v1.0/{path}", content=json.dumps(body).encode(), headers=headers)
+        assert answer.status_code in (201, 204, 400), answer.text
+        if answer.status_code == 400:
+            assert set(answer.json()["error"]) <= {"code", "message", "details"}
+
+    run()
