@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,13 +17,16 @@ from engine.store import tables
 from engine.store.database import Database, record_change
 from engine.store.facts import check_text, from_us, to_us
 from policies.artifact import Artifact, load_artifact, save_artifact
-from policies.errors import ArtifactError, InvalidInputError, UnknownNameError
+from policies.errors import ArtifactError, InvalidInputError, NextofferError, StoreUnavailableError, UnknownNameError
 from policies.features import FeatureSpace
 from policies.protocols import Policy
 from policies.records import PolicyRef
 from policies.registry import known_kinds, load_policy
 
 ENCODER_KIND = "sequence_encoder"
+FOLLOW_S = 0.25
+
+_log = logging.getLogger("nextoffer.registry")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,9 @@ class Registry:
 
     def __init__(self, database: Database, folder: Path) -> None:
         self._database = database
-        self._folder = folder
+        self.folder = folder
+        self._snapshots: dict[str, int] = {}
+        self._followed_at = 0.0
         self._loaded: dict[str, LoadedPolicy] = {}
         self._lock = threading.Lock()
 
@@ -83,7 +90,7 @@ class Registry:
             artifact = load_artifact(artifact)
         feature_space = _check_loads(artifact)
         ref = PolicyRef(name, artifact.digest)
-        folder = self._folder / ref.name / ref.version
+        folder = self.folder / ref.name / ref.version
         if not folder.exists():
             save_artifact(artifact, folder)
         versions = tables.policy_versions
@@ -140,7 +147,7 @@ class Registry:
 
     def artifact(self, ref: str) -> Artifact:
         """Content of a version, checked against its hashes."""
-        return load_artifact(self._folder / self.find(ref).location)
+        return load_artifact(self.folder / self.find(ref).location)
 
     def load(self, ref: str) -> LoadedPolicy:
         """Policy of a version, loaded once.
@@ -150,19 +157,50 @@ class Registry:
         UnknownNameError, ArtifactError
             If there is no such version or its files are gone or damaged.
         """
+        if time.monotonic() - self._followed_at > FOLLOW_S:
+            self.follow()
         loaded = self._loaded.get(ref)
         if loaded is not None:
             return loaded
         version = self.find(ref)
-        policy = load_policy(load_artifact(self._folder / version.location))
+        policy = load_policy(load_artifact(self.folder / version.location))
         loaded = LoadedPolicy(policy, version.ref, version.ref.version, version.feature_space)
         with self._lock:
-            return self._loaded.setdefault(str(version.ref), loaded)
+            self._loaded.setdefault(str(version.ref), loaded)
+        self.follow()
+        return self._loaded[str(version.ref)]
+
+    def follow(self) -> None:
+        """Swap in the newest published snapshot of each loaded version; one that cannot be read leaves the old one serving."""
+        self._followed_at = time.monotonic()
+        try:
+            rows = self._database.rows(
+                "SELECT policy, max(number) FROM learner_ticks WHERE is_published GROUP BY policy"
+            )
+        except StoreUnavailableError:
+            return
+        for ref, number in rows:
+            current = self._loaded.get(ref)
+            if current is None or self._snapshots.get(ref) == number:
+                continue
+            self._snapshots[ref] = number
+            try:
+                policy = load_policy(load_artifact(snapshot_folder(self.folder, ref, number)))
+            except (NextofferError, OSError) as error:
+                _log.warning("snapshot %d of %s is not swapped in: %s", number, ref, error)
+                continue
+            self.publish(ref, LoadedPolicy(policy, current.ref, str(number), current.feature_space))
 
     def publish(self, ref: str, loaded: LoadedPolicy) -> None:
         """Put a newer snapshot in the place of a version's loaded form; decisions in progress keep the old one."""
         with self._lock:
             self._loaded[ref] = loaded
+
+
+def snapshot_folder(folder: Path, ref: str, number: int) -> Path:
+    """Where the snapshot of a learner lies."""
+    name, _, version = ref.partition("@")
+    return folder / name / f"{version}.snapshots" / f"{number:08d}"
 
 
 def _check_loads(artifact: Artifact) -> str:

@@ -9,9 +9,11 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, exists, or_, select
+from sqlalchemy import Connection, and_, exists, or_, select
 
 from engine.store import tables
+
+END_OF_LEDGER = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,10 @@ def last_exposure(exposures: Sequence[Exposure], *, at_us: int, window_us: int) 
     return None
 
 
-def exposures_of(connection: Connection, subjects: Iterable[str], *, placement: str) -> dict[str, list[Exposure]]:
-    """Seen decisions of some subjects at a placement, sorted by time."""
+def exposures_of(
+    connection: Connection, subjects: Iterable[str], *, placement: str, known_offset: int = END_OF_LEDGER
+) -> dict[str, list[Exposure]]:
+    """Seen decisions of some subjects at a placement, sorted by time, as the ledger was at an offset (exclusive)."""
     decisions, activations, voids = tables.decisions, tables.activations, tables.voids
     wanted = list(subjects)
     out: dict[str, list[Exposure]] = {}
@@ -54,12 +58,20 @@ def exposures_of(connection: Connection, subjects: Iterable[str], *, placement: 
                 decisions.c.is_activated,
                 activations.c.at_us.label("seen"),
             )
-            .outerjoin(activations, activations.c.decision == decisions.c.id)
+            .outerjoin(
+                activations,
+                and_(activations.c.decision == decisions.c.id, activations.c.ledger_offset < known_offset),
+            )
             .where(
                 decisions.c.subject.in_(wanted[start : start + 500]),
                 decisions.c.placement == placement,
+                decisions.c.ledger_offset < known_offset,
                 or_(decisions.c.is_activated, activations.c.at_us.is_not(None)),
-                ~exists().where(voids.c.decision == decisions.c.id, voids.c.ledger_offset > decisions.c.ledger_offset),
+                ~exists().where(
+                    voids.c.decision == decisions.c.id,
+                    voids.c.ledger_offset > decisions.c.ledger_offset,
+                    voids.c.ledger_offset < known_offset,
+                ),
             )
             .order_by(decisions.c.at_us, decisions.c.ledger_offset)
         )

@@ -51,7 +51,7 @@ def export_interactions(
                 f"no decision of placement {placement!r} has a closed window ({definition.window_s:g} s) by "
                 f"{as_of.isoformat()}; wait, or give a shorter window"
             )
-        offers = _offers(connection, [r.decision.offer_set_revision for r in rows])
+        offers = union_of_offers(connection, [r.decision.offer_set_revision for r in rows])
     return interactions(rows, offers)
 
 
@@ -104,7 +104,7 @@ def _definition(connection: Connection, placement: str) -> RewardDefinition:
     return RewardDefinition.from_json(json.loads(text)["reward"])
 
 
-def _offers(connection: Connection, revisions: Sequence[str]) -> OfferSet:
+def union_of_offers(connection: Connection, revisions: Sequence[str]) -> OfferSet:
     """Union of the offers of some revisions, in the order they first appear."""
     table = tables.offer_sets
     known: dict[str, Offer] = {}

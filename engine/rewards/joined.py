@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Connection, select
 
-from engine.rewards.attribution import Exposure, last_exposure
+from engine.rewards.attribution import Exposure, exposures_of, last_exposure
 from engine.rewards.definition import RewardDefinition
 from engine.store import tables
 from engine.store.facts import decision_from_values, from_us, to_us
@@ -137,6 +137,72 @@ def _facts(
         if found is not None:
             out[found].append((row.kind, row.at_us, row.id, row.value))
     return out
+
+
+def slice_of_policy(
+    connection: Connection,
+    policy: str,
+    placement: str,
+    definition: RewardDefinition,
+    *,
+    first_offset: int,
+    end_offset: int,
+    known_offset: int,
+    as_of_us: int,
+) -> list[Joined]:
+    """Seen decisions that a policy made in a stretch of the ledger, each with its number; the cost follows the stretch.
+
+    A function of its arguments: the same stretch gives the same numbers however much the ledger has grown since.
+    """
+    decisions, rewards, outcomes = tables.decisions, tables.rewards, tables.outcomes
+    window_us = round(definition.window_s * MICROSECONDS)
+    kinds = sorted(definition.kinds)
+    rows = connection.execute(
+        select(decisions)
+        .where(
+            decisions.c.ledger_offset >= first_offset,
+            decisions.c.ledger_offset < end_offset,
+            decisions.c.policy == policy,
+            decisions.c.placement == placement,
+        )
+        .order_by(decisions.c.ledger_offset)
+    ).all()
+    subjects = sorted({row.subject for row in rows})
+    exposures = exposures_of(connection, subjects, placement=placement, known_offset=known_offset)
+    seen = {e.decision: e for found in exposures.values() for e in found}
+    wanted = [row for row in rows if row.id in seen and seen[row.id].seen_us <= row.at_us + window_us]
+    at = {row.id: row.at_us for row in wanted}
+    facts: dict[str, list[_Fact]] = defaultdict(list)
+    for part in _parts([row.id for row in wanted]):
+        named = select(rewards.c.decision, rewards.c.kind, rewards.c.at_us, rewards.c.id, rewards.c.value).where(
+            rewards.c.decision.in_(part),
+            rewards.c.kind.in_(kinds),
+            rewards.c.at_us <= as_of_us,
+            rewards.c.ledger_offset < known_offset,
+        )
+        for decision, kind, at_us, fact_id, value in connection.execute(named):
+            if at_us <= at[decision] + window_us:
+                facts[decision].append((kind, at_us, fact_id, value))
+    for part in _parts(subjects):
+        attributed = select(outcomes).where(
+            outcomes.c.subject.in_(part),
+            outcomes.c.kind.in_(kinds),
+            outcomes.c.at_us <= as_of_us,
+            outcomes.c.ledger_offset < known_offset,
+        )
+        for row in connection.execute(attributed):
+            found = last_exposure(exposures.get(row.subject, ()), at_us=row.at_us, window_us=window_us)
+            if found is not None and found in at:
+                facts[found].append((row.kind, row.at_us, row.id, row.value))
+    return [
+        Joined(row.ledger_offset, decision_from_values(row[1:]), definition.number(facts.get(row.id, ())))
+        for row in wanted
+    ]
+
+
+def _parts(values: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(values), 500):
+        yield values[start : start + 500]
 
 
 def first_decision_at(connection: Connection, placement: str) -> datetime:

@@ -153,6 +153,20 @@ placements = Table(
     Column("updated_at_us", BigInteger, nullable=False),
 )
 
+learner_ticks = Table(
+    "learner_ticks",
+    metadata,
+    Column("policy", Text, nullable=False),
+    Column("number", Integer, nullable=False),
+    # Decisions of this policy from first_offset up to end_offset, with the facts below known_offset and up to as_of_us.
+    Column("first_offset", BigInteger, nullable=False),
+    Column("end_offset", BigInteger, nullable=False),
+    Column("known_offset", BigInteger, nullable=False),
+    Column("as_of_us", BigInteger, nullable=False),
+    Column("is_published", Boolean, nullable=False),
+    PrimaryKeyConstraint("policy", "number"),
+)
+
 policy_versions = Table(
     "policy_versions",
     metadata,

@@ -1,0 +1,1 @@
+"""Learning from the ledger as windows close, and publishing snapshots that servers swap in."""
