@@ -7,7 +7,7 @@ trained here can be served. Reward: a stated combination, its parts in ``info``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -17,14 +17,11 @@ from numpy.typing import NDArray
 
 from policies.errors import InvalidInputError
 from policies.features import FeatureSpace
-from policies.records import BoolArray, FloatArray, IntArray
+from policies.records import FloatArray, IntArray
 from simulator.kernel import VisitKernel, supports
 from simulator.rollouts import rollout
 from simulator.scenarios.car_subscription import Scenario, reference
-from simulator.site import KEPT_AFTER_DAYS, LiveSite, Visits
-from simulator.world import MARKET_DAYS, MAX_DELAY_DAYS
 
-HORIZON_DAYS = MARKET_DAYS + MAX_DELAY_DAYS + KEPT_AFTER_DAYS
 ENV_ID = "nextoffer/CarSubscription-v0"
 _OBS_LIMIT = 10.0
 
@@ -59,69 +56,6 @@ def reference_space(scenario: Scenario, *, n_subjects: int = 2_000, seed: int = 
     return FeatureSpace.fit(run.table)
 
 
-@dataclass(slots=True, eq=False)
-class _Slots:
-    """Visitors living side by side, each on a day of its own: the plain form, through ``LiveSite`` and the service's own table."""
-
-    scenario: Scenario
-    space: FeatureSpace
-    weights: RewardWeights
-    seed: int
-    n: int
-    next_id: int = 0
-    site: LiveSite = field(init=False)
-    day: IntArray = field(init=False)
-    visits: Visits = field(init=False)
-
-    def start(self) -> NDArray[np.float32]:
-        self.site = LiveSite(self.scenario, n_subjects=self.n, visit_days=1, seed=self.seed, first_subject=self.next_id)
-        self.next_id += self.n
-        self.day = np.zeros(self.n, dtype=np.int64)
-        return self.observe()
-
-    def observe(self) -> NDArray[np.float32]:
-        self.visits = self.site.visits_of(np.arange(self.n), self.day)
-        mask = self.visits.table.eligible.astype(np.float32)
-        return np.concatenate([mask, self.space.encode_contexts(self.visits.table)], axis=1)
-
-    def step(self, actions: IntArray) -> tuple[FloatArray, BoolArray, BoolArray, dict[str, FloatArray]]:
-        """Show offers, then live on until each visitor's next visit or end."""
-        eligible = self.visits.table.eligible
-        # An offer that may not be shown is not shown: the first eligible one is, as the service would fall back.
-        shown = np.where(eligible[np.arange(self.n), actions], actions, np.argmax(eligible, axis=1))
-        site, w = self.site, self.weights
-        margin_before = site.margin_eur.copy()
-        clicked = site.respond(self.visits, shown).clicked.astype(np.float64)
-        subscribed, kept = np.zeros(self.n), np.zeros(self.n)
-        running = np.ones(self.n, dtype=np.bool_)
-        while running.any():
-            rows = np.flatnonzero(running)
-            facts = site.settle(rows, self.day[rows])
-            subscribed[facts.subscribed] = 1.0
-            kept[facts.kept] = 1.0
-            self.day[rows] += 1
-            running[rows] = ~self._is_over(rows) & (site.next_visit[rows] != self.day[rows])
-        gone = self._is_over(np.arange(self.n))
-        parts = {
-            "clicked": clicked,
-            "subscribed": subscribed,
-            "kept_30d": kept,
-            "margin_eur": site.margin_eur - margin_before,
-        }
-        reward = w.click * clicked + w.subscribed * subscribed + w.kept_30d * kept + w.margin_eur * parts["margin_eur"]
-        truncated = gone & (self.day >= HORIZON_DAYS) & ~site.is_kept & (site.cancelled_day < 0)
-        return reward, gone & ~truncated, truncated, {**parts, "shown": shown.astype(np.float64)}
-
-    def _is_over(self, rows: IntArray) -> BoolArray:
-        site = self.site
-        left = (
-            (site.next_visit[rows] < 0)
-            & (site.signing_day[rows] < 0)
-            & ((site.signed_day[rows] < 0) | (site.cancelled_day[rows] >= 0))
-        )
-        return np.asarray(left | site.is_kept[rows] | (self.day[rows] >= HORIZON_DAYS), dtype=np.bool_)
-
-
 def _observation_space(scenario: Scenario, space: FeatureSpace) -> gymnasium.spaces.Box:
     k = len(scenario.offers)
     low = np.concatenate([np.zeros(k), np.full(space.context_width, -_OBS_LIMIT)]).astype(np.float32)
@@ -138,6 +72,11 @@ class CarSubscriptionEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         The site and the feature space of observations; defaults: the reference site, a space fitted on a uniform rollout.
     weights
         The scalar reward.
+
+    Raises
+    ------
+    InvalidInputError
+        If a rule of the scenario reads more than the stage: eligibility has to be a table here.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 - gymnasium's own way
@@ -149,38 +88,30 @@ class CarSubscriptionEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         space: FeatureSpace | None = None,
         weights: RewardWeights | None = None,
     ) -> None:
-        self.scenario = scenario or reference()
-        self.space = space or reference_space(self.scenario)
-        self.weights = weights or RewardWeights()
-        self.observation_space = _observation_space(self.scenario, self.space)
-        self.action_space = gymnasium.spaces.Discrete(len(self.scenario.offers))
-        self._slots: _Slots | None = None
+        self._slots = CarSubscriptionVectorEnv(1, scenario=scenario, space=space, weights=weights)
+        self.scenario, self.space, self.weights = self._slots.scenario, self._slots.space, self._slots.weights
+        self.observation_space = self._slots.single_observation_space
+        self.action_space = self._slots.single_action_space
+        self._is_running = False
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """A new visitor arrives."""
         super().reset(seed=seed)
-        if self._slots is None or seed is not None:
-            own = int(self.np_random.integers(2**31))
-            self._slots = _Slots(self.scenario, self.space, self.weights, own, 1)
-        obs = self._slots.start()[0]
-        return obs, {"action_mask": obs[: len(self.scenario.offers)].astype(np.int8)}
+        obs, info = self._slots.reset(seed=seed)
+        self._is_running = True
+        return obs[0], {"action_mask": info["action_mask"][0]}
 
     def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Show one offer; the next observation is the visitor's next visit."""
-        if self._slots is None:
-            raise InvalidInputError("step was called before reset; call reset first")
-        reward, terminated, truncated, parts = self._slots.step(np.asarray([action], dtype=np.int64))
-        obs = self._slots.observe()[0]
-        info = {name: float(v[0]) for name, v in parts.items()}
-        return (
-            obs,
-            float(reward[0]),
-            bool(terminated[0]),
-            bool(truncated[0]),
-            {**info, "action_mask": obs[: len(self.scenario.offers)].astype(np.int8)},
-        )
+        if not self._is_running:
+            raise InvalidInputError("step was called before reset, or after the episode ended; call reset first")
+        obs, reward, terminated, truncated, parts = self._slots.step(np.asarray([action], dtype=np.int64))
+        self._is_running = not (terminated[0] or truncated[0])
+        info = {name: float(v[0]) for name, v in parts.items() if name != "action_mask"}
+        info |= {"action_mask": parts["action_mask"][0]}
+        return obs[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
 
 
 class CarSubscriptionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]]):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gymnasium
 import numpy as np
+import pytest
 from gymnasium.utils.env_checker import check_env
 
+from policies.errors import InvalidInputError
 from simulator.env import ENV_ID, CarSubscriptionEnv, CarSubscriptionVectorEnv, reference_space
 from simulator.scenarios.car_subscription import reference
 
@@ -29,15 +31,21 @@ def test_two_copies_with_one_seed_live_one_life() -> None:
             break
 
 
-def test_observation_is_the_mask_and_what_the_service_sees() -> None:
-    """The first k numbers are the eligible set, the rest is the encoded decision table."""
-    space = reference_space(reference(), n_subjects=200)
-    env = CarSubscriptionEnv(space=space)
+def test_an_ended_episode_says_so() -> None:
+    """A step before reset or after the end is refused; the mask of the observation is the mask in the info."""
+    env = CarSubscriptionEnv(space=reference_space(reference(), n_subjects=200))
+    with pytest.raises(InvalidInputError, match="call reset first"):
+        env.step(np.int64(0))
     obs, info = env.reset(seed=1)
     k = len(reference().offers)
     np.testing.assert_array_equal(obs[:k].astype(np.int8), info["action_mask"])
-    assert env._slots is not None
-    np.testing.assert_array_equal(obs[k:], space.encode_contexts(env._slots.visits.table)[0])
+    for _ in range(100):
+        obs, _, terminated, truncated, info = env.step(np.int64(0))
+        np.testing.assert_array_equal(obs[:k].astype(np.int8), info["action_mask"])
+        if terminated or truncated:
+            break
+    with pytest.raises(InvalidInputError, match="call reset first"):
+        env.step(np.int64(0))
 
 
 def test_vector_episodes_end_and_renew() -> None:
