@@ -26,7 +26,7 @@ from engine.sequences.points import decision_points
 from engine.sources.cleaning import CleanTable, clean
 from engine.sources.description import Attributes, Source, load_source
 from engine.sources.identity import replace_ids
-from engine.sources.reading import read_table
+from engine.sources.reading import check_places, read_table
 from policies.errors import InvalidInputError, NextofferError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -312,6 +312,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         source = load_source(options.source)
+        if options.data is not None or not source.provider:
+            check_places(source, folder=options.data or source.folder)
         from engine.sequences.spark import spark_session
 
         say("starting Spark")

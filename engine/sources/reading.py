@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.sources.description import PLAIN_TYPES, TIME_TYPES, Table
+from engine.sources.description import PLAIN_TYPES, TIME_TYPES, Source, Table
 from policies.errors import InvalidInputError, SchemaError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -69,6 +69,20 @@ def read_table(spark: SparkSession, name: str, table: Table, *, folder: Path, ti
     if CORRUPT in frame.columns:
         columns.append(F.col(CORRUPT))
     return RawTable(name=name, table=table, frame=frame.select(*columns), place=place)
+
+
+def check_places(source: Source, *, folder: Path) -> None:
+    """Check that every file is there, before Spark is started for nothing.
+
+    Raises
+    ------
+    InvalidInputError
+        If an environment variable is not set, or a local file is missing or empty.
+    """
+    for table in source.tables.values():
+        place = resolve(table.path, folder=folder)
+        if table.format not in ("jdbc", "sqlite"):
+            _exists(place)
 
 
 def resolve(path: str, *, folder: Path, environment: Mapping[str, str] = os.environ) -> str:
