@@ -7,10 +7,7 @@ encoder (``engine.models.encoder``), never this.
 from __future__ import annotations
 
 import copy
-import io
-import logging
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -24,6 +21,7 @@ from engine.models.dataset import SequenceDataset
 from engine.models.encoder import KIND, n_gap_buckets
 from engine.models.linear import best_ridge_logistic
 from engine.models.metrics import log_loss
+from engine.models.onnx_graphs import GRUWeights, encoder_graph, step_graph
 from engine.models.propensity import FitReport
 from engine.models.tabular import TabularEncoder
 from policies.artifact import Artifact
@@ -123,32 +121,6 @@ class SequenceEncoderNet(nn.Module):  # type: ignore[misc]  # torch is not follo
         states, _ = self.gru(self.inputs(event_type, item, gap_s, value))  # (n, t, hidden)
         last = (lengths - 1).clamp(min=0).view(-1, 1, 1).expand(-1, 1, states.shape[2])
         return states.gather(1, last).squeeze(1) * (lengths > 0).unsqueeze(1).to(states.dtype)
-
-
-class StepNet(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
-    """One event further: (state, event) -> state, the same weights written as one cell."""
-
-    def __init__(self, encoder: SequenceEncoderNet) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(
-        self,
-        state: torch.Tensor,
-        event_type: torch.Tensor,
-        item: torch.Tensor,
-        gap_s: torch.Tensor,
-        value: torch.Tensor,
-    ) -> torch.Tensor:
-        """All event inputs are (n,), state is (n, hidden)."""
-        gru = self.encoder.gru
-        x = self.encoder.inputs(event_type[:, None], item[:, None], gap_s[:, None], value[:, None])[:, 0]
-        from_x = x @ gru.weight_ih_l0.t() + gru.bias_ih_l0
-        from_h = state @ gru.weight_hh_l0.t() + gru.bias_hh_l0
-        xr, xz, xn = from_x.chunk(3, dim=1)
-        hr, hz, hn = from_h.chunk(3, dim=1)
-        keep = torch.sigmoid(xz + hz)
-        return (1 - keep) * torch.tanh(xn + torch.sigmoid(xr + hr) * hn) + keep * state
 
 
 class PropensityNet(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
@@ -339,28 +311,16 @@ class TorchGRU(TorchSequenceModel):
 
 def export_encoder(encoder: SequenceEncoderNet, *, config: GRUConfig, vocabularies: Mapping[str, Any]) -> Artifact:
     """Write the encoder and its step cell as ONNX graphs under kind ``sequence_encoder``."""
-    encoder = copy.deepcopy(encoder).eval()
-    n, t = 3, 5
-    events = (
-        torch.ones(n, t, dtype=torch.int64),
-        torch.ones(n, t, dtype=torch.int64),
-        torch.ones(n, t),
-        torch.ones(n, t),
-    )
-    rows, steps = torch.export.Dim("n", min=1), torch.export.Dim("t", min=1)
-    ragged = {0: rows, 1: steps}
-    whole = _to_onnx(
-        encoder,
-        (*events, torch.tensor([5, 2, 3])),
-        names=("event_type", "item", "gap_s", "value", "lengths"),
-        shapes=(ragged, ragged, ragged, ragged, {0: rows}),
-    )
-    one = tuple(block[:, 0] for block in events)
-    step = _to_onnx(
-        StepNet(encoder),
-        (torch.zeros(n, config.hidden), *one),
-        names=("state", "event_type", "item", "gap_s", "value"),
-        shapes=tuple({0: rows} for _ in range(5)),
+    weights = GRUWeights(
+        event=_array(encoder.inputs.event.weight),
+        item=_array(encoder.inputs.item.weight),
+        gap=_array(encoder.inputs.gap.weight),
+        input_weight=_array(encoder.gru.weight_ih_l0),
+        state_weight=_array(encoder.gru.weight_hh_l0),
+        input_bias=_array(encoder.gru.bias_ih_l0),
+        state_bias=_array(encoder.gru.bias_hh_l0),
+        value_mean=encoder.inputs.value_mean,
+        value_scale=encoder.inputs.value_scale,
     )
     return Artifact(
         kind=KIND,
@@ -372,30 +332,12 @@ def export_encoder(encoder: SequenceEncoderNet, *, config: GRUConfig, vocabulari
             "vocabularies": dict(vocabularies),
             "config": {**asdict(config), "ignore": list(config.ignore)},
         },
-        blobs={"encoder.onnx": whole, "step.onnx": step},
+        blobs={"encoder.onnx": encoder_graph(weights), "step.onnx": step_graph(weights)},
     )
 
 
-def _to_onnx(
-    module: nn.Module, example: tuple[torch.Tensor, ...], *, names: tuple[str, ...], shapes: tuple[Any, ...]
-) -> bytes:
-    # The exporter warns about its own internals and about torchvision, which nothing here uses.
-    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            module.eval(),
-            example,
-            dynamo=True,
-            input_names=list(names),
-            output_names=["next_state" if "state" in names else "state"],
-            dynamic_shapes=shapes,
-            verbose=False,
-        )
-    buffer = io.BytesIO()
-    assert program is not None
-    program.save(buffer)
-    return buffer.getvalue()
+def _array(parameter: torch.Tensor) -> NDArray[np.float32]:
+    return np.asarray(parameter.detach().numpy(), dtype=np.float32)
 
 
 def bucketed_batches(

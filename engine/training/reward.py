@@ -16,8 +16,8 @@ from scipy.optimize import minimize
 
 from engine.models.calibration import LogisticCalibrator, choose_calibrator
 from engine.models.metrics import expit, log_loss, roc_auc
+from engine.models.onnx_graphs import boosted_graph, dense_graph, pair_graph
 from engine.models.reward_model import KIND, OnnxRewardModel
-from engine.training.onnx_graphs import boosted_graph, dense_graph, pair_graph
 from policies.artifact import Artifact
 from policies.errors import InvalidInputError, MissingExtraError, UnknownNameError
 from policies.features import FeatureSpace

@@ -9,7 +9,7 @@ import pytest
 
 from engine.models.metrics import expit
 from engine.models.reward_model import OnnxRewardModel
-from engine.training.onnx_graphs import run_graph
+from engine.models.onnx_graphs import run_graph
 from engine.training.reward import KINDS, Kind, cross_fit, fit_reward_model
 from policies.artifact import load_artifact, save_artifact
 from policies.errors import InvalidInputError, UnknownNameError
@@ -74,7 +74,7 @@ def test_trees_in_the_graph_equal_lightgbm() -> None:
     """Trees of onnxmltools between our pairing and reshaping give LightGBM's own predictions for every pair."""
     import lightgbm
 
-    from engine.training.onnx_graphs import boosted_graph
+    from engine.models.onnx_graphs import boosted_graph
 
     rng = np.random.default_rng(0)
     context, offers = rng.normal(size=(11, 3)).astype(np.float32), rng.normal(size=(5, 2)).astype(np.float32)
