@@ -66,6 +66,10 @@ def _operation(operation: Operation, references: Mapping[Any, dict[str, Any]]) -
         {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
         for name in _PARAMETER.findall(operation.path)
     ]
+    parameters += [
+        {"name": name, "in": "query", "required": False, "schema": dict(schema)}
+        for name, schema in operation.query.items()
+    ]
     if operation.method != "GET":
         parameters.append(_header("Idempotency-Key", "A retry with the same key and body gets the first answer"))
     if operation.scope is not None:

@@ -12,7 +12,7 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -151,6 +151,8 @@ class Operation:
         Model of the answer, for the documentation and the tests; None is an empty answer.
     is_public
         Whether a browser's public key may call it.
+    query
+        JSON Schema of each optional query parameter.
     """
 
     method: Literal["GET", "POST", "PUT", "DELETE"]
@@ -164,6 +166,7 @@ class Operation:
     tag: str = ""
     is_public: bool = False
     is_body_optional: bool = False
+    query: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

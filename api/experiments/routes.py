@@ -11,11 +11,14 @@ from api.experiments.schemas import (
     ExperimentListReply,
     ExperimentReply,
     RampBody,
+    ResultsReply,
     ReweightBody,
 )
+from api.experiments.service import ReadingPlan, read_experiment
 from api.operation import Call, Operation
 from engine.experiments.lifecycle import Experiment
 from policies.allocation import Variant
+from policies.errors import InvalidInputError
 
 
 async def create_experiment(call: Call, body: ExperimentBody) -> dict[str, Any]:
@@ -68,6 +71,39 @@ async def list_experiments(call: Call, _: None) -> dict[str, Any]:
     return {"experiments": [experiment_json(e) for e in found if not bound or e.placement in bound]}
 
 
+async def experiment_results(call: Call, _: None) -> dict[str, Any]:
+    """Counts per variant and phase; with the plan in the query, also the verdict and intervals that survive peeking."""
+    experiment_id = call.path("experiment")
+    found: Experiment = await call.in_thread(call.service.experiments.get, experiment_id)
+    _allow(call, found.placement)
+    answer: dict[str, Any] = await call.in_thread(
+        read_experiment,
+        call.service,
+        experiment_id,
+        as_of=call.now,
+        plan=_plan(call),
+        in_simulation=call.parts.settings.is_sandbox,
+    )
+    return answer
+
+
+def _plan(call: Call) -> ReadingPlan | None:
+    query = call.request.query_params
+    planned, effect = query.get("planned_subjects"), query.get("effect")
+    if planned is None and effect is None:
+        return None
+    try:
+        plan = ReadingPlan(int(planned or ""), float(effect or ""))
+    except ValueError:
+        plan = ReadingPlan(0, 0.0)
+    if not 0 < plan.planned_subjects <= 10**9 or not 0 < plan.effect < 1:
+        raise InvalidInputError(
+            f"the plan is planned_subjects={planned!r:.20}, effect={effect!r:.20}; expected both, such as 20000 and 0.01: "
+            "how many matured subjects end the experiment, and which change of kept per visitor matters"
+        )
+    return plan
+
+
 OPERATIONS = (
     Operation(
         "GET",
@@ -96,6 +132,19 @@ OPERATIONS = (
         "read",
         get_experiment,
         reply=ExperimentReply,
+        tag="experiments",
+    ),
+    Operation(
+        "GET",
+        "/v1/experiments/{experiment}/results",
+        "What it has shown so far",
+        "read",
+        experiment_results,
+        reply=ResultsReply,
+        query={
+            "planned_subjects": {"type": "integer", "minimum": 1, "maximum": 10**9},
+            "effect": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+        },
         tag="experiments",
     ),
     *(

@@ -88,9 +88,23 @@ class ExperimentListReply(Reply):
     experiments: list[ExperimentReply]
 
 
+class CountsReply(Reply):
+    """One variant in one phase; a subject counts once, where it was first exposed."""
+
+    phase: int
+    variant: str
+    n_subjects: int
+    n_conversion_matured: int
+    n_subscribed: int
+    n_kept_matured: int
+    n_kept: int
+    margin_eur: float
+
+
 class ResultsReply(Reply):
-    """Counts per variant and phase; a subject is counted once, in the variant of its first exposure."""
+    """Counts and, where ``planned_subjects`` and ``effect`` are given, the reading against that plan."""
 
     experiment: str
     as_of: str
-    rows: list[dict[str, Any]]
+    rows: list[CountsReply]
+    reading: dict[str, Any] | None
