@@ -1,0 +1,219 @@
+"""Per-decision importance sampling, its self-normalised form, sequential DR and FQE, with the warning they need."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from offline_eval.diagnostics import MIN_ESS, effective_sample_size
+from offline_eval.intervals import Bounds, normal
+from offline_eval.reward_models import FitReward, fit_ridge
+from offline_eval.sequential.fqe import fitted_q
+from offline_eval.sequential.paths import Paths
+from offline_eval.verdict import Word
+from policies.errors import InvalidInputError
+from policies.protocols import Policy
+from policies.records import FloatArray, InteractionBatch
+from policies.sampling import check_distribution, with_explore_share
+
+
+@dataclass(frozen=True, slots=True)
+class PathEstimate:
+    """Expected return of a subject under the candidate, by one estimator."""
+
+    estimator: str
+    value: float
+    standard_error: float
+    bounds: Bounds
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "estimator": self.estimator,
+            "value": self.value,
+            "standard_error": self.standard_error,
+            "interval": self.bounds.to_json(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SequentialPanel:
+    """What a candidate would earn per subject over all decisions.
+
+    Attributes
+    ----------
+    estimates, differences
+        By estimator; differences are to what the log's own policy earned, on the same subjects.
+    effective_subjects
+        Effective sample size of the cumulative weights after each step.
+    word, reason
+        Verdict on the difference by sequential DR, and why.
+    """
+
+    n_subjects: int
+    horizon: int
+    mean_return: float
+    estimates: Mapping[str, PathEstimate]
+    differences: Mapping[str, PathEstimate]
+    effective_subjects: Sequence[float]
+    word: Word
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "subjects": self.n_subjects,
+            "horizon": self.horizon,
+            "mean_return": self.mean_return,
+            "estimates": {k: e.to_json() for k, e in self.estimates.items()},
+            "differences": {k: e.to_json() for k, e in self.differences.items()},
+            "effective_subjects": list(self.effective_subjects),
+            "verdict": self.word,
+            "reason": self.reason,
+        }
+
+
+def evaluate_sequences(
+    log: InteractionBatch,
+    candidate: Policy | FloatArray,
+    *,
+    discount: float = 1.0,
+    fit_q: FitReward = fit_ridge,
+    q_values: FloatArray | None = None,
+    explore_share: float = 0.0,
+    alpha: float = 0.05,
+    seed: int = 0,
+) -> SequentialPanel:
+    """Judge a candidate on a log with several decisions per subject.
+
+    Parameters
+    ----------
+    candidate
+        A policy, or its probabilities in each logged row, shape ``(n, k)``.
+    discount
+        Worth of the next step's reward relative to this one's, in (0, 1].
+    q_values
+        Value-to-go under the candidate, shape ``(n, k)``, not fitted on these subjects; fitted by FQE where None.
+
+    Notes
+    -----
+    Assumes that the number of decisions of a subject does not depend on the offers, or that an ended path earns nothing
+    more (churn): both are covered by taking rewards after the end as 0.
+
+    References
+    ----------
+    Precup, Sutton and Singh (2000), "Eligibility traces for off-policy policy evaluation" (per-decision sampling);
+    Jiang and Li (2016), "Doubly robust off-policy value evaluation for reinforcement learning";
+    Thomas and Brunskill (2016), "Data-efficient off-policy policy evaluation for reinforcement learning" (weighted forms).
+    """
+    if not 0 < discount <= 1:
+        raise InvalidInputError(f"discount is {discount}; expected a number in (0, 1]")
+    paths = Paths.of(log)
+    if paths.n_paths < 3:
+        raise InvalidInputError(f"the log has {paths.n_paths} subject(s); expected at least three")
+    target = _target(paths.log, candidate, explore_share)
+    q = fitted_q(paths, target, fit=fit_q, discount=discount, seed=seed).values if q_values is None else q_values
+    if q.shape != target.shape:
+        raise InvalidInputError(f"q_values have shape {q.shape}; expected {target.shape}")
+    rows = np.arange(len(log))
+    ratio = paths.grid(target[rows, log.chosen] / log.propensity, fill=1.0)
+    weight: FloatArray = np.asarray(np.cumprod(ratio, axis=1), dtype=np.float64)
+    reward = paths.grid(log.reward)
+    q_chosen = paths.grid(q[rows, log.chosen])
+    v = paths.grid((target * q).sum(axis=1))
+    time: FloatArray = np.asarray(discount ** np.arange(paths.horizon), dtype=np.float64)
+    returns = reward @ time
+    made = {
+        "FQE": v[:, 0],
+        "PDIS": (weight * reward) @ time,
+        "self-normalised PDIS": _weighted(weight, reward, time),
+        "sequential DR": sequential_dr(ratio, reward, q_chosen, v, discount=discount),
+        "weighted sequential DR": _weighted_dr(weight, reward, q_chosen, v, time),
+    }
+    estimates = {name: _estimate(name, values, alpha) for name, values in made.items()}
+    differences = {name: _estimate(name, values - returns, alpha) for name, values in made.items()}
+    alive = paths.grid(np.ones(len(log)))
+    effective = [effective_sample_size(weight[alive[:, t] > 0, t]) for t in range(paths.horizon)]
+    whole = effective_sample_size(weight[:, -1])
+    word, reason = _verdict(differences["sequential DR"], whole, len(returns), returns)
+    return SequentialPanel(
+        n_subjects=paths.n_paths,
+        horizon=paths.horizon,
+        mean_return=float(returns.mean()),
+        estimates=estimates,
+        differences=differences,
+        effective_subjects=effective,
+        word=word,
+        reason=reason,
+    )
+
+
+def sequential_dr(
+    ratio: FloatArray, reward: FloatArray, q_chosen: FloatArray, v: FloatArray, *, discount: float
+) -> FloatArray:
+    """Doubly robust return of each path by the backward recursion; all of shape ``(n_paths, horizon)``.
+
+    ``D_t = v_t + ratio_t (r_t + discount D_{t+1} - q_t)``.
+    """
+    found = np.zeros(len(ratio))
+    for t in range(ratio.shape[1] - 1, -1, -1):
+        found = v[:, t] + ratio[:, t] * (reward[:, t] + discount * found - q_chosen[:, t])
+    return found
+
+
+def _weighted(weight: FloatArray, reward: FloatArray, time: FloatArray) -> FloatArray:
+    """Values of paths whose mean is the self-normalised estimate and whose spread is that of its influence."""
+    mean_weight = weight.mean(axis=0)
+    safe = np.where(mean_weight > 0, mean_weight, 1.0)
+    centre = (weight * reward).mean(axis=0) / safe
+    influence = weight * (reward - centre) / safe
+    return np.asarray((influence + centre) @ time)
+
+
+def _weighted_dr(
+    weight: FloatArray, reward: FloatArray, q_chosen: FloatArray, v: FloatArray, time: FloatArray
+) -> FloatArray:
+    mean_weight = weight.mean(axis=0)
+    safe = np.where(mean_weight > 0, mean_weight, 1.0)
+    before = np.concatenate([np.ones((len(weight), 1)), weight[:, :-1]], axis=1)
+    safe_before = np.concatenate([[1.0], safe[:-1]])
+    parts = []
+    for w, bottom, x in ((weight, safe, reward - q_chosen), (before, safe_before, v)):
+        centre = (w * x).mean(axis=0) / bottom
+        parts.append(w * (x - centre) / bottom + centre)
+    return np.asarray((parts[0] + parts[1]) @ time)
+
+
+def _estimate(name: str, values: FloatArray, alpha: float) -> PathEstimate:
+    value, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
+    return PathEstimate(name, value, error, normal(value, error, alpha=alpha))
+
+
+def _verdict(difference: PathEstimate, effective: float, n: int, returns: FloatArray) -> tuple[Word, str]:
+    if effective < MIN_ESS:
+        return (
+            "this log cannot answer",
+            f"{n:,} subjects tell as much as {effective:,.1f} of the candidate's own over the whole horizon: "
+            "the product of the weights has collapsed. Use the simulator, a person's approval and a small canary.",
+        )
+    told = f"Difference per subject {difference.value:+.4g}, interval {difference.bounds.low:+.4g} to {difference.bounds.high:+.4g}"
+    if difference.bounds.low > 0:
+        return "recommend", f"{told}: better than what the log's policy earned."
+    if difference.bounds.high < 0:
+        return "do not use", f"{told}: worse than what the log's policy earned."
+    if difference.bounds.half_width <= 0.1 * abs(float(returns.mean())):
+        return "caution", f"{told}: no gain shown."
+    return "this log cannot answer", f"{told}: too wide to see a tenth of what the log's policy earned."
+
+
+def _target(log: InteractionBatch, candidate: Policy | FloatArray, explore_share: float) -> FloatArray:
+    if isinstance(candidate, np.ndarray):
+        check_distribution(candidate, log.table.eligible, policy_name="candidate")
+        return candidate
+    raw = np.asarray(candidate.probabilities(log.table), dtype=np.float64)
+    check_distribution(raw, log.table.eligible, policy_name=candidate.name)
+    return with_explore_share(np.where(log.table.eligible, raw, 0.0), log.table.eligible, explore_share)
