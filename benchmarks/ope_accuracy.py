@@ -1,0 +1,223 @@
+"""Off-policy evaluation: whether intervals cover, and whether the verdict refuses where they do not.
+
+Worlds are formulas: contexts, a logging policy and a candidate of chosen overlap, rewards of known mean. Each repetition
+draws a new log. Coverage is counted only where the verdict allows the estimate, and refusals are counted beside it.
+Thresholds of the verdict were fixed before these worlds were written; regimes are named good or bad by how they are made,
+never by how they came out.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks._figures import Figure, finish, parser
+from offline_eval import evaluate
+from offline_eval.intervals import empirical_bernstein_lower, hoeffding_lower, lower_confidence_sequence
+from policies.records import DecisionTable, FloatArray, InteractionBatch, Offer, OfferId, OfferSet
+
+JUDGED = ("SNIPS", "DR", "SNDR")
+
+
+@dataclass(frozen=True)
+class Regime:
+    """How a log is made.
+
+    Parameters
+    ----------
+    sharpness
+        How much the logging policy prefers what the candidate avoids: 0 is uniform.
+    floor
+        Share of uniform exploration of the logging policy.
+    n, k
+        Rows and offers.
+    rate
+        Log-odds of a reward at the middle.
+    hidden
+        Whether an offer that the candidate would show is never logged.
+    lies
+        Whether the logged propensities are not what was drawn from.
+    is_bad
+        Whether an estimate from such a log must be refused.
+    """
+
+    name: str
+    sharpness: float
+    floor: float
+    n: int = 4000
+    k: int = 4
+    rate: float = -1.0
+    hidden: bool = False
+    lies: bool = False
+    is_bad: bool = False
+
+
+COVERAGE = (
+    Regime("near the log", 0.2, 0.3),
+    Regime("some overlap", 1.0, 0.3),
+    Regime("little overlap", 2.0, 0.2),
+    Regime("heavy weights", 3.0, 0.05),
+    Regime("very heavy weights", 4.0, 0.01),
+)
+REGIMES = (
+    Regime("uniform log", 0.0, 1.0),
+    Regime("good overlap", 0.5, 0.3),
+    Regime("fair overlap", 1.0, 0.3, n=8000),
+    Regime("rare reward, many rows", 0.5, 0.5, n=20_000, rate=-3.5),
+    Regime("offer never logged", 0.5, 0.3, hidden=True, is_bad=True),
+    Regime("propensities that lie", 1.0, 0.3, lies=True, is_bad=True),
+    Regime("hardly any overlap", 6.0, 0.002, n=2000, is_bad=True),
+    Regime("few rows", 1.0, 0.3, n=60, is_bad=True),
+    Regime("hardly any reward", 0.5, 0.3, n=2000, rate=-6.5, is_bad=True),
+)
+
+
+def draw(regime: Regime, rng: np.random.Generator) -> tuple[InteractionBatch, FloatArray, float]:
+    """A log, a candidate, and the candidate's true value over the population of contexts."""
+    n, k = regime.n, regime.k
+    slope = np.linspace(1.0, -1.0, k)
+
+    def parts(x: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        scores = np.outer(x, slope)
+        logged = (1 - regime.floor) * _softmax(-regime.sharpness * scores) + regime.floor / k
+        target = 0.9 * _softmax(2.0 * scores) + 0.1 / k
+        q = 1 / (1 + np.exp(-(regime.rate + scores + 0.3 * np.sin(3 * x)[:, None])))
+        return logged, target, q
+
+    x = rng.normal(size=n)
+    logged, target, q = parts(x)
+    if regime.hidden:
+        logged[:, 0] = 0.0
+        logged /= logged.sum(axis=1, keepdims=True)
+    chosen = np.minimum((np.cumsum(logged, axis=1) <= rng.random(n)[:, None]).sum(axis=1), k - 1)
+    reward = (rng.random(n) < q[np.arange(n), chosen]).astype(np.float64)
+    told = np.roll(logged, 1, axis=1) if regime.lies else logged
+    offers = OfferSet([Offer(OfferId(str(j))) for j in range(k)])
+    table = DecisionTable(offers, np.ones((n, k), dtype=np.bool_), columns={"x": x})
+    log = InteractionBatch(table, chosen, told[np.arange(n), chosen], reward, probabilities=told)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    _, at_nodes, q_nodes = parts(nodes)
+    truth = float(weights @ (at_nodes * q_nodes).sum(axis=1) / weights.sum())
+    return log, target, truth
+
+
+def _softmax(scores: FloatArray) -> FloatArray:
+    e = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return np.asarray(e / e.sum(axis=1, keepdims=True))
+
+
+def coverage(n_repetitions: int, *, seed: int, can_judge: bool) -> list[Figure]:
+    """Share of nominal 95 % intervals that hold the truth, where the checks of the candidate allow the estimate."""
+    figures = []
+    for r, regime in enumerate(COVERAGE):
+        held = dict.fromkeys(JUDGED, 0)
+        all_held = dict.fromkeys(JUDGED, 0)
+        allowed, effective = 0, []
+        for repetition in range(n_repetitions):
+            log, target, truth = draw(regime, np.random.default_rng([seed, r, repetition]))
+            panel = evaluate(log, {"c": target}, n_resamples=0, seed=repetition)
+            effective.append(panel.effective_rows["c"] / regime.n)
+            is_allowed = panel.verdicts["c"].word != "this log cannot answer"
+            allowed += is_allowed
+            for name in JUDGED:
+                bounds = panel.estimate("c", name).bounds
+                inside = bounds is not None and bounds.low <= truth <= bounds.high
+                all_held[name] += inside
+                held[name] += inside and is_allowed
+        about = f"{regime.name}, ESS/n {np.median(effective):.3f}"
+        figures.append(Figure(f"allowed ({about})", "share", allowed / n_repetitions))
+        # A regime that is mostly refused says nothing of intervals: what is left is a chosen few.
+        is_used = allowed >= 0.5 * n_repetitions
+        for name in JUDGED:
+            share = held[name] / allowed if is_used else all_held[name] / n_repetitions
+            error = float(np.sqrt(0.05 * 0.95 / max(allowed, 1)))
+            note = (
+                f"standard error {error:.4f}"
+                if is_used
+                else "mostly refused; coverage over all repetitions, judged by nothing"
+            )
+            must = ">= 0.93" if is_used else ""
+            figures.append(
+                Figure(
+                    f"coverage of {name} ({regime.name})",
+                    "share",
+                    share,
+                    must=must,
+                    aim="<= 0.97",
+                    runs=n_repetitions,
+                    can_judge=can_judge,
+                    note=note,
+                )
+            )
+    return figures
+
+
+def bounds(n_repetitions: int, *, seed: int, can_judge: bool) -> list[Figure]:
+    """One-sided bounds and the confidence sequence, on weights with a declared cap, and without one."""
+    regime = COVERAGE[1]
+    cap = regime.k / regime.floor
+    found = dict.fromkeys(("Hoeffding", "empirical Bernstein", "lower confidence sequence"), 0)
+    for repetition in range(n_repetitions):
+        log, target, truth = draw(regime, np.random.default_rng([seed, 77, repetition]))
+        x = target[np.arange(len(log)), log.chosen] / log.propensity * log.reward
+        n = len(x)
+        found["Hoeffding"] += hoeffding_lower(float(x.mean()), n, width=cap, alpha=0.05) <= truth
+        low = empirical_bernstein_lower(float(x.mean()), float(x.var(ddof=1)), n, width=cap, alpha=0.05)
+        found["empirical Bernstein"] += low <= truth
+        found["lower confidence sequence"] += bool(
+            (lower_confidence_sequence(x, alpha=0.05, scale=1.0, best_at=n) <= truth).all()
+        )
+    floor = 0.95 - 2 * float(np.sqrt(0.05 * 0.95 / n_repetitions))
+    return [
+        Figure(f"coverage of {name} lower bound", "share", hits / n_repetitions, must=f">= {floor:.4f}", runs=n_repetitions, can_judge=can_judge)
+        for name, hits in found.items()
+    ]  # fmt: skip
+
+
+def flags(n_repetitions: int, *, seed: int, can_judge: bool) -> list[Figure]:
+    """Share of logs on which the verdict is "this log cannot answer"."""
+    figures, flagged = [], {True: 0, False: 0}
+    for r, regime in enumerate(REGIMES):
+        hits = 0
+        for repetition in range(n_repetitions):
+            log, target, _ = draw(regime, np.random.default_rng([seed, 500 + r, repetition]))
+            verdict = evaluate(log, {"c": target}, n_resamples=0, seed=repetition).verdicts["c"]
+            hits += verdict.word == "this log cannot answer"
+        flagged[regime.is_bad] += hits
+        figures.append(
+            Figure(
+                f"flagged ({'bad' if regime.is_bad else 'good'}: {regime.name})",
+                "share",
+                hits / n_repetitions,
+                runs=n_repetitions,
+            )
+        )
+    for is_bad, must in ((True, ">= 0.95"), (False, "<= 0.05")):
+        n = sum(g.is_bad == is_bad for g in REGIMES) * n_repetitions
+        figures.append(
+            Figure(
+                f"flagged {'bad' if is_bad else 'good'} logs",
+                "share",
+                flagged[is_bad] / n,
+                must=must,
+                runs=n,
+                can_judge=can_judge,
+            )
+        )
+    return figures
+
+
+def main() -> int:
+    """Run all of it."""
+    options = parser(__doc__).parse_args()
+    n = 40 if options.quick else 1000
+    figures = coverage(n, seed=options.seed, can_judge=not options.quick)
+    figures += bounds(n, seed=options.seed, can_judge=not options.quick)
+    figures += flags(10 if options.quick else 100, seed=options.seed, can_judge=not options.quick)
+    return finish("ope-accuracy", figures, quick=options.quick, path=options.json, seed=options.seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
