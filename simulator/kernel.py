@@ -72,7 +72,7 @@ class VisitKernel:
         self.ids = np.zeros(n, dtype=np.int64)
         self._keys = np.zeros(n, dtype=np.uint64)  # advanced by one counter step with each visit
         self.person = np.zeros(n, dtype=np.int64)
-        self._taste = np.zeros((n, len(CAR_CLASSES)), dtype=np.float32)
+        self._taste = np.zeros((len(CAR_CLASSES), n), dtype=np.float32)
         self._appeal = np.zeros((n, k), dtype=np.float32)
         self._per_log = np.zeros(n, dtype=np.float32)
         self._budget = np.zeros(n, dtype=np.float32)
@@ -157,11 +157,20 @@ class VisitKernel:
         keys = subject_keys(self.seed, ids)
         self.ids[rows], self._keys[rows] = ids, keys
         person = (unit(words(keys, Purpose.TRAITS, 0)) * len(people)).astype(np.int64)
-        shown = np.stack([normal(words(keys, Purpose.TASTE, c)) for c in range(len(CAR_CLASSES))], axis=1)
-        hidden = np.stack([normal(words(keys, Purpose.TASTE, 10 + c)) for c in range(len(CAR_CLASSES))], axis=1)
         seen = p["taste_shown"]
-        taste = np.float32(p["taste_spread"] * seen) * shown
-        taste += np.float32(p["taste_spread"] * np.sqrt(1.0 - seen**2)) * hidden
+        signs, tastes = [], []
+        for c in range(len(CAR_CLASSES)):
+            sign = normal(words(keys, Purpose.TASTE, c))
+            hidden = normal(words(keys, Purpose.TASTE, 10 + c))
+            hidden *= np.float32(p["taste_spread"] * np.sqrt(1.0 - seen**2))
+            hidden += np.float32(p["taste_spread"] * seen) * sign
+            signs.append(sign)
+            tastes.append(hidden)
+            self._taste[c, rows] = hidden
+        searched, most = np.zeros(len(rows), dtype=np.int64), signs[0].copy()
+        for c in range(1, len(CAR_CLASSES)):
+            searched[signs[c] > most] = c
+            np.maximum(most, signs[c], out=most)
         sensitivity = normal(words(keys, Purpose.TRAITS, 1))
         sensitivity *= np.float32(p["price_sensitivity_spread"])
         np.exp(sensitivity, out=sensitivity)
@@ -170,7 +179,7 @@ class VisitKernel:
         pace *= np.float32(p["return_rate_spread"])
         rate = people.pace[person].astype(np.float32) * np.exp(pace) * np.float32(p["return_rate_per_day"])
         np.clip(rate, 0.01, 0.95, out=rate)
-        combo = np.argmax(shown, axis=1) * len(DEVICES)
+        combo = searched * len(DEVICES)
         combo += unit(words(keys, Purpose.TRAITS, 5)) >= 0.6
         combo = combo * len(CHANNELS) + (unit(words(keys, Purpose.TRAITS, 6)) * len(CHANNELS)).astype(np.int64)
         affinity = people.deal_affinity[person].astype(np.float32)
@@ -180,10 +189,10 @@ class VisitKernel:
             column += affinity * self._per_affinity[a]
             column += self._constant[a]
             if self._offers.is_contract[a]:
-                column += taste[:, car]
+                column += tastes[car]
             appeal[:, a] = column
         self.person[rows] = person
-        self._taste[rows], self._appeal[rows] = taste, appeal
+        self._appeal[rows] = appeal
         self._per_log[rows] = 1.0 / np.log1p(-rate)
         self._budget[rows] = -np.log(unit(words(keys, Purpose.CANCEL, 0)))
         self._fatigue[:, rows] = 0.0
@@ -271,8 +280,9 @@ class VisitKernel:
 
     def _start_contract(self, rows: IntArray, day: Ints, offer: IntArray) -> None:
         p = self._p
-        log_ratio = self._log_hazard[offer] + np.float32(p["cancel_per_taste"]) * self._taste.ravel().take(
-            rows * len(CAR_CLASSES) + self._offers.car_class[offer]
+        log_ratio = (
+            self._log_hazard[offer]
+            + np.float32(p["cancel_per_taste"]) * self._taste[self._offers.car_class[offer], rows]
         )
         for care in (0, 1):
             hazard = p["cancel_per_day"] * np.exp(log_ratio + np.float32(care * p["retention_offer_effect"]))

@@ -13,8 +13,7 @@ from policies.errors import UnknownNameError
 from policies.protocols import Policy
 from policies.records import BoolArray, DecisionTable, FloatArray, IntArray, InteractionBatch
 from policies.sampling import DEFAULT_EXPLORE_SHARE, decide
-from simulator.scenarios.car_subscription import Scenario
-from simulator.site import KEPT_AFTER_DAYS, LiveSite
+from simulator.site import KEPT_AFTER_DAYS, World
 from simulator.streams import Purpose, uniforms
 from simulator.world import MARKET_DAYS, MAX_DELAY_DAYS
 
@@ -85,7 +84,7 @@ class Rollout:
 
 
 def rollout(
-    scenario: Scenario,
+    scenario: World,
     policy: Policy,
     *,
     n_subjects: int,
@@ -117,7 +116,7 @@ def rollout(
     """
     full = WINDOW_DAYS
     days = visit_days + (full if follow_days is None else follow_days)
-    site = LiveSite(scenario, n_subjects=n_subjects, visit_days=visit_days, seed=seed, first_subject=first_subject)
+    site = scenario.open(n_subjects=n_subjects, visit_days=visit_days, seed=seed, first_subject=first_subject)
     parts: list[tuple[DecisionTable, IntArray, FloatArray, IntArray, IntArray, BoolArray]] = []
     signed_on = np.full(n_subjects, -1, dtype=np.int64)
     for day in range(days):

@@ -7,13 +7,13 @@ visits, one request each): a subject's fate depends on the seed and on what it w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.eligibility import eligible_mask
-from policies.records import DecisionTable, FloatArray, IntArray
+from policies.records import DecisionTable, FloatArray, IntArray, OfferSet
 from simulator import world
 from simulator.scenarios.car_subscription import CAR_CLASSES, FAMILIES, Scenario
 from simulator.streams import Purpose, uniforms
@@ -73,6 +73,46 @@ class DayFacts:
     margin_eur: FloatArray
     cancelled: IntArray
     kept: IntArray
+
+
+class Site(Protocol):
+    """A cohort of visitors living through days, whatever the laws."""
+
+    ids: IntArray
+    arrival_day: IntArray
+    n_visits: IntArray
+    margin_eur: FloatArray
+    is_kept: NDArray[np.bool_]
+
+    def visits(self, day: int) -> Visits:
+        """Who visits on a day, and what the site knows of each."""
+        ...
+
+    def respond(self, visits: Visits, chosen: IntArray) -> Responses:
+        """Let visitors answer to what each was shown."""
+        ...
+
+    def end_of_day(self, day: int) -> DayFacts:
+        """What became known at the end of a day; called once for each day, in order."""
+        ...
+
+
+class World(Protocol):
+    """A site that can be opened again and again with other visitors: what rollouts take."""
+
+    @property
+    def name(self) -> str:
+        """Name for reports."""
+        ...
+
+    @property
+    def offers(self) -> OfferSet:
+        """What may be shown."""
+        ...
+
+    def open(self, *, n_subjects: int, visit_days: int, seed: int, first_subject: int = 0) -> Site:
+        """A cohort of visitors."""
+        ...
 
 
 class LiveSite:

@@ -14,7 +14,7 @@ from policies.sampling import DEFAULT_EXPLORE_SHARE
 from simulator import world
 from simulator.rollouts import Rollout, rollout
 from simulator.scenarios.car_subscription import FAMILIES, Scenario
-from simulator.site import KEPT_AFTER_DAYS
+from simulator.site import KEPT_AFTER_DAYS, World
 
 OUTCOMES = ("subscribed", "kept_30d", "margin_eur")
 
@@ -50,7 +50,7 @@ class PolicyTruth:
 
 
 def true_value(
-    scenario: Scenario, policy: Policy, *, n_subjects: int, seed: int, explore_share: float = DEFAULT_EXPLORE_SHARE
+    scenario: World, policy: Policy, *, n_subjects: int, seed: int, explore_share: float = DEFAULT_EXPLORE_SHARE
 ) -> PolicyTruth:
     """Value of a policy as it would be served, by letting it choose for a cohort until every window is over."""
     return truth_of(rollout(scenario, policy, n_subjects=n_subjects, seed=seed, explore_share=explore_share))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from policies.eligibility import Condition, EligibilityRule
 from policies.records import FloatArray, Offer, OfferId, OfferSet
 from simulator.parameters import WorldParameters
 from simulator.population import Population
+
+if TYPE_CHECKING:
+    from simulator.site import LiveSite
 
 NO_OFFER = OfferId("no_offer")
 CAR_CLASSES = ("city", "compact", "suv")
@@ -84,6 +87,12 @@ class Scenario:
     def null(self) -> Self:
         """The same site where offers make no difference."""
         return replace(self, name=f"{self.name}-null", parameters=self.parameters.null())
+
+    def open(self, *, n_subjects: int, visit_days: int, seed: int, first_subject: int = 0) -> LiveSite:
+        """A cohort of visitors of this site."""
+        from simulator.site import LiveSite  # the site is built on this module
+
+        return LiveSite(self, n_subjects=n_subjects, visit_days=visit_days, seed=seed, first_subject=first_subject)
 
     def offer_numbers(self, name: str) -> FloatArray:
         """One numeric offer feature as an array, shape ``(k,)``."""
