@@ -21,7 +21,13 @@ from policies.errors import InvalidInputError, MissingExtraError, NextofferError
 
 # name, import string, help shown by `nextoffer --help` (so that listing commands imports none of them)
 COMMANDS: tuple[tuple[str, str, str], ...] = (
+    ("demo", "api.cli.demo:demo", "The whole story on real input, to a live A/B result in simulation"),
     ("serve", "api.cli.serve:serve", "Run the decision service"),
+    ("learn", "api.cli.learn:learn", "Learn from the log and publish snapshots that servers pick up"),
+    ("policies", "api.cli.policies:app", "Register and list policy versions"),
+    ("experiment", "api.cli.experiment:app", "Create, start, widen, reweight, stop and read experiments"),
+    ("db", "api.cli.db:app", "Schema of the store: where it is, forward and back"),
+    ("console", "api.cli.console:app", "Serve the pages for people; fix an experiment's plan"),
     ("keys", "api.cli.keys:app", "Make, list and revoke API keys"),
     ("data", "api.cli.data:app", "Export public data to raw files"),
     ("sequences", "api.cli.sequences:app", "Build decision points with event sequences in Spark"),

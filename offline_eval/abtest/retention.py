@@ -10,7 +10,6 @@ Lee (2009), "Training, wages, and sample selection: estimating sharp bounds on t
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,4 +131,6 @@ def _standard_errors(p: np.ndarray[Any, np.dtype[np.float64]], n: tuple[float, f
         s, k = p[i]
         cov = np.array([[s * (1 - s), k * (1 - s)], [k * (1 - s), k * (1 - k)]]) / n[i]
         variances += np.einsum("bi,ij,bj->b", gradients[:, i], cov, gradients[:, i])
-    return math.sqrt(variances[0]), math.sqrt(variances[1])
+    # Where nobody has left, the variance is zero and rounding may put it a hair below.
+    low, high = np.sqrt(np.maximum(variances, 0.0))
+    return float(low), float(high)

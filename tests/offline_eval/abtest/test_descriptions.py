@@ -47,6 +47,14 @@ def test_equal_conversion_gives_the_plain_difference() -> None:
     assert lee_bounds(np.array([[0.1, 0.05], [0.1, 0.06]])) == pytest.approx((0.1, 0.1))
 
 
+def test_everybody_kept_is_no_error() -> None:
+    """Where every subscriber stayed the bounds are still read (their sampling variance rounds to just below zero)."""
+    reading = read_retention(n=(10, 8), subscribed=(1, 2), kept=(1, 2))
+    assert reading is not None
+    assert reading.treatment.estimate == 1.0
+    assert reading.lee.low <= 0.0 <= reading.lee.high
+
+
 def test_no_subscriber_no_retention() -> None:
     """Without a subscriber in one variant there is nothing to describe, and rare subscribers leave the worst case open."""
     assert read_retention(n=(10, 12), subscribed=(0, 3), kept=(0, 1)) is None

@@ -1,0 +1,100 @@
+"""A store with three experiments that visitors went through, made by the decision service itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from api.console.app import create_console
+from api.console.plans import PlanChoices, write_plan
+from engine.decisions.requests import DecisionRequest, OutcomeRequest
+from engine.decisions.service import DecisionService, open_service
+from engine.experiments.lifecycle import Experiment
+from engine.offers.placement import CatalogueOffer, Placement
+from engine.store.database import Database, sqlite_url
+from policies.allocation import Variant
+from policies.records import Offer, OfferId
+
+START = datetime(2026, 1, 5, tzinfo=UTC)
+TITLES = {"monthly": "Monthly, first month free", "annual": "A year, 20 % off", "trial": "Two weeks to try"}
+
+
+def fill(folder: Path, *, n: int = 2400, days: int = 80) -> None:
+    """Two running experiments at two placements (one planned, with a real gain; one without a plan) and a draft."""
+    rng = np.random.default_rng(12)
+    offers = tuple(CatalogueOffer(Offer(OfferId(i), {}, {"title": t})) for i, t in TITLES.items())
+    with open_service(folder, secret=b"a secret of the tests") as service:
+        for placement in ("home_page", "cancel_page"):
+            service.put_placement(Placement(placement, offers))
+        service.experiments.create(_experiment("spring-welcome", "home_page", "incumbent", "personal"), at=START)
+        service.experiments.create(_experiment("stay-a-while", "cancel_page", "incumbent", "win back"), at=START)
+        service.experiments.create(_experiment("idea", "home_page", "incumbent", "bold"), at=START)
+        planned = service.experiments.get("spring-welcome")
+        write_plan(
+            folder,
+            planned,
+            PlanChoices(planned_subjects=2000, effect=0.06, visitors_per_day=30.0, visitors_per_month=90_000.0),
+        )
+        for name in ("spring-welcome", "stay-a-while"):
+            service.experiments.start(name, revision=1, at=START)
+        _visit(service, rng, "home_page", n=n, days=days, rates={"incumbent": 0.14, "personal": 0.24})
+        _visit(service, rng, "cancel_page", n=n // 4, days=days, rates={"incumbent": 0.2, "win back": 0.2})
+
+
+def _experiment(name: str, placement: str, control: str, treatment: str) -> Experiment:
+    return Experiment(
+        name,
+        placement,
+        (Variant(control, 5000, "baseline"), Variant(treatment, 5000, "baseline")),
+        hypothesis="Visitors who get an offer that fits them subscribe more often.",
+    )
+
+
+def _visit(
+    service: DecisionService, rng: np.random.Generator, placement: str, *, n: int, days: int, rates: dict[str, float]
+) -> None:
+    moments = [START + timedelta(days=days * (i + 0.5) / n) for i in range(n)]
+    asked = [DecisionRequest(placement, f"{placement}-{i}", at=at) for i, at in enumerate(moments)]
+    outcomes = []
+    for answer, at in zip(service.decide_many(asked), moments, strict=True):
+        decision = answer.decision
+        assert decision.variant is not None
+        if rng.random() < rates[decision.variant]:
+            outcomes.append(OutcomeRequest(decision.subject, "subscribed", 1.0, at=at + timedelta(hours=2)))
+            outcomes.append(
+                OutcomeRequest(decision.subject, "margin_eur", float(rng.normal(22, 6)), at=at + timedelta(days=3))
+            )
+            if rng.random() < 0.6:
+                outcomes.append(OutcomeRequest(decision.subject, "active_30d", 1.0, at=at + timedelta(days=31)))
+    service.outcome_many([o for o in outcomes if o.at is not None and o.at <= START + timedelta(days=days)])
+
+
+@dataclass(frozen=True)
+class Console:
+    """The pages over the filled store."""
+
+    client: TestClient
+    folder: Path
+
+    def get(self, path: str, *, status: int = 200) -> str:
+        """Text of a page."""
+        answer = self.client.get(path)
+        assert answer.status_code == status, answer.text[:500]
+        return str(answer.text)
+
+
+@pytest.fixture(scope="module")
+def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
+    """One filled store for all tests of a module."""
+    folder = tmp_path_factory.mktemp("console")
+    fill(folder)
+    database = Database(sqlite_url(folder / "nextoffer.db"))
+    with TestClient(create_console(database, folder, is_sandbox=True)) as client:
+        yield Console(client, folder)
+    database.close()
