@@ -61,6 +61,13 @@ class Numeric:
             return
         if column.dtype.kind != "f":
             raise SchemaError(f"feature {self.name!r} is text; the model was fitted on a number: send a number")
+        if len(column) == 1:  # the fast path of a single decision, equal to the bit
+            x = float(column[0])
+            if x == x:  # noqa: PLR0124 - not nan
+                out[0, 0] = min(10.0, max(-10.0, (x - self.mean) / self.scale))
+            elif self.may_be_missing:
+                out[0, 1] = 1.0
+            return
         missing = np.isnan(column)
         # Clipped: one value far outside what was fitted must not swamp a linear model or overflow float32.
         out[:, 0] = np.where(missing, 0.0, np.clip((np.nan_to_num(column) - self.mean) / self.scale, -10.0, 10.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.decisions.configuration import Configuration, LivePlacement, offer_set_document
 from engine.decisions.ladder import BASELINE, Ladder, Rung, baseline
@@ -22,7 +24,6 @@ from policies.allocation import Variant
 from policies.eligibility import excluded_by
 from policies.errors import InvalidInputError, NoEligibleOfferError
 from policies.records import (
-    Context,
     Decision,
     DecisionId,
     DecisionTable,
@@ -124,10 +125,11 @@ class Pipeline:
             raise NoEligibleOfferError([0], subject=subject)
         allocation = self._allocate(live, subject)
         vectors, cursor = self._state(live, subject, at)
-        eligible = np.asarray([[offer not in excluded for offer in offers.ids]], dtype=np.bool_)
-        table = DecisionTable.from_contexts(
-            offers, [Context(SubjectId(subject), features, vectors, at)], eligible=eligible
-        )
+        if excluded:
+            eligible = np.asarray([[offer not in excluded for offer in offers.ids]], dtype=np.bool_)
+        else:
+            eligible = np.ones((1, len(offers)), dtype=np.bool_)
+        table = _table_of_one(offers, eligible, subject, features, vectors, at)
         uniform = uniform_for(self._secret, live.placement.id, decision_id)
         rung = self._ladder.draw(
             allocation.policy,
@@ -136,15 +138,16 @@ class Pipeline:
             explore_share=live.placement.explore_share,
             order=live.order if request.offers is None else (),
         )
-        kept = np.flatnonzero(eligible[0])
+        kept = [i for i, offer in enumerate(offers.ids) if offer not in excluded] if excluded else None
+        drawn, chosen = rung.draws.probabilities[0], int(rung.draws.chosen[0])
         decision = Decision(
             id=DecisionId(decision_id),
             placement=PlacementId(live.placement.id),
             subject=SubjectId(subject),
             at=at,
-            offers=tuple(offers.ids[i] for i in kept),
-            probabilities=tuple(rung.draws.probabilities[0, kept].tolist()),
-            chosen=int(np.searchsorted(kept, rung.draws.chosen[0])),
+            offers=offers.ids if kept is None else tuple(offers.ids[i] for i in kept),
+            probabilities=tuple((drawn if kept is None else drawn[kept]).tolist()),
+            chosen=chosen if kept is None else kept.index(chosen),
             offer_set_revision=offers.revision,
             policy=rung.loaded.ref,
             snapshot=rung.loaded.snapshot,
@@ -266,6 +269,32 @@ class Pipeline:
             encoder = self._encoders[ref] = SequenceEncoder.from_artifact(self._registry.artifact(ref))
         vector, cursor = self._subjects.vector(subject, encoder, as_of=at)
         return {"sequence": vector}, cursor
+
+
+def _table_of_one(
+    offers: OfferSet,
+    eligible: NDArray[np.bool_],
+    subject: str,
+    features: Features,
+    vectors: Mapping[str, tuple[float, ...]],
+    at: datetime,
+) -> DecisionTable:
+    """``DecisionTable.from_contexts`` of one context, without looking again at what was checked at the door."""
+    columns: dict[str, NDArray[Any]] = {}
+    for name in sorted(features):
+        value = features[name]
+        columns[name] = (
+            np.array([value]) if isinstance(value, str) else np.array([math.nan if value is None else float(value)])
+        )
+    table = object.__new__(DecisionTable)
+    put = object.__setattr__
+    put(table, "offers", offers)
+    put(table, "eligible", eligible)
+    put(table, "columns", columns)
+    put(table, "vectors", {name: np.array([vectors[name]], dtype=np.float32) for name in sorted(vectors)})
+    put(table, "subjects", np.array([subject]))
+    put(table, "at", np.array([at.replace(tzinfo=None)], dtype="datetime64[us]"))
+    return table
 
 
 def digest_of_request(request: DecisionRequest) -> bytes:
