@@ -5,6 +5,7 @@ bursts and stop for good after any of them (as buying processes with a drop-out 
 against a price the visitor remembers, contracts are kept by habit and tested when the discount ends.
 """
 
+# ruff: noqa: RUF009 - Parameter is a frozen dataclass, which the rule cannot see across modules
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
