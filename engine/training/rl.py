@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ import numpy as np
 
 from engine.training.rl_export import PARITY_TOLERANCE, network_artifact
 from policies.artifact import save_artifact
-from policies.errors import NextofferError
+from policies.errors import NextofferError, StateError
 from simulator.env import ENV_ID, RewardWeights, reference_space
 from simulator.scenarios.files import load_scenario
 
@@ -64,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenario", type=Path, required=True, help="folder that save_scenario wrote")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--iterations", type=int, default=PPOSettings.iterations)
+    parser.add_argument("--iterations", type=int, default=PPOSettings().iterations)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--address", default=None, help="address of a Ray cluster; default: in this process")
@@ -85,9 +86,12 @@ def train(
 
     Raises
     ------
+    StateError
+        Before anything is trained, if ``out`` holds a policy already, or no checkpoint to resume from.
     NextofferError
         If the exported graph and the network disagree by more than ``PARITY_TOLERANCE``.
     """
+    _check_folder(out, is_resumed=is_resumed)
     import ray
 
     scenario = load_scenario(scenario_folder)
@@ -122,6 +126,8 @@ def train(
         raise NextofferError(
             f"the exported graph differs from the network by {difference:.2g}; expected at most {PARITY_TOLERANCE:g}"
         )
+    if is_resumed:
+        shutil.rmtree(out / "policy", ignore_errors=True)
     save_artifact(artifact, out / "policy")
     report = {
         "settings": asdict(settings),
@@ -132,6 +138,13 @@ def train(
     }
     (out / "training.json").write_text(json.dumps(report, indent=1))
     return report
+
+
+def _check_folder(out: Path, *, is_resumed: bool) -> None:
+    if is_resumed and not (out / "checkpoint").is_dir():
+        raise StateError(f"{out} holds no checkpoint; expected one to resume from: train without --resume first")
+    if not is_resumed and (out / "policy").exists():
+        raise StateError(f"{out} holds a trained policy already; choose another folder, or go on from it with --resume")
 
 
 def _build(scenario: Any, space: Any, settings: PPOSettings) -> PPO:
