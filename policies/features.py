@@ -13,14 +13,14 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.errors import SchemaError
-from policies.records import DecisionTable, FeatureValue, OfferSet, feature_column
+from policies.records import DecisionTable, FeatureValue, FloatArray, OfferSet, feature_column
 
 FORMAT_VERSION = 1
 _MAX_LEVELS = 256
@@ -132,7 +132,13 @@ class Block:
             raise SchemaError(
                 f"vector {self.name!r} has {block.shape[1]} components; the model was fitted on {self.width}"
             )
-        out[:] = np.clip((block - np.asarray(self.mean)) / np.asarray(self.scale), -10.0, 10.0)
+        mean, scale = _as_arrays(self.mean, self.scale)
+        np.clip((block - mean) / scale, -10.0, 10.0, out=out, casting="same_kind")
+
+
+@lru_cache(maxsize=256)
+def _as_arrays(mean: tuple[float, ...], scale: tuple[float, ...]) -> tuple[FloatArray, FloatArray]:
+    return np.asarray(mean), np.asarray(scale)
 
 
 Spec = Numeric | Categorical

@@ -60,8 +60,9 @@ class DisjointLinear:
 
     def inputs(self, table: DecisionTable) -> NDArray[np.float32]:
         """Context features and a constant, shape ``(n, d)``."""
-        x = self.space.encode_contexts(table)
-        return np.concatenate([x, np.ones((len(x), 1), dtype=np.float32)], axis=1)
+        out = np.ones((len(table), self.width), dtype=np.float32)
+        out[:, :-1] = self.space.encode_contexts(table)
+        return out
 
     def mean(self, table: DecisionTable) -> FloatArray:
         """Posterior mean reward, shape ``(n, k)``."""

@@ -30,6 +30,7 @@ EXPLORERS: dict[str, tuple[str, ...]] = {
     "softmax": ("--softmax", "--lambda", "10"),
     "regcb": ("--regcb",),
 }
+_CONTEXT, _OFFER = ord("c"), ord("o")
 _MAX_REWARD = 1e6
 _MAX_CACHED = 16
 
@@ -93,6 +94,10 @@ class VowpalWabbit:
             # Costs are negated rewards: with VW's own range of [0, 1] nothing would ever be eliminated.
             command += ["--cb_min_cost", repr(-self.reward_range[1]), "--cb_max_cost", repr(-self.reward_range[0])]
         self._workspace = vw.Workspace(command) if model is None else vw.Workspace(["--quiet"], model_data=model)
+        # The wrapper checks the label type of every example of every call, which costs as much as VW's learning; what
+        # goes in here was built here, so the calls go to the core.
+        self._core = self._workspace._workspace
+        self._shared_label, self._no_label = vw.CBLabel(shared=True), vw.CBLabel()
         self._context_hashes = _hashes([n.name for n in space.context_names], namespace="c")
         self._offer_hashes = _hashes([n.name for n in space.offer_names], namespace="o")
         self._actions: dict[str, list[Any]] = {}
@@ -102,7 +107,7 @@ class VowpalWabbit:
         actions = self._action_examples(table.offers)
         contexts = self.space.encode_contexts(table)
         out = np.zeros(table.eligible.shape)
-        predict = self._workspace.predict_one
+        predict = self._core.predict_multi_ex_one
         for row in range(len(table)):
             allowed = np.flatnonzero(table.eligible[row])
             shared = self._shared_example(contexts[row])
@@ -134,26 +139,24 @@ class VowpalWabbit:
             )
         actions = self._action_examples(table.offers)
         contexts = self.space.encode_contexts(table)
-        label, learn_one = self._vw.CBLabel, self._workspace.learn_one
-        unlabelled = label()
+        label, learn_one, no_label = self._vw.CBLabel, self._core.learn_multi_ex_one, self._no_label
+        all_allowed = np.asarray(table.eligible.all(axis=1)).tolist()
         for row, (chosen, cost, propensity) in enumerate(
             zip(batch.chosen.tolist(), (-batch.reward).tolist(), batch.propensity.tolist(), strict=True)
         ):
-            allowed = table.eligible[row]
-            example = [self._shared_example(contexts[row])]
-            example += actions if allowed.all() else [actions[i] for i in np.flatnonzero(allowed)]
-            actions[chosen].set_label(label(label=(cost, propensity)))
+            shown = actions if all_allowed[row] else [actions[i] for i in np.flatnonzero(table.eligible[row])]
+            actions[chosen]._set_label(label(label=(cost, propensity)))
             try:
-                learn_one(example)
+                learn_one([self._shared_example(contexts[row]), *shown])
             finally:
-                actions[chosen].set_label(unlabelled)
+                actions[chosen]._set_label(no_label)
         self.n_seen += len(batch)
 
     def _shared_example(self, x: NDArray[np.float32]) -> Any:
-        example = self._vw.Example()
-        present = np.flatnonzero(x)
-        example["c"].push_many_features(self._context_hashes[present], x[present])
-        example.set_label(self._vw.CBLabel(shared=True))
+        example = self._vw.Example()._example
+        present = x.nonzero()[0]
+        example[_CONTEXT].push_many_features(self._context_hashes[present], x[present])
+        example._set_label(self._shared_label)
         return example
 
     def _action_examples(self, offers: OfferSet) -> list[Any]:
@@ -162,15 +165,15 @@ class VowpalWabbit:
             return found
         made = []
         for offer, z in zip(offers, self.space.encode_offers(offers), strict=True):
-            example = self._vw.Example()
+            example = self._vw.Example()._example
             present = np.flatnonzero(z)
             hashes, values = self._offer_hashes[present], z[present]
             # The id is always a feature: two offers alike in everything else are still two offers.
             own = _hashes([f"id={offer.id}"], namespace="o")
             if f"id={offer.id}" not in {n.name for n in self.space.offer_names}:
                 hashes, values = np.append(hashes, own), np.append(values, np.float32(1.0))
-            example["o"].push_many_features(hashes, values.astype(np.float32))
-            example.set_label(self._vw.CBLabel())
+            example[_OFFER].push_many_features(hashes, values.astype(np.float32))
+            example._set_label(self._no_label)
             made.append(example)
         if len(self._actions) >= _MAX_CACHED:
             self._actions.clear()
