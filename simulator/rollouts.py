@@ -32,6 +32,8 @@ class SubjectOutcomes:
     ----------
     is_matured
         Whether the visitor's whole window (visits, delay of signing, 30 days) lies inside the rollout.
+    signed_day
+        Day of the contract; -1 where there is none.
     """
 
     subscribed: BoolArray
@@ -39,6 +41,7 @@ class SubjectOutcomes:
     margin_eur: FloatArray
     n_visits: IntArray
     is_matured: BoolArray
+    signed_day: IntArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,6 +140,7 @@ def rollout(
         margin_eur=site.margin_eur,
         n_visits=site.n_visits,
         is_matured=site.arrival_day + full <= days,
+        signed_day=signed_on,
     )
     rewards = {"clicked": np.concatenate([p[5] for p in parts]).astype(np.float64)}
     for name in ("subscribed", "kept_30d", "margin_eur"):
