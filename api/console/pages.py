@@ -13,6 +13,7 @@ from offline_eval.abtest import ExperimentReading
 from offline_eval.abtest.pages import difference_unit, experiment_section, key_figures, verdict_callout
 from offline_eval.report import (
     COUNT,
+    PROBABILITY,
     SHARE,
     Callout,
     Cell,
@@ -24,6 +25,7 @@ from offline_eval.report import (
     Section,
     Source,
     Table,
+    format_value,
     line_chart,
 )
 from offline_eval.report.blocks import Block
@@ -53,7 +55,7 @@ def home(readings: Sequence[Reading], *, in_simulation: bool) -> View:
         ),
     ]
     for r in running:
-        blocks: list[Block] = [_verdict(r)]
+        blocks: list[Block] = [] if r in due else [_verdict(r)]
         if r.found is not None:
             blocks.append(key_figures(r.found.now))
         sections.append(Section(r.experiment.id, blocks, in_simulation=in_simulation, lead=r.experiment.hypothesis))
@@ -117,8 +119,8 @@ def experiment(reading: Reading, *, in_simulation: bool) -> View:
         if over_time:
             sections.append(Section("Over time", over_time, in_simulation=in_simulation))
         detail = experiment_section(now, title="Every metric")
-        if not reading.is_planned:
-            detail = Section(detail.title, detail.blocks[1:], in_simulation=detail.in_simulation, lead=detail.lead)
+        # The verdict stands at the top already.
+        detail = Section(detail.title, detail.blocks[1:], in_simulation=detail.in_simulation, lead=detail.lead)
         sections += [detail, Section("Cohorts", [_cohorts(reading)], in_simulation=in_simulation)]
     sections.append(Section("Set-up", [_phases(reading), *_plan_hint(reading)], in_simulation=False))
     shown = reading.as_of.strftime("%Y-%m-%d %H:%M")
@@ -242,7 +244,8 @@ def _single_look(reading: ExperimentReading, treatment: str) -> str:
     m = _primary(reading, treatment)
     if m is None:
         return "–"
-    return f"p = {m.effect.p_value:.3f}" + (", “significant”" if m.effect.p_value < 0.05 else "")
+    p = format_value(m.effect.p_value, PROBABILITY)
+    return (f"p {p}" if p.startswith("<") else f"p = {p}") + (", “significant”" if m.effect.p_value < 0.05 else "")
 
 
 def _primary(reading: ExperimentReading, treatment: str):  # type: ignore[no-untyped-def]  # MetricReading or None
@@ -276,7 +279,10 @@ def _cohorts(r: Reading) -> Table:
         Column("kept", "kept per visitor", SHARE),
     ]
     return Table(
-        columns, rows, note="Only visitors whose window has closed are counted in a share; a dash is not known yet."
+        columns,
+        rows,
+        caption="By week of the first visit",
+        note="Only visitors whose window has closed are counted in a share; a dash is not known yet.",
     )
 
 
