@@ -57,7 +57,7 @@ def home(readings: Sequence[Reading], *, in_simulation: bool) -> View:
     for r in running:
         blocks: list[Block] = [] if r in due else [_verdict(r)]
         if r.found is not None:
-            blocks.append(key_figures(r.found.now))
+            blocks.append(key_figures(r.found.now, is_planned=r.is_planned))
         sections.append(Section(r.experiment.id, blocks, in_simulation=in_simulation, lead=r.experiment.hypothesis))
     if not running:
         sections.append(
@@ -113,14 +113,12 @@ def experiment(reading: Reading, *, in_simulation: bool) -> View:
         sections.append(Section("Result", blocks, in_simulation=in_simulation))
     else:
         now = reading.found.now
-        blocks.append(key_figures(now))
+        blocks.append(key_figures(now, is_planned=reading.is_planned))
         sections.append(Section("Result", blocks, in_simulation=in_simulation))
         over_time = _over_time(reading)
         if over_time:
             sections.append(Section("Over time", over_time, in_simulation=in_simulation))
-        detail = experiment_section(now, title="Every metric")
-        # The verdict stands at the top already.
-        detail = Section(detail.title, detail.blocks[1:], in_simulation=detail.in_simulation, lead=detail.lead)
+        detail = experiment_section(now, title="Every metric", with_verdict=False, is_planned=reading.is_planned)
         sections += [detail, Section("Cohorts", [_cohorts(reading)], in_simulation=in_simulation)]
     sections.append(Section("Set-up", [_phases(reading), *_plan_hint(reading)], in_simulation=False))
     shown = reading.as_of.strftime("%Y-%m-%d %H:%M")

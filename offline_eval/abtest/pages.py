@@ -34,8 +34,11 @@ def verdict_callout(reading: ExperimentReading) -> Callout:
     return Callout(reading.verdict.sentence, tone=tone)
 
 
-def key_figures(reading: ExperimentReading) -> KeyFigures:
-    """Differences that count, for the first treatment (or the one to ship)."""
+def key_figures(reading: ExperimentReading, *, is_planned: bool = True) -> KeyFigures:
+    """Differences that count, for the first treatment (or the one to ship).
+
+    ``is_planned`` is False where no plan was fixed: then no planned sample is shown.
+    """
     treatment = reading.verdict.variant or reading.plan.treatments[0]
     figures = [
         KeyFigure(
@@ -44,15 +47,24 @@ def key_figures(reading: ExperimentReading) -> KeyFigures:
         for m in reading.metrics
         if m.treatment == treatment and m.metric.role != "descriptive"
     ]
-    figures.append(
-        KeyFigure("subjects followed", reading.power.matured, COUNT, f"of {reading.power.planned:,} planned")
-    )
+    planned = f"of {reading.power.planned:,} planned" if is_planned else "no plan was fixed"
+    figures.append(KeyFigure("subjects followed", reading.power.matured, COUNT, planned))
     return KeyFigures(figures)
 
 
-def experiment_section(reading: ExperimentReading, *, title: str = "Experiment") -> Section:
-    """Everything one look says: the sentence, a forest plot, the table, guardrails, retention, split and power."""
-    blocks: list[Block] = [verdict_callout(reading)]
+def experiment_section(
+    reading: ExperimentReading, *, title: str = "Experiment", with_verdict: bool = True, is_planned: bool = True
+) -> Section:
+    """Everything one look says: the sentence, a forest plot, the table, guardrails, retention, split and power.
+
+    Parameters
+    ----------
+    with_verdict
+        False where the sentence stands above the section already.
+    is_planned
+        False where no plan was fixed: no sentence, planned looks or power are shown then.
+    """
+    blocks: list[Block] = [verdict_callout(reading)] if with_verdict and is_planned else []
     blocks += [Callout(w, tone="warning") for w in reading.warnings]
     lifts = {
         _name(reading, m): lift for m in reading.metrics if (lift := m.effect.lift) and m.metric.role != "descriptive"
@@ -68,9 +80,9 @@ def experiment_section(reading: ExperimentReading, *, title: str = "Experiment")
             )
         )
     blocks += [
-        _metric_table(reading),
+        _metric_table(reading, is_planned=is_planned),
         _retention_table(reading),
-        Details("Split and power", [_split_table(reading), _power_table(reading)]),
+        Details("Split and power", [_split_table(reading), *([_power_table(reading)] if is_planned else [])]),
     ]
     return Section(
         title,
@@ -85,7 +97,7 @@ def difference_unit(reading: MetricReading) -> Unit:
     return POINTS if reading.metric.unit.kind == "share" else reading.metric.unit
 
 
-def _metric_table(reading: ExperimentReading) -> Table:
+def _metric_table(reading: ExperimentReading, *, is_planned: bool) -> Table:
     rows: list[dict[str, Cell]] = []
     for m in reading.metrics:
         if m.metric.role == "descriptive":
@@ -116,7 +128,7 @@ def _metric_table(reading: ExperimentReading) -> Table:
         ],
         rows,
         caption="Every metric, per visitor",
-        note=_interval_note(reading),
+        note=_interval_note(reading) if is_planned else "Only subjects whose window has closed are counted.",
     )
 
 
