@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.errors import InvalidInputError
+from policies.errors import InvalidInputError, NextofferError
 from policies.features import FeatureSpace
 from policies.protocols import OnlineLearner
 from policies.records import DecisionTable, FloatArray, IntArray, InteractionBatch, Offer, OfferId, OfferSet
@@ -205,3 +206,12 @@ def progressive_regret(learner: Learner, data: Labelled, *, seed: int) -> FloatA
         learner.tell(x, chosen, probability, reward)
         out[i] = 1.0 - reward
     return out
+
+
+def run(main: Callable[[], int]) -> int:
+    """Run a benchmark's main; a failure raised on purpose is one line and exit code 2."""
+    try:
+        return main()
+    except NextofferError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks._bandits import Labelled, MABWiser, data_folder, has
+from benchmarks._bandits import Labelled, MABWiser, data_folder, has, run
 from benchmarks._figures import Figure, finish, parser
 from policies.features import FeatureSpace
 from policies.fixed import Uniform
@@ -166,7 +166,7 @@ def upworthy(n_tests: int, *, n_rounds: int, seed: int, can_judge: bool) -> list
     return [
         Figure(
             "upworthy_thompson_saves", "clicks per 1,000 impressions", 1000 * mean, must="> 0",
-            baseline=("regret of uniform", float(1000 * uniform.mean())), can_judge=can_judge and mean - half > 0, runs=len(difference),
+            baseline=("regret of uniform", float(1000 * uniform.mean())), can_judge=can_judge and abs(mean) > half, runs=len(difference),
             spread=(float(1000 * (mean - half)), float(1000 * (mean + half))),
         )
     ]  # fmt: skip
@@ -248,4 +248,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
+from scipy.stats import t as student_t
 
 from benchmarks._bandits import (
     FILES,
@@ -26,6 +27,7 @@ from benchmarks._bandits import (
     load,
     load_other,
     progressive_regret,
+    run,
 )
 from benchmarks._figures import Figure, finish, parser
 from policies.features import FeatureSpace
@@ -151,10 +153,10 @@ def warm_start(sets: Mapping[str, Labelled], *, n_rows: int, n_shuffles: int, se
             per_shuffle.append(regret[0] - regret[1])
         gains.append(per_shuffle)
     by_shuffle = np.asarray(gains).mean(axis=0)
-    half = 1.96 * _error(by_shuffle)
+    half = float(student_t.ppf(0.975, n_shuffles - 1)) * _error(by_shuffle)
     mean = float(by_shuffle.mean())
     return Figure(
-        "warm_start_saves", "regret per round", mean, must="> 0", can_judge=can_judge and mean - half > 0, runs=n_shuffles,
+        "warm_start_saves", "regret per round", mean, must="> 0", can_judge=can_judge and abs(mean) > half, runs=n_shuffles,
         spread=(mean - half, mean + half),
     )  # fmt: skip
 
@@ -193,4 +195,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

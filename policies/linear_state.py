@@ -74,8 +74,8 @@ class DisjointLinear:
         mean = x @ stack.theta.T
         k, d = stack.theta.shape
         if len(x) == 1:
-            variance = (stack.inverse.reshape(k * d, d) @ x[0]).reshape(k, d) @ x[0]
-            variance = variance[None]
+            first = x[0]
+            variance = ((stack.inverse.reshape(k * d, d) @ first).reshape(k, d) @ first)[None]
         else:
             variance = np.empty((len(x), k), dtype=np.float32)
             for start in range(0, len(x), _CHUNK_ROWS):
