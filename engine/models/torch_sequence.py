@@ -38,7 +38,9 @@ class TorchConfig:
     last_events
         How many last events of a row are read.
     batching
-        ``buckets``: batches of near-equal length, padded to their own longest row; ``padded``: batches at random, padded
+        ``buckets``: batches of near-equal length, padded to their own longest row; ``tokens``: the same number of batches, each
+        with about the same number of events, so that short rows come in larger ones (fastest on very uneven lengths);
+        ``padded``: batches at random, padded
         to ``last_events`` (what a benchmark compares with).
     rows_per_batch
         Rows in one batch; batches hold rows of near-equal length.
@@ -59,7 +61,7 @@ class TorchConfig:
     max_epochs: int = 30
     patience: int = 4
     last_events: int = 128
-    batching: Literal["buckets", "padded"] = "buckets"
+    batching: Literal["buckets", "tokens", "padded"] = "buckets"
     ignore: tuple[str, ...] = ()
     seed: int = 0
 
@@ -187,7 +189,7 @@ class TorchSequenceModel:
         columns = self._columns.encode(train)
         self._start_from_logistic(net, train, validation)
         label = torch.from_numpy(train.label.astype(np.float32))
-        history: dict[str, list[float]] = {"train_log_loss": [], "validation_log_loss": []}
+        history: dict[str, list[float]] = {"train_log_loss": [], "validation_log_loss": [], "train_cpu_seconds": []}
         best, best_epoch, best_weights = (
             log_loss(validation.label, self.predict(validation)),
             0,
@@ -196,16 +198,18 @@ class TorchSequenceModel:
         history["validation_log_loss"].append(best)
         for epoch in range(1, config.max_epochs + 1):
             net.train()
-            total = 0.0
+            total, begun = 0.0, time.process_time()
             for rows in self._batches(train, rng):
                 optimiser.zero_grad(set_to_none=True)
                 padded_to = config.last_events if config.batching == "padded" else None
                 batch = tensors(train, columns, rows, last_events=config.last_events, padded_to=padded_to)
-                loss = loss_of(net(batch), label[rows])
+                # Every row weighs the same, whatever the size of the batch it came in.
+                loss = loss_of(net(batch), label[rows]) * (len(rows) / config.rows_per_batch)
                 loss.backward()
                 nn.utils.clip_grad_norm_(net.parameters(), 1.0)
                 optimiser.step()
-                total += float(loss.detach()) * len(rows)
+                total += float(loss.detach()) * config.rows_per_batch
+            history["train_cpu_seconds"].append(time.process_time() - begun)
             held = log_loss(validation.label, self.predict(validation))
             history["train_log_loss"].append(total / len(train))
             history["validation_log_loss"].append(held)
@@ -225,8 +229,11 @@ class TorchSequenceModel:
 
     def _batches(self, train: SequenceDataset, rng: np.random.Generator) -> Iterator[IntArray]:
         size = self.config.rows_per_batch
-        if self.config.batching == "buckets":
-            return bucketed_batches(train.lengths, rows_per_batch=size, rng=rng)
+        if self.config.batching != "padded":
+            lengths = np.minimum(train.lengths, self.config.last_events)
+            return bucketed_batches(
+                lengths, rows_per_batch=size, rng=rng, equal_tokens=self.config.batching == "tokens"
+            )
         order = rng.permutation(len(train))
         return (order[i : i + size] for i in range(0, len(order), size))
 
@@ -341,7 +348,12 @@ def _array(parameter: torch.Tensor) -> NDArray[np.float32]:
 
 
 def bucketed_batches(
-    lengths: IntArray, *, rows_per_batch: int, rng: np.random.Generator | None, batches_per_pool: int = 50
+    lengths: IntArray,
+    *,
+    rows_per_batch: int,
+    rng: np.random.Generator | None,
+    batches_per_pool: int = 50,
+    equal_tokens: bool = False,
 ) -> Iterator[IntArray]:
     """Rows in batches of near-equal length: sorted inside shuffled pools, then the batches shuffled.
 
@@ -357,7 +369,11 @@ def bucketed_batches(
     for start in range(0, len(order), pool):
         part = order[start : start + pool]
         part = part[np.argsort(lengths[part], kind="stable")]
-        batches += [part[i : i + rows_per_batch] for i in range(0, len(part), rows_per_batch)]
+        cuts = np.arange(rows_per_batch, len(part), rows_per_batch)
+        if equal_tokens:
+            events = np.cumsum(lengths[part] + 1)
+            cuts = np.unique(np.searchsorted(events, np.linspace(0, events[-1], len(cuts) + 2)[1:-1]))
+        batches += [batch for batch in np.split(part, cuts) if len(batch)]
     for i in rng.permutation(len(batches)):
         yield batches[i]
 

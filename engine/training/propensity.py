@@ -232,6 +232,14 @@ def compare(data: SequenceDataset, predictions: Mapping[str, FloatArray], *, con
     for name, p in calibrated.items():
         rng = np.random.default_rng(config.seed)  # the same resamples for every model
         table[name]["validation"] = on_validation[name]
+        # Calibrated by other subjects' rows, scored by models that saw neither: what the level is worth in its own period.
+        table[name]["in_period"] = evaluate(
+            data.label[rows["validation"]],
+            p[rows["validation"]],
+            data.subject[rows["validation"]],
+            rng=np.random.default_rng(config.seed),
+            n_resamples=config.n_resamples // 4,
+        ).to_json()
         table[name]["test"] = evaluate(
             label, p[test], data.subject[test], rng=rng, n_resamples=config.n_resamples
         ).to_json()
@@ -358,11 +366,19 @@ def table_text(result: Mapping[str, Any]) -> str:
             f"{test['ece']:>9.4f} ({test['ece_floor']['upper']:.4f}){test['calibration_slope']['value']:>7.2f}  "
             f"{against['value']:+.4f} [{against['low']:+.4f}, {against['high']:+.4f}]"
         )
-    rows = result["rows"]
+    own, rows = result["models"][result["chosen"]]["in_period"], result["rows"]
+    later = result["models"][result["chosen"]]["test"]
+    slope = own["calibration_slope"]
+    level = (
+        f"level of {result['chosen']}: in its own period slope {slope['value']:.2f} [{slope['low']:.2f}, {slope['high']:.2f}], "
+        f"ECE {own['ece']:.4f} (floor {own['ece_floor']['upper']:.4f}), mean {own['mean_probability']:.3f} where {own['rate']:.3f} occurred; "
+        f"on test slope {later['calibration_slope']['value']:.2f}, mean {later['mean_probability']:.3f} where {later['rate']:.3f} occurred"
+    )
     sizes = ", ".join(f"{s} {r['rows']} rows / {r['positives']} positive" for s, r in rows.items())
     lines += [
         f"* chosen: {result['reason']}",
         result["verdict"],
+        level,
         f"{sizes}; not matured, never used: {result['not_matured']}",
     ]
     return "\n".join(lines)

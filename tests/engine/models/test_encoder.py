@@ -128,3 +128,18 @@ def test_serving_the_encoder_imports_no_training_framework() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_batches_hold_every_row_once_and_near_equal_lengths() -> None:
+    """Both ways of bucketing deal every row exactly once, in as many batches, of far less padding than chance."""
+    from engine.models.torch_sequence import bucketed_batches
+
+    rng = np.random.default_rng(3)
+    lengths = np.clip(rng.lognormal(np.log(12), 0.9, size=1000).astype(np.int64), 0, 128)
+    for equal_tokens in (False, True):
+        batches = list(bucketed_batches(lengths, rows_per_batch=64, rng=rng, equal_tokens=equal_tokens))
+        np.testing.assert_array_equal(np.sort(np.concatenate(batches)), np.arange(1000))
+        assert abs(len(batches) - 16) <= 1
+        padded = sum(len(batch) * lengths[batch].max() for batch in batches)
+        assert padded < 1.5 * lengths.sum()
+        assert padded < 0.4 * 1000 * 128
