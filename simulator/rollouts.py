@@ -32,8 +32,8 @@ class SubjectOutcomes:
     ----------
     is_matured
         Whether the visitor's whole window (visits, delay of signing, 30 days) lies inside the rollout.
-    signed_day
-        Day of the contract; -1 where there is none.
+    signed_day, cancelled_day
+        Day of the contract and of its end; -1 where there is none.
     """
 
     subscribed: BoolArray
@@ -42,6 +42,7 @@ class SubjectOutcomes:
     n_visits: IntArray
     is_matured: BoolArray
     signed_day: IntArray
+    cancelled_day: IntArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,6 +123,7 @@ def rollout(
     site = scenario.open(n_subjects=n_subjects, visit_days=visit_days, seed=seed, first_subject=first_subject)
     parts: list[tuple[DecisionTable, IntArray, FloatArray, IntArray, IntArray, BoolArray]] = []
     signed_on = np.full(n_subjects, -1, dtype=np.int64)
+    cancelled_on = np.full(n_subjects, -1, dtype=np.int64)
     for day in range(days):
         visits = site.visits(day)
         if len(visits):
@@ -129,7 +131,8 @@ def rollout(
             draws = decide(policy, visits.table, uniforms=u, explore_share=explore_share)
             seen = site.respond(visits, draws.chosen)
             parts.append((visits.table, draws.chosen, draws.probabilities, visits.rows, visits.day, seen.clicked))
-        signed_on[site.end_of_day(day).subscribed] = day
+        facts = site.end_of_day(day)
+        signed_on[facts.subscribed], cancelled_on[facts.cancelled] = day, day
         if on_day is not None:
             on_day(day + 1, days)
     row, day_of = np.concatenate([p[3] for p in parts]), np.concatenate([p[4] for p in parts])
@@ -141,6 +144,7 @@ def rollout(
         n_visits=site.n_visits,
         is_matured=site.arrival_day + full <= days,
         signed_day=signed_on,
+        cancelled_day=cancelled_on,
     )
     rewards = {"clicked": np.concatenate([p[5] for p in parts]).astype(np.float64)}
     for name in ("subscribed", "kept_30d", "margin_eur"):
