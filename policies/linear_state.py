@@ -24,7 +24,7 @@ _CHUNK_ROWS = 8192
 class _Stack:
     """Float32 copies for one set of offers: coefficients ``(k, d)`` and inverses ``(k, d, d)``."""
 
-    rows: NDArray[np.int64]
+    place: dict[int, int]  # row of the state -> position in the set; the prior's row 0 never changes
     theta: NDArray[np.float32]
     inverse: NDArray[np.float32]
 
@@ -93,6 +93,9 @@ class DisjointLinear:
             return
         ids = batch.table.offers.ids
         x = self.inputs(batch.table).astype(np.float64)
+        if n == 1 and self.half_life == 0 and self._n_rank_one < _REINVERT_EVERY:
+            self._learn_one(ids[batch.chosen[0]], x[0], float(batch.reward[0]))
+            return
         shown = [ids[position] for position in np.unique(batch.chosen)]
         self._make_room(shown)
         fade = fading(n, self.half_life)
@@ -107,16 +110,21 @@ class DisjointLinear:
             self._gram[row] += weighted.T @ x[mine]
             self._moment[row] += weighted.T @ batch.reward[mine]
             touched.append(row)
-        if n == 1 and fade.whole == 1.0 and self._n_rank_one < _REINVERT_EVERY:
-            self._rank_one(touched[0], x[0])
-        else:
-            # Fading changes every offer's sums, so every inverse has to follow.
-            self._solve(np.arange(1, len(self._gram)) if fade.whole != 1.0 else np.asarray(touched))
+        # Fading changes every offer's sums, so every inverse has to follow.
+        self._solve(np.arange(1, len(self._gram)) if fade.whole != 1.0 else np.asarray(touched))
+
+    def _learn_one(self, offer: str, x: FloatArray, reward: float) -> None:
+        if offer not in self._row_of:
+            self._make_room([offer])
+        row = self._row_of[offer]
+        self._gram[row] += x[:, None] * x
+        self._moment[row] += x * reward
+        self._rank_one(row, x)
 
     def _rank_one(self, row: int, x: FloatArray) -> None:
         inverse = self._inverse[row]
         ix = inverse @ x
-        inverse -= np.outer(ix, ix / (1.0 + x @ ix))
+        inverse -= ix[:, None] * (ix / (1.0 + x @ ix))
         self._theta[row] = inverse @ self._moment[row]
         self._n_rank_one += 1
         self._refresh(row)
@@ -130,7 +138,8 @@ class DisjointLinear:
 
     def _refresh(self, row: int) -> None:
         for stack in self._stacks.values():
-            for position in np.flatnonzero(stack.rows == row):
+            position = stack.place.get(row)
+            if position is not None:
                 stack.theta[position] = self._theta[row]
                 stack.inverse[position] = self._inverse[row]
 
@@ -152,7 +161,8 @@ class DisjointLinear:
         if found is not None:
             return found
         rows = np.asarray([self._row_of.get(o, 0) for o in offers.ids], dtype=np.int64)
-        made = _Stack(rows, self._theta[rows].astype(np.float32), self._inverse[rows].astype(np.float32))
+        place = {int(row): position for position, row in enumerate(rows) if row}
+        made = _Stack(place, self._theta[rows].astype(np.float32), self._inverse[rows].astype(np.float32))
         if len(self._stacks) >= _MAX_STACKS:
             self._stacks.clear()
         self._stacks[offers.revision] = made
