@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -28,6 +28,8 @@ class TransformerConfig(TorchConfig):
         Size of the blocks; ``width`` is a multiple of ``heads``.
     """
 
+    # Attention costs the square of the length: long rows in small batches, short rows in large ones.
+    batching: Literal["buckets", "tokens", "padded"] = "tokens"
     width: int = 24
     heads: int = 2
     layers: int = 1
