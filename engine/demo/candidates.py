@@ -19,11 +19,11 @@ from policies.records import InteractionBatch
 from policies.registry import load_policy
 from policies.squarecb import squarecb
 from policies.vw import VowpalWabbit
-from simulator.rollouts import Rollout, rollout
+from simulator.rollouts import RewardName, Rollout, rollout
 from simulator.scenarios.car_subscription import Scenario
 
 # What a policy is trained to earn: a subscriber who is still there 30 days later.
-REWARD = "kept_30d"
+REWARD: RewardName = "kept_30d"
 INCUMBENT = "incumbent"
 # Subjects of different cohorts never overlap: their ids start here.
 FIRST_SUBJECT = {"explore": 0, "log": 10_000_000, "truth": 20_000_000, "live": 30_000_000}

@@ -31,6 +31,8 @@ class DemoConfig:
         How many of them come over HTTP; the rest goes through the same pipeline in-process.
     log_explore_share
         Share of the training log given to even exploration, sized so that the gate can answer.
+    serve_explore_share
+        The same for a policy that is served.
     visit_days
         Days during which visitors of the experiment come and decide; each is then followed for 30 more.
     ppo_iterations
@@ -45,13 +47,14 @@ class DemoConfig:
     seed: int = 2026
     world: World = "reference"
     is_quick: bool = False
-    n_log_subjects: int = 60_000
-    n_live_subjects: int = 24_000
-    n_http_subjects: int = 1_500
+    n_log_subjects: int = 30_000
+    n_live_subjects: int = 14_000
+    n_http_subjects: int = 800
     visit_days: int = 14
     log_explore_share: float = 0.2
-    ppo_iterations: int = 12
-    n_truth_subjects: int = 100_000
+    serve_explore_share: float = 0.05
+    ppo_iterations: int = 20
+    n_truth_subjects: int = 20_000
     models: tuple[str, ...] = ("logistic", "lightgbm", "gru", "dnn", "mllib")
 
     @classmethod
@@ -62,11 +65,11 @@ class DemoConfig:
             seed=seed,
             world=world,
             is_quick=True,
-            n_log_subjects=20_000,
-            n_live_subjects=4_000,
-            n_http_subjects=300,
+            n_log_subjects=9_000,
+            n_live_subjects=2_000,
+            n_http_subjects=150,
             ppo_iterations=2,
-            n_truth_subjects=20_000,
+            n_truth_subjects=6_000,
         )
 
     def to_json(self) -> dict[str, Any]:

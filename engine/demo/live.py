@@ -195,7 +195,9 @@ def prepare(
         )
         variants = tuple(Variant(name, 5_000, str(refs[name])) for name in (CONTROL, TREATMENT))
         draft = service.experiments.create(
-            Experiment(EXPERIMENT, PLACEMENT, variants, hypothesis="The challenger keeps more visitors than the incumbent."),
+            Experiment(
+                EXPERIMENT, PLACEMENT, variants, hypothesis="The challenger keeps more visitors than the incumbent."
+            ),
             at=start,
             actor="demo",
         )
@@ -238,7 +240,9 @@ def live_through(
             n_decisions += len(requests)
         facts = site.end_of_day(day)
         at = _moment(START + np.timedelta64(day, "D")) + timedelta(hours=23, minutes=59, seconds=59)
-        named = [("subscribed", r) for r in facts.subscribed.tolist()] + [("active_30d", r) for r in facts.kept.tolist()]
+        named = [("subscribed", r) for r in facts.subscribed.tolist()] + [
+            ("active_30d", r) for r in facts.kept.tolist()
+        ]
         due = [Fact(str(site.names[r]), kind, 1.0, f"{site.names[r]}:{kind}", at) for kind, r in named]
         for r in np.flatnonzero(site.margin_eur != reported).tolist():
             value = float(site.margin_eur[r] - reported[r])
@@ -253,9 +257,7 @@ def live_through(
 def _histories(site: LiveSite, people: People) -> Iterator[EventRequest]:
     for name, person in zip(site.names, site.subjects.person, strict=True):
         for event in people.histories[int(person)]:
-            yield EventRequest(
-                str(name), event.kind, event.item, event.value, id=f"{name}:{event.id}", at=event.at
-            )
+            yield EventRequest(str(name), event.kind, event.item, event.value, id=f"{name}:{event.id}", at=event.at)
 
 
 def _requests(site: LiveSite, visits: Visits) -> Iterator[DecisionRequest]:
@@ -271,9 +273,7 @@ def _requests(site: LiveSite, visits: Visits) -> Iterator[DecisionRequest]:
                 features[name] = str(value)
             elif not np.isnan(value):
                 features[name] = float(value)
-        yield DecisionRequest(
-            PLACEMENT, str(subject), features, id=f"{subject}-{number}", at=_moment(table.at[i])
-        )
+        yield DecisionRequest(PLACEMENT, str(subject), features, id=f"{subject}-{number}", at=_moment(table.at[i]))
 
 
 def _moment(at: np.datetime64) -> datetime:
@@ -289,7 +289,16 @@ def running_server(home: Path, *, log: Path) -> Iterator[tuple[str, str]]:
     TrafficError
         If it does not start; the text ends with its last words.
     """
-    command = [str(Path(sys.executable).with_name("nextoffer")), "serve", "--port", "0", "--home", str(home), "--sandbox", "--json"]
+    command = [
+        str(Path(sys.executable).with_name("nextoffer")),
+        "serve",
+        "--port",
+        "0",
+        "--home",
+        str(home),
+        "--sandbox",
+        "--json",
+    ]
     with log.open("wb") as errors:
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=dict(os.environ), text=True)
     try:
