@@ -1,0 +1,69 @@
+"""A log whose propensities are not true: somebody who knows the visitors better than the site chose, and the site does not know it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from policies.errors import InvalidInputError
+from policies.protocols import PolicyTraits
+from policies.records import DecisionTable, FloatArray, IntArray, InteractionBatch
+from simulator import world
+from simulator.rollouts import RewardName, rollout
+from simulator.scenarios.car_subscription import Scenario
+
+
+class HiddenHand:
+    """Shows discounts to those it knows to love them; what it knows is not in the table.
+
+    Parameters
+    ----------
+    seed
+        Of the rollout it acts in: it recognises the visitors by their names.
+    strength
+        Log-odds of an offer with the largest discount per unit of deal affinity; 0 is uniform.
+    """
+
+    name = "hidden hand"
+    traits = PolicyTraits()
+
+    def __init__(self, scenario: Scenario, *, seed: int, strength: float) -> None:
+        self._scenario, self._seed, self._strength = scenario, seed, strength
+        discount = scenario.offer_numbers("discount_pct")
+        self._depth = discount / discount.max()
+
+    def probabilities(self, table: DecisionTable) -> FloatArray:
+        """Softmax of hidden affinity times depth of discount over what is eligible."""
+        if table.subjects is None:
+            raise InvalidInputError("the hidden hand got a table without subjects; it recognises visitors by name")
+        ids: IntArray = np.asarray([int(str(name).lstrip("v")) for name in table.subjects], dtype=np.int64)
+        affinity = world.Subjects.draw(self._scenario, ids, seed=self._seed).deal_affinity
+        odds = np.exp(self._strength * affinity[:, None] * self._depth[None, :]) * table.eligible
+        return np.asarray(odds / odds.sum(axis=1, keepdims=True), dtype=np.float64)
+
+
+def confounded_log(
+    scenario: Scenario, *, n_subjects: int, seed: int, strength: float = 1.5, reward: RewardName = "clicked"
+) -> tuple[InteractionBatch, InteractionBatch]:
+    """The same decisions as the site believes them, and as they were.
+
+    Returns
+    -------
+    tuple of InteractionBatch
+        First with the propensities the site would estimate from what it sees (mean distribution per stage), then with the
+        true ones. Any estimator that trusts the first is biased, and nothing in it says so.
+    """
+    run = rollout(
+        scenario,
+        HiddenHand(scenario, seed=seed, strength=strength),
+        n_subjects=n_subjects,
+        seed=seed,
+    )
+    honest = run.interactions(reward)
+    stage = run.table.columns["stage"]
+    believed = np.zeros_like(run.probabilities)
+    for name in np.unique(stage):
+        believed[stage == name] = run.probabilities[stage == name].mean(axis=0)
+    propensity = believed[np.arange(len(run.chosen)), run.chosen]
+    return replace(honest, probabilities=believed, propensity=propensity), honest
