@@ -159,7 +159,7 @@ def prepare(
     *,
     scenario: Scenario,
     people: People,
-    encoder: Artifact,
+    encoder: Artifact | None,
     policies: dict[str, Artifact],
     explore_share: float,
     seed: int,
@@ -168,6 +168,8 @@ def prepare(
 
     Parameters
     ----------
+    encoder
+        Sequence encoder whose state policies see; None where the population has no such vector.
     policies
         Artefacts of the control (``incumbent``) and the treatment (``challenger``).
     """
@@ -178,7 +180,9 @@ def prepare(
         secret.write_bytes(hashlib.sha256(f"demo {seed}".encode()).digest())
     start = _moment(START)
     with open_service(home, clock=lambda: start) as service:
-        encoder_ref = service.policies.register(encoder, name="sequence_encoder", at=start, actor="demo")
+        encoder_ref = None
+        if encoder is not None:
+            encoder_ref = str(service.policies.register(encoder, name="sequence_encoder", at=start, actor="demo"))
         refs = {name: service.policies.register(a, name=name, at=start, actor="demo") for name, a in policies.items()}
         service.put_placement(
             Placement(
@@ -188,7 +192,7 @@ def prepare(
                 policy=str(refs[CONTROL]),
                 baseline=scenario.offers.ids,
                 explore_share=explore_share,
-                encoder=str(encoder_ref),
+                encoder=encoder_ref,
                 reward=RewardDefinition((RewardTerm("active_30d"),), window_s=WINDOW_DAYS * DAY_S),
             ),
             actor="demo",
@@ -317,3 +321,5 @@ def running_server(home: Path, *, log: Path) -> Iterator[tuple[str, str]]:
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
+        if server.stdout is not None:
+            server.stdout.close()
