@@ -39,7 +39,7 @@ def network_artifact(
     actor = module.actor.eval().cpu()
     masked = -1e9
 
-    class Graph(torch.nn.Module):
+    class Graph(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
         """Features and mask to masked logits."""
 
         def __init__(self) -> None:

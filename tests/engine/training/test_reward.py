@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from engine.models.metrics import expit
-from engine.models.reward_model import OnnxRewardModel
 from engine.models.onnx_graphs import run_graph
+from engine.models.reward_model import OnnxRewardModel
 from engine.training.reward import KINDS, Kind, cross_fit, fit_reward_model
 from policies.artifact import load_artifact, save_artifact
 from policies.errors import InvalidInputError, UnknownNameError
