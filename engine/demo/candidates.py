@@ -92,7 +92,7 @@ def train(logs: TrainingLogs, *, rows: np.ndarray, ppo: Path | None, seed: int) 
     out: dict[str, SaveablePolicy] = {
         "greedy_lightgbm": greedy(model),
         "greedy_logistic": greedy(crossed),
-        "squarecb": squarecb(crossed),
+        "squarecb": squarecb(crossed, n_seen=len(both)),
         "vw_squarecb": vw,
         "lints": lints,
         "uniform": Uniform(),

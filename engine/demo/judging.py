@@ -15,7 +15,7 @@ from simulator.rollouts import rollout
 from simulator.scenarios.car_subscription import Scenario
 from simulator.truth import PolicyTruth, mean_per_decision, truth_of
 
-ESTIMATORS = ("DM", "IPS", "SNIPS", "DR", "SNDR")
+ESTIMATORS = ("DM", "IPS", "SNIPS", "DR")
 # Words of the verdict, best first: the challenger is chosen by the log alone, never by the truth beside it.
 _ORDER = ("recommend", "caution", "this log cannot answer", "do not use")
 

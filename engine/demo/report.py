@@ -249,6 +249,8 @@ def _candidates(told: Told) -> Section:
                 ],
                 evidence,
                 caption="What even rotation said of each offer",
+                note="A kept subscriber is credited to the last decision before the contract, so decisions for people who already "
+                "subscribe earn nothing here and their order says nothing.",
             ),
             _learning_curve(told),
         ],
@@ -284,8 +286,6 @@ def _evaluation(told: Told) -> Section:
         row: dict[str, Cell] = {
             "policy": name,
             "truth": _around(*truth.per_decision),
-            "ess": panel.effective_rows.get(name),
-            "verdict": "the incumbent" if name == INCUMBENT else panel.verdicts[name].word,
         }
         row |= {e: _estimate(panel.estimates[name].get(e)) for e in ESTIMATORS}
         rows.append(row)
@@ -309,7 +309,17 @@ def _evaluation(told: Told) -> Section:
         name: truths[name].per_decision[0] - truths[INCUMBENT].per_decision[0] for name in differences if name in truths
     }
     columns = [Column("policy", "policy"), *(Column(e, e, SHARE) for e in ESTIMATORS)]
-    columns += [Column("truth", "truth", SHARE), Column("ess", "effective rows", COUNT), Column("verdict", "verdict")]
+    columns.append(Column("truth", "truth", SHARE))
+    verdicts: list[dict[str, Cell]] = [
+        {
+            "policy": name,
+            "verdict": v.word,
+            "ess": panel.effective_rows.get(name),
+            "why": v.reasons[0] if v.reasons else "",
+        }
+        for name, v in panel.verdicts.items()
+        if name != INCUMBENT
+    ]
     blocks: list[Any] = [
         Callout(f"Challenger: {told.challenger}", told.why[0].upper() + told.why[1:] + "."),
         interval_chart(
@@ -331,6 +341,17 @@ def _evaluation(told: Told) -> Section:
         Table(
             [
                 Column("policy", "policy"),
+                Column("verdict", "verdict"),
+                Column("ess", "effective rows", COUNT),
+                Column("why", "first reason"),
+            ],
+            verdicts,
+            caption="What the log alone says of each",
+            highlight=told.challenger,
+        ),
+        Table(
+            [
+                Column("policy", "policy"),
                 Column("subscribed", "conversion", SHARE),
                 Column("subscribed_lift", "against the incumbent", RELATIVE, signed=True),
                 Column("kept_30d", "kept per visitor", SHARE),
@@ -342,15 +363,11 @@ def _evaluation(told: Told) -> Section:
             highlight=told.challenger,
         ),
     ]
-    for name in panel.verdicts:
-        if name == told.challenger:
-            verdict = panel.verdicts[name]
-            if verdict.reasons:
-                blocks.append(
-                    Text(f"Why the verdict on {name} is “{verdict.word}”: " + "; ".join(verdict.reasons) + ".")
-                )
-            if verdict.would_settle:
-                blocks.append(Text("What would settle it: " + "; ".join(verdict.would_settle) + "."))
+    verdict = panel.verdicts[told.challenger]
+    if verdict.reasons:
+        blocks.append(Text(f"Why the verdict on {told.challenger} is “{verdict.word}”: {_sentences(verdict.reasons)}"))
+    if verdict.would_settle:
+        blocks.append(Text(f"What would settle it: {_sentences(verdict.would_settle)}"))
     return Section("Off-policy evaluation beside the truth", blocks, in_simulation=True)
 
 
@@ -366,6 +383,10 @@ def _honesty(told: Told) -> Section:
         f"--world {told.config.world}.",
     ]
     return Section("What to make of it", [Text(item) for item in items], in_simulation=True)
+
+
+def _sentences(parts: Sequence[str]) -> str:
+    return " ".join(p if p.endswith((".", "!", "?")) else f"{p}." for p in parts)
 
 
 def _span(value: dict[str, float]) -> Interval:

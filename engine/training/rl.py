@@ -176,6 +176,8 @@ def _build(scenario: Any, space: Any, settings: PPOSettings) -> PPO:
         .rl_module(
             rl_module_spec=RLModuleSpec(module_class=MaskedActorCritic, model_config={"hidden": settings.hidden})
         )
+        # The mean return is over an iteration of visitors, not over the last hundred.
+        .reporting(metrics_num_episodes_for_smoothing=2_000)
         .debugging(seed=settings.seed, log_level="ERROR")
     )
     return config.build_algo()
