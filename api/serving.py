@@ -8,7 +8,9 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,21 @@ import uvicorn
 
 from api.app import create_app, keys_path, utc_now
 from api.auth import SCOPES, ApiKey, KeyFile, digest_of
+from api.learning import learn_until
 from api.settings import Settings, load_settings
 from engine.decisions.service import DecisionService, open_service
 from engine.offers.placement import CatalogueOffer, Placement
-from policies.errors import InvalidInputError
-from policies.records import Offer, OfferId
+from engine.rewards.definition import RewardDefinition
+from policies.errors import InvalidInputError, NextofferError
+from policies.features import FeatureSpace
+from policies.linear import LinTS
+from policies.records import Context, DecisionTable, Offer, OfferId, OfferSet, SubjectId
 
 SANDBOX_PLACEMENT = "offer_page"
 SANDBOX_KEY_NAME = "sandbox"
+SANDBOX_POLICY = "sandbox-lints"
+# Long enough to paste the second call after the first, short enough to see the third tell of learning.
+SANDBOX_WINDOW_S = 20.0
 GRACE_S = 10
 Announce = Callable[[str, str | None, str | None], None]
 
@@ -81,10 +90,11 @@ def run_server(
     )
     # uvicorn raises the signal again after it has stopped cleanly: that is a success, and the exit code should say so.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    try:
-        server.run(sockets=[listener])
-    except KeyboardInterrupt:
-        return 0
+    with _learning(settings, placement):
+        try:
+            server.run(sockets=[listener])
+        except KeyboardInterrupt:
+            return 0
     return 0 if server.started else 1
 
 
@@ -117,23 +127,58 @@ def _first_placement(service: DecisionService) -> str:
     known = service.placements()
     if known:
         return SANDBOX_PLACEMENT if SANDBOX_PLACEMENT in known else known[0]
+    offers = tuple(
+        Offer(OfferId(id_), {"discount": discount, "months": months}, {"title": title})
+        for id_, discount, months, title in (
+            ("monthly", 0.0, 1, "Monthly, cancel any time"),
+            ("annual", 0.15, 12, "A year, 15 % off"),
+            ("first-month-half", 0.5, 1, "First month half price"),
+        )
+    )
+    ref = service.policies.register(_untaught(offers).to_artifact(), name=SANDBOX_POLICY, at=utc_now(), actor="sandbox")
     service.put_placement(
         Placement(
             SANDBOX_PLACEMENT,
-            offers=tuple(
-                CatalogueOffer(Offer(OfferId(id_), {"discount": discount, "months": months}, {"title": title}))
-                for id_, discount, months, title in (
-                    ("monthly", 0.0, 1, "Monthly, cancel any time"),
-                    ("annual", 0.15, 12, "A year, 15 % off"),
-                    ("first-month-half", 0.5, 1, "First month half price"),
-                )
-            ),
-            baseline=("monthly", "annual", "first-month-half"),
-            explore_share=0.3,
+            offers=tuple(CatalogueOffer(o) for o in offers),
+            policy=str(ref),
+            baseline=tuple(o.id for o in offers),
+            reward=RewardDefinition(window_s=SANDBOX_WINDOW_S),
         ),
         actor="sandbox",
     )
     return SANDBOX_PLACEMENT
+
+
+def _untaught(offers: tuple[Offer, ...]) -> LinTS:
+    """A policy that has learned nothing, over the features that the printed calls send."""
+    examples = [
+        Context(SubjectId("example"), {"stage": stage, "visits": visits})
+        for stage, visits in (("new", 1.0), ("returning", 5.0), ("lapsed", 20.0))
+    ]
+    return LinTS(FeatureSpace.fit(DecisionTable.from_contexts(OfferSet(offers), examples)))
+
+
+@contextmanager
+def _learning(settings: Settings, placement_id: str | None) -> Iterator[None]:
+    """Learn in this process while a sandbox serves; production runs ``nextoffer learn`` beside it."""
+    if placement_id is None:
+        yield
+        return
+    stop = threading.Event()
+
+    def work() -> None:
+        try:
+            learn_until(settings, placement_id, stop.is_set)
+        except NextofferError as error:  # the placement may have been given a policy that does not learn
+            logging.getLogger("nextoffer.learner").warning("the sandbox does not learn: %s", error)
+
+    thread = threading.Thread(target=work, name="learner", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(GRACE_S)
 
 
 def _sandbox_key(path: Path) -> str:

@@ -70,7 +70,7 @@ curl -sw '\\n' {url}/v1/rewards \\
   -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\
   -d '{{"decision": "first-1", "kind": "subscribed"}}'
 
-# 3. how the placement is doing
+# 3. what became of it (learning waits 20 s for what else may come of the decision)
 curl -sw '\\n' {url}/v1/placements/{placement}/status \\
   -H 'Authorization: Bearer {key}'
 """

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 from api.operation import Call, Operation
+from api.placements.repository import LastReward, last_reward
 from api.placements.schemas import PlacementBody, PlacementListReply, PlacementReply, RevisionReply, StatusReply
 from engine.decisions.requests import PlacementStatus
 from engine.offers.placement import placement_from_json
@@ -38,11 +40,12 @@ async def list_placements(call: Call, _: None) -> dict[str, Any]:
 async def status(call: Call, _: None) -> dict[str, Any]:
     """How a placement is doing, for the first calls and for a dashboard."""
     found: PlacementStatus = await call.in_thread(call.service.status, call.path("placement"))
+    reward = await call.in_thread(last_reward, call.service, found.placement)
     last = found.last_decision_at
     return {
         **asdict(found),
         "last_decision_at": None if last is None else last.isoformat(),
-        "message": _in_words(found),
+        "message": _in_words(found, reward, now=call.now),
     }
 
 
@@ -81,9 +84,16 @@ OPERATIONS = (
 )
 
 
-def _in_words(found: PlacementStatus) -> str:
+def _in_words(found: PlacementStatus, reward: LastReward | None, *, now: datetime) -> str:
     if not found.is_log_healthy:
         return "the log cannot be written: decisions are answered with the fallback and are not learned from"
-    if found.last_reward is not None:
-        return f"{found.n_decisions} decisions, {found.n_rewards} rewards; last reward: {found.last_reward}"
-    return f"{found.n_decisions} decisions, no reward yet"
+    if reward is None:
+        return f"{found.n_decisions} decisions, no reward yet"
+    joined = f"reward joined to decision {reward.decision}"
+    if reward.is_late:
+        return f"{joined}, after its window: reports count it, learning does not before the next retrain"
+    if reward.learned_in is not None:
+        return f"{joined}, learned in snapshot {reward.learned_in}"
+    if reward.learns_at is not None and reward.learns_at > now:
+        return f"{joined}, learned when its window closes in {(reward.learns_at - now).total_seconds():.0f} s"
+    return joined

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 from api.cli.main import COMMANDS, run
+from api.serving import prepare_sandbox
+from api.settings import Settings
 from api.shadow import shadowed_packages
+from policies.artifact import save_artifact
+from policies.fixed import FixedOrder
 
 HEAVY = ("torch", "tensorflow", "ray", "pyspark", "pandas", "lightgbm", "sklearn", "keras", "onnxruntime", "fastapi")
 SERVING = ("torch", "tensorflow", "ray", "pyspark", "pandas", "lightgbm", "sklearn", "keras", "jax", "duckdb")
@@ -80,6 +84,41 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path, capsys: pytest.Capture
     assert run(["keys", "revoke", "shop", "--digest-start", rows[0]["digest_start"], *home]) == 0
     assert run(["keys", "list", *home]) == 0
     assert capsys.readouterr().out.count("shop") == 1
+
+
+def test_policies_experiments_and_the_schema_from_a_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Register, create, start, widen, read, stop; go back and forward a schema: each with its data on stdout."""
+    home = ["--home", str(tmp_path / "home")]
+    assert run(["db", "status", *home]) == 1
+    assert run(["db", "upgrade", *home]) == 0
+    assert run(["db", "status", *home]) == 0
+    prepare_sandbox(Settings(home=tmp_path / "home", mode="sandbox"))
+    folder = save_artifact(FixedOrder(("annual",)).to_artifact(), tmp_path / "artefact")
+    capsys.readouterr()
+    assert run(["policies", "register", str(folder), "--name", "annual-first", *home]) == 0
+    ref = capsys.readouterr().out.strip()
+    arguments = [
+        "--placement",
+        "offer_page",
+        "--variant",
+        "control=baseline",
+        "--variant",
+        f"b={ref}",
+        "--coverage",
+        "0.5",
+    ]
+    assert run(["experiment", "create", "first", *arguments, *home]) == 0
+    assert json.loads(capsys.readouterr().out)["variants"][1] == {"key": "b", "weight_bp": 5000, "policy": ref}
+    for action in (["start", "first"], ["ramp", "first", "1.0"], ["results", "first"], ["stop", "first"]):
+        assert run(["experiment", *action, *home]) == 0
+    capsys.readouterr()
+    assert run(["experiment", "list", "--json", *home]) == 0
+    assert [e["state"] for e in json.loads(capsys.readouterr().out)] == ["stopped"]
+    assert run(["experiment", "stop", "first", *home]) == 1
+    assert run(["experiment", "create", "x", "--placement", "offer_page", "--variant", "a", *home]) == 2
+    assert run(["db", "downgrade", "base", *home]) == 1
+    assert run(["db", "downgrade", "base", "--yes", *home]) == 0
+    assert run(["db", "upgrade", *home]) == 0
 
 
 def test_a_shadowed_package_is_named(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ import httpx
 import pytest
 
 from api.cli.serve import first_calls
+from api.serving import prepare_sandbox
+from api.settings import Settings
+from engine.decisions.service import open_service
+from engine.rewards.definition import RewardDefinition
 from tests.api.process import ServerProcess, start_server
 
 
@@ -37,7 +42,47 @@ def test_the_printed_calls_work(server: ServerProcess) -> None:
     assert answers[0]["recorded"] is True
     assert answers[1]["message"] == "reward joined to decision first-1"
     assert (answers[2]["n_decisions"], answers[2]["n_rewards"]) == (1, 1)
-    assert "last reward: subscribed joined to decision first-1" in answers[2]["message"]
+    assert re.fullmatch(
+        r"reward joined to decision first-1, learned when .* in \d+ s|reward joined .*", answers[2]["message"]
+    )
+
+
+def test_a_reward_is_learned_and_the_status_says_in_which_snapshot(tmp_path: Path) -> None:
+    """When the window of a decision closes, the sandbox learns from it, serves the new snapshot and says so."""
+    settings = Settings(home=tmp_path / "home", mode="sandbox")
+    _, placement_id = prepare_sandbox(settings)
+    with open_service(settings.home) as service:
+        placement, _ = service.placement(placement_id)
+        service.put_placement(replace(placement, reward=RewardDefinition(window_s=1.0)))
+    server = start_server(settings.home)
+    url = f"{server.url}/v1/placements/{placement_id}"
+    with httpx.Client(headers=server.headers) as http:
+        made = http.post(f"{url}/decisions", json={"id": "d1", "subject": "u1", "features": {"visits": 2}}).json()
+        assert made["policy"].startswith("sandbox-lints@")
+        http.post(f"{server.url}/v1/rewards", json={"decision": "d1", "kind": "subscribed"})
+        assert "learned in snapshot" not in http.get(f"{url}/status").json()["message"]
+        deadline = time.monotonic() + 20
+        message = ""
+        while "learned in snapshot" not in message and time.monotonic() < deadline:
+            time.sleep(0.1)
+            message = http.get(f"{url}/status").json()["message"]
+        assert message == "reward joined to decision d1, learned in snapshot 1"
+        before = http.get(f"{server.url}/v1/decisions/d1").json()
+        while time.monotonic() < deadline:
+            http.post(
+                f"{url}/decisions", json={"id": "d2", "subject": "u1", "features": {"visits": 2}, "dry_run": True}
+            )
+            after = http.post(
+                f"{url}/decisions", json={"subject": "u1", "features": {"visits": 2}, "explain": True, "dry_run": True}
+            ).json()["explanation"]["probabilities"]
+            if after != dict(zip(before["offers"], before["probabilities"], strict=True)):
+                break
+            time.sleep(0.1)
+        # What earned a reward is shown more often from then on.
+        assert after[before["offer"]] > before["probability"]
+        http.post(f"{server.url}/v1/rewards", json={"decision": "d1", "kind": "subscribed", "id": "again"})
+        assert "after its window" in http.get(f"{url}/status").json()["message"]
+    assert server.stop() == 0
 
 
 def test_a_signal_ends_it_cleanly_and_a_restart_knows_everything(tmp_path: Path) -> None:
