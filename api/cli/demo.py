@@ -29,9 +29,10 @@ def demo(
     out
         Folder for everything the run writes; an earlier run's folder is replaced.
     json
-        Also write the report's figures to this file.
+        Also write the result to this file, in the form benchmarks write.
     """
     from engine.demo.config import DemoConfig
+    from engine.demo.figures import demo_figures
     from engine.demo.progress import Narrator
     from engine.demo.report import summary_rows, write_report
     from engine.demo.story import tell
@@ -43,7 +44,7 @@ def demo(
         report = write_report(told, out)
     if json is not None:
         json.parent.mkdir(parents=True, exist_ok=True)
-        json.write_text(json_module.dumps(json_module.loads(report.with_suffix(".json").read_text()), indent=1))
+        json.write_text(json_module.dumps(demo_figures(told), indent=1))
     for line in summary_rows(told):
         print(line, file=sys.stderr)  # noqa: T201 - words on stderr
     print(report.resolve())  # noqa: T201 - data on stdout

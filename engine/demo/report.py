@@ -385,6 +385,15 @@ def _honesty(told: Told) -> Section:
     return Section("What to make of it", [Text(item) for item in items], in_simulation=True)
 
 
+def fitted_against(comparison: dict[str, Any]) -> tuple[str, float, float, float, float]:
+    """Name of the chosen propensity model, its test AUC, that of the reference, and the limits of the difference."""
+    chosen, reference = comparison["chosen"], comparison["reference"]
+    models = comparison["models"]
+    difference = models[chosen]["test_against_reference"]["roc_auc"]
+    auc = {name: float(models[name]["test"]["roc_auc"]["value"]) for name in (chosen, reference)}
+    return chosen, auc[chosen], auc[reference], float(difference["low"]), float(difference["high"])
+
+
 def _sentences(parts: Sequence[str]) -> str:
     return " ".join(p if p.endswith((".", "!", "?")) else f"{p}." for p in parts)
 
