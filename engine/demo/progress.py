@@ -36,7 +36,7 @@ class Narrator:
 
     def say(self, text: str) -> None:
         """One line of words."""
-        self.console.print(text)
+        self.console.print(text, soft_wrap=True)
 
     @contextmanager
     def step(self, title: str) -> Iterator[Step]:
@@ -50,7 +50,7 @@ class Narrator:
             TimeElapsedColumn(),
             TextColumn("[dim]{task.fields[note]}"),
         )
-        with Progress(*columns, console=self.console, transient=True) as progress:
+        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as progress:
             yield Step(progress, title)
         self.seconds[title] = time.monotonic() - started
-        self.console.print(f"[green]✓[/green] {title} [dim]({self.seconds[title]:.0f} s)[/dim]")
+        self.console.print(f"[green]✓[/green] {title} [dim]({self.seconds[title]:.0f} s)[/dim]", soft_wrap=True)

@@ -68,7 +68,7 @@ def tell(config: DemoConfig, narrator: Narrator) -> Told:
             step,
         )
     manifest = json.loads((points / "manifest.json").read_text())
-    second = _second_source(out, narrator)
+    second = None if config.is_quick else _second_source(out, narrator)
     with narrator.step("Propensity models: " + ", ".join(config.models)) as step:
         arguments = ["--data", str(points), "--out", str(models), "--models", ",".join(config.models)]
         arguments += ["--seed", str(config.seed % 1000), *(["--quick"] if config.is_quick else [])]
