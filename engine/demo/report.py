@@ -285,9 +285,9 @@ def _evaluation(told: Told) -> Section:
     for name, truth in truths.items():
         row: dict[str, Cell] = {
             "policy": name,
-            "truth": _around(*truth.per_decision),
+            "truth": _per_thousand(_around(*truth.per_decision)),
         }
-        row |= {e: _estimate(panel.estimates[name].get(e)) for e in ESTIMATORS}
+        row |= {e: _per_thousand(_estimate(panel.estimates[name].get(e))) for e in ESTIMATORS}
         rows.append(row)
         values = {o: truth.per_visitor.value(o)[0] for o in ("subscribed", "kept_30d", "margin_eur")}
         lifts = {}
@@ -308,8 +308,8 @@ def _evaluation(told: Told) -> Section:
     marks = {
         name: truths[name].per_decision[0] - truths[INCUMBENT].per_decision[0] for name in differences if name in truths
     }
-    columns = [Column("policy", "policy"), *(Column(e, e, SHARE) for e in ESTIMATORS)]
-    columns.append(Column("truth", "truth", SHARE))
+    columns = [Column("policy", "policy"), *(Column(e, e, NUMBER) for e in ESTIMATORS)]
+    columns.append(Column("truth", "truth", NUMBER))
     verdicts: list[dict[str, Cell]] = [
         {
             "policy": name,
@@ -333,7 +333,7 @@ def _evaluation(told: Told) -> Section:
         Table(
             columns,
             rows,
-            caption="Kept subscribers per decision: estimates from the incumbent's log, and the truth beside them",
+            caption="Kept subscribers per 1,000 decisions: estimates from the incumbent's log, and the truth",
             note="95 % intervals clustered by visitor. An estimate asks what one decision would earn while later visits stay with the "
             "incumbent; the truth lets the policy choose at every visit, so the two may differ where choices build up.",
             highlight=told.challenger,
@@ -383,6 +383,12 @@ def _honesty(told: Told) -> Section:
         f"--world {told.config.world}.",
     ]
     return Section("What to make of it", [Text(item) for item in items], in_simulation=True)
+
+
+def _per_thousand(value: Cell) -> Cell:
+    if isinstance(value, Interval):
+        return Interval(1000 * value.estimate, 1000 * value.low, 1000 * value.high)
+    return 1000 * value if isinstance(value, float) else value
 
 
 def fitted_against(comparison: dict[str, Any]) -> tuple[str, float, float, float, float]:
