@@ -42,9 +42,7 @@ def test_the_printed_calls_work(server: ServerProcess) -> None:
     assert answers[0]["recorded"] is True
     assert answers[1]["message"] == "reward joined to decision first-1"
     assert (answers[2]["n_decisions"], answers[2]["n_rewards"]) == (1, 1)
-    assert re.fullmatch(
-        r"reward joined to decision first-1, learned when .* in \d+ s|reward joined .*", answers[2]["message"]
-    )
+    assert answers[2]["message"].startswith("reward joined to decision first-1")
 
 
 def test_a_reward_is_learned_and_the_status_says_in_which_snapshot(tmp_path: Path) -> None:
