@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,8 @@ from policies.records import DecisionTable, FloatArray
 # Single-threaded: two threads gain nothing at this size and spread the latency fivefold on shared cores.
 _THREADS = 1
 _CHUNK_ROWS = 8192
+# Pairs scored at once: bounds memory to a few hundred MB for wide spaces.
+_PAIRS_PER_CALL = 400_000
 
 
 class OnnxSession:
@@ -132,35 +135,40 @@ class OnnxPolicy:
 
 
 class OnnxRewardModel:
-    """A network from context and offer features to an expected reward.
+    """A network from context and offer features to expected rewards: what ``engine.training.reward`` exports.
 
-    The graph has inputs ``context`` ``(m, d)`` and ``offer`` ``(m, e)``, float32, one row per pair, and one
-    output ``(m,)`` or ``(m, 1)``: the calibrated expected reward.
+    The graph has inputs ``context`` ``(n, d)`` and ``offers`` ``(k, e)``, float32, and one output ``(n, k)``: the
+    expected reward of every pair, calibrated, in the unit of the reward. Pairing happens inside the graph.
+
+    Parameters
+    ----------
+    facts
+        Plain JSON values about the fit, kept in the artefact: kind, seed, quality on held-out subjects.
     """
 
     kind = "onnx"
 
-    def __init__(self, graph: bytes, space: FeatureSpace) -> None:
+    def __init__(self, graph: bytes, space: FeatureSpace, *, facts: Mapping[str, Any] | None = None) -> None:
         self.space = space
-        self._session = OnnxSession(graph, inputs=("context", "offer"))
+        self.facts = dict(facts or {})
+        self._session = OnnxSession(graph, inputs=("context", "offers"))
 
     def expected_reward(self, table: DecisionTable) -> FloatArray:
         """Expected reward of every pair, shape ``(n, k)``."""
-        x, z = self.space.encode_contexts(table), self.space.encode_offers(table.offers)
-        k = len(z)
-        out = np.empty((len(x), k))
-        step = max(1, _CHUNK_ROWS // k)
+        x = self.space.encode_contexts(table)
+        offers = np.ascontiguousarray(self.space.encode_offers(table.offers))
+        out = np.empty((len(x), len(offers)), dtype=np.float64)
+        step = max(1, _PAIRS_PER_CALL // len(offers))
         for start in range(0, len(x), step):
-            part = x[start : start + step]
-            answer = self._session.run(context=np.repeat(part, k, axis=0), offer=np.tile(z, (len(part), 1)))
-            out[start : start + step] = answer.reshape(len(part), k)
+            part = np.ascontiguousarray(x[start : start + step])
+            out[start : start + step] = self._session.run(context=part, offers=offers)
         return out
 
     def to_artifact(self) -> Artifact:
-        """Graph and feature space."""
+        """Graph, feature space and facts."""
         return Artifact(
             self.kind,
-            {"space": self.space.to_manifest(), "space_hash": self.space.hash},
+            {"space": self.space.to_manifest(), "space_hash": self.space.hash, "facts": self.facts},
             blobs={"graph.onnx": self._session.graph},
         )
 
@@ -175,4 +183,5 @@ def load_policy(artifact: Artifact) -> OnnxPolicy:
 
 def load_reward_model(artifact: Artifact) -> OnnxRewardModel:
     """Entry point of reward model ``onnx``."""
-    return OnnxRewardModel(artifact.blobs["graph.onnx"], FeatureSpace.from_manifest(artifact.manifest["space"]))
+    m = artifact.manifest
+    return OnnxRewardModel(artifact.blobs["graph.onnx"], FeatureSpace.from_manifest(m["space"]), facts=m.get("facts"))

@@ -1,6 +1,6 @@
 """Fit what each offer would earn in each context from logged interactions, and write it as one ONNX graph.
 
-Three kinds share one contract (``engine.models.reward_model``): a logistic or linear model with every context feature
+Three kinds share one contract (``policies.onnx_policy.OnnxRewardModel``): a logistic or linear model with every context feature
 crossed with every offer feature, LightGBM on the pair, and a small dense network. Subjects held out of the fit stop it
 early and calibrate it: policies that compare offers need the level, not only the order.
 """
@@ -17,10 +17,9 @@ from scipy.optimize import minimize
 from engine.models.calibration import LogisticCalibrator, choose_calibrator
 from engine.models.metrics import expit, log_loss, roc_auc
 from engine.models.onnx_graphs import boosted_graph, dense_graph, pair_graph
-from engine.models.reward_model import KIND, OnnxRewardModel
-from policies.artifact import Artifact
 from policies.errors import InvalidInputError, MissingExtraError, UnknownNameError
 from policies.features import FeatureSpace
+from policies.onnx_policy import OnnxRewardModel
 from policies.records import FloatArray, IntArray, InteractionBatch
 
 Kind = Literal["logistic", "lightgbm", "mlp"]
@@ -120,9 +119,7 @@ def fit_reward_model(
             calibrator = fitted
     held_score = calibrator(score(held)) if data.is_binary else score(held)
     graph = model(calibrator if data.is_binary and calibrator != LogisticCalibrator() else None)
-    manifest = {
-        "feature_space": space.to_manifest(),
-        "feature_space_hash": space.hash,
+    facts = {
         "fitted": kind,
         "seed": seed,
         "is_binary": data.is_binary,
@@ -131,7 +128,7 @@ def fit_reward_model(
         "calibration": used,
         "held_out": _quality(held.reward, held_score, is_binary=data.is_binary),
     }
-    return OnnxRewardModel(Artifact(KIND, manifest, blobs={"model.onnx": graph}))
+    return OnnxRewardModel(graph, space, facts=facts)
 
 
 def cross_fit(batch: InteractionBatch, *, kind: Kind = "lightgbm", n_folds: int = 3, seed: int = 0) -> FloatArray:

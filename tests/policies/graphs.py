@@ -37,16 +37,19 @@ def reward_weights(space: FeatureSpace) -> tuple[FloatArray, FloatArray]:
 
 
 def reward_graph(space: FeatureSpace) -> bytes:
-    """``sigmoid(context @ a + offer @ b)``, shape ``(m, 1)``."""
+    """``sigmoid(context @ a + (offers @ b)')``, shape ``(n, k)``."""
     a, b = reward_weights(space)
     nodes = [
         helper.make_node("MatMul", ["context", "a"], ["x"]),
-        helper.make_node("MatMul", ["offer", "b"], ["z"]),
+        helper.make_node("MatMul", ["offers", "b"], ["column"]),
+        helper.make_node("Transpose", ["column"], ["z"], perm=[1, 0]),
         helper.make_node("Add", ["x", "z"], ["s"]),
         helper.make_node("Sigmoid", ["s"], ["reward"]),
     ]
     constants = {"a": a[:, None].astype(np.float32), "b": b[:, None].astype(np.float32)}
-    return _bytes(nodes, constants, {"context": space.context_width, "offer": space.offer_width}, ("reward", ["n", 1]))
+    return _bytes(
+        nodes, constants, {"context": space.context_width, "offers": space.offer_width}, ("reward", ["n", "k"])
+    )
 
 
 def _bytes(
@@ -58,7 +61,10 @@ def _bytes(
     graph = helper.make_graph(
         nodes,
         "small",
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", width]) for name, width in inputs.items()],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["k" if name == "offers" else "n", width])
+            for name, width in inputs.items()
+        ],
         [helper.make_tensor_value_info(output[0], TensorProto.FLOAT, output[1])],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )

@@ -53,7 +53,7 @@ def test_bytes_that_are_no_graph_or_the_wrong_one_are_refused() -> None:
     """Damage and a graph with other inputs are told apart."""
     with pytest.raises(ArtifactError, match="cannot be loaded"):
         OnnxRewardModel(b"not a graph", SPACE)
-    with pytest.raises(ArtifactError, match=r"expected \['context', 'offer'\]"):
+    with pytest.raises(ArtifactError, match=r"expected \['context', 'offers'\]"):
         OnnxRewardModel(policy_graph(SPACE, n_offers=5), SPACE)
     with pytest.raises(InvalidInputError, match="softmax"):
         OnnxPolicy(policy_graph(SPACE, n_offers=5), SPACE, table().offers.ids, form="max")  # type: ignore[arg-type]

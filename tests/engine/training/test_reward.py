@@ -9,12 +9,12 @@ import pytest
 
 from engine.models.metrics import expit
 from engine.models.onnx_graphs import run_graph
-from engine.models.reward_model import OnnxRewardModel
 from engine.training.reward import KINDS, Kind, cross_fit, fit_reward_model
 from policies.artifact import load_artifact, save_artifact
 from policies.errors import InvalidInputError, UnknownNameError
 from policies.protocols import RewardModel
 from policies.records import DecisionTable, FloatArray, InteractionBatch, Offer, OfferId, OfferSet
+from policies.registry import load_reward_model
 
 PRICE = np.array([4.0, 6.0, 9.0, 12.0])
 OFFERS = OfferSet([Offer(OfferId(f"plan_{i}"), {"price": p, "trial": i % 2 == 0}) for i, p in enumerate(PRICE)])
@@ -50,7 +50,7 @@ def test_fit_finds_the_truth_and_survives_saving(kind: Kind, tmp_path: Path) -> 
     assert found.shape == (1500, 4)
     error = np.sqrt(np.mean((found - truth) ** 2))
     assert error < 0.06 < np.sqrt(np.mean((batch.reward.mean() - truth) ** 2))
-    back = OnnxRewardModel.from_artifact(load_artifact(save_artifact(model.to_artifact(), tmp_path / "model")))
+    back = load_reward_model(load_artifact(save_artifact(model.to_artifact(), tmp_path / "model")))
     np.testing.assert_array_equal(back.expected_reward(fresh.table), found)
     # The offer's column follows the offer, and a row alone is a row of the batch.
     order = [2, 0, 3, 1]
