@@ -50,9 +50,6 @@ class Settings(BaseSettings):
         default=None, description="Requests per second and key, with bursts of two seconds; without it, no limit"
     )
     cors_origins: tuple[str, ...] = Field(default=(), description="Web origins that may call with a public browser key")
-    deadline_ms: Annotated[float, Field(gt=0)] = Field(
-        default=60.0, description="After this, a decision falls back a rung"
-    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level that is logged"
     )
