@@ -14,11 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.models.dataset import SequenceDataset
+from engine.models.encoder import SequenceEncoder
 from engine.sequences.aggregates import aggregates
 from engine.sequences.build import build, main
 from engine.sequences.histories import histories, vocabulary, with_ids
 from engine.sources.description import Sequence, load_source
+from policies.artifact import Artifact
 from policies.errors import InvalidInputError
+from policies.records import Event, SubjectId
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -348,3 +351,64 @@ def test_bad_input_is_exit_code_2_and_one_sentence(tmp_path: Path, capsys: pytes
     (tmp_path / "bad.toml").write_text(DESCRIPTION.replace("window_days = 7", ""))
     assert main(["--source", str(tmp_path / "bad.toml"), "--out", str(tmp_path / "out")]) == 2
     assert "the label has no window" in capsys.readouterr().err
+
+
+def test_sessions_end_where_the_pause_is_too_long(spark: SparkSession) -> None:
+    """A pause of exactly the gap stays inside a session, one microsecond more starts the next; subjects never share one."""
+    from engine.sequences.sessions import sessions
+
+    times: dict[str, list[float]] = {"a": [0, 30, 60], "b": [30 + 1e-6 / 60, 0], "c": [5]}
+    rows = [
+        (s, START + timedelta(minutes=m), float(i + 1)) for s, minutes in times.items() for i, m in enumerate(minutes)
+    ]
+    frame = spark.createDataFrame(rows, "subject string, at timestamp, value double")
+    found = sorted(
+        (r["subject"], r["n_events"], r["amount"], (r["ended_at"] - r["started_at"]).total_seconds())
+        for r in sessions(frame).collect()
+    )
+    assert found == [("a", 3, 6.0, 3600.0), ("b", 1, 1.0, 0.0), ("b", 1, 2.0, 0.0), ("c", 1, 1.0, 0.0)]
+
+
+def test_spark_and_the_online_builder_give_equal_tensors(spark: SparkSession) -> None:
+    """At every decision point the histories built in Spark equal those that service builds from the same raw events."""
+    encoder = _online_encoder()
+    events, points = _raw(6)
+    offline = _histories(spark, *_frames(spark, events, points))
+    raw = [Event(id=e[5], subject=SubjectId(e[0]), kind=e[2], item=e[3], value=e[4], at=e[1]) for e in events]
+    for point, subject, as_of in points:
+        online = encoder.sequences([e for e in raw if e.subject == subject], as_of=as_of)
+        row = offline.get(point, {name: [] for name in online})
+        for name, values in online.items():
+            assert values.tolist() == row[name], (point, name)
+
+
+def _online_encoder() -> SequenceEncoder:
+    """An encoder artefact as service loads it, with the vocabulary of these tests and a graph that passes its input through."""
+    from onnx import TensorProto, helper
+
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "through",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    manifest = {"width": 1, "last_events": 5, "n_event_types": 3, "n_items": 4, "vocabularies": WORDS}
+    return SequenceEncoder(
+        Artifact("sequence_encoder", manifest=manifest, blobs={"encoder.onnx": model, "step.onnx": model})
+    )
+
+
+def test_the_example_of_the_how_to_runs(spark: SparkSession, tmp_path: Path) -> None:
+    """The description printed in the how-to builds decision points from a file like the one it speaks of."""
+    text = (Path(__file__).parents[3] / "docs" / "howto" / "add-a-source.md").read_text()
+    description = text.split("```toml\n")[1].split("```")[0]
+    (tmp_path / "shop.toml").write_text(description)
+    visits = [
+        {"visitor": f"v{i % 5}", "page": "/", "spent": 1.5, "at": (START + i * DAY).isoformat()} for i in range(150)
+    ]
+    (tmp_path / "visits.json").write_text("\n".join(map(json.dumps, visits)))
+    manifest = build(spark, load_source(tmp_path / "shop.toml"), out=tmp_path / "out")
+    # Everyone comes every fifth day, until the data end on 29 May.
+    assert sum(part["matured"] for part in manifest["splits"].values()) == 15
+    assert sum(part["positive"] for part in manifest["splits"].values()) == 15
