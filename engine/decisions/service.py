@@ -298,9 +298,8 @@ class DecisionService:
         UnknownNameError
             If its policy or encoder is not registered.
         """
-        for ref in (placement.policy, placement.encoder):
-            if ref is not None and ref != "baseline":
-                self.policies.find(ref)
+        # A bare name is pinned to its newest version now: a later registration changes no running placement by itself.
+        placement = replace(placement, policy=self._pinned(placement.policy), encoder=self._pinned(placement.encoder))
         at_us = to_us(self.clock())
         table = tables.placements
         document = json.dumps(placement.to_json())
@@ -397,6 +396,9 @@ class DecisionService:
         self.close()
 
     # Inside
+
+    def _pinned(self, ref: str | None) -> str | None:
+        return ref if ref is None or ref == "baseline" else str(self.policies.find(ref).ref)
 
     def _prepare(self, request: DecisionRequest) -> Prepared | DecisionAnswer:
         try:

@@ -4,7 +4,7 @@
 
 Each framework runs in a process of its own. What is written: per model its predictions, report and artefacts under
 ``models/``; ``comparison.json`` with every figure; ``scores.parquet`` with the chosen, calibrated probability of every
-row, matured or not; and the calibrator beside the chosen model.
+row, matured or not; the calibrator's parameters are in ``comparison.json``.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class TrainingConfig:
         regression with all columns then stands beside it.
     n_folds
         Folds of whole subjects over train and validation together: the choice then rests on all of their rows, each scored by
-        a model that never saw its subject, and what is deployed is the mean of the folds' models. 1: the two splits as
+        a model that never saw its subject, the scores are the mean of the folds' models, and artefacts are the first fold's. 1: the two splits as
         they are; a quick run does that.
     n_resamples
         Bootstrap resamples of subjects behind each interval.
