@@ -59,13 +59,22 @@ def matured_decisions(
     limit = known_offset if known_offset is not None else 1 << 62
     rows = _seen(connection, placement, before_us=as_of_us + 1, limit=limit)
     wanted = [
-        row for row in rows if row[1].at_us + window_us <= as_of_us and (since is None or row[1].at_us >= to_us(since))
+        row
+        for row in rows
+        if row[1].at_us + window_us <= as_of_us
+        and _seen_in_time(row[1].at_us, row[1].seen_us, window_us)
+        and (since is None or row[1].at_us >= to_us(since))
     ]
     facts = _facts(connection, placement, definition, rows, as_of_us=as_of_us, window_us=window_us, limit=limit)
     return [
         Joined(offset, decision, definition.number(facts.get(exposure.decision, ())))
         for offset, exposure, decision in wanted
     ]
+
+
+def _seen_in_time(at_us: int, seen_us: int, window_us: int) -> bool:
+    """Whether a decision was seen before its own window closed; later, nothing that counts can have come of it."""
+    return seen_us <= at_us + window_us
 
 
 _Seen = tuple[int, Exposure, Decision]
@@ -170,7 +179,7 @@ def slice_of_policy(
     subjects = sorted({row.subject for row in rows})
     exposures = exposures_of(connection, subjects, placement=placement, known_offset=known_offset)
     seen = {e.decision: e for found in exposures.values() for e in found}
-    wanted = [row for row in rows if row.id in seen and seen[row.id].seen_us <= row.at_us + window_us]
+    wanted = [row for row in rows if row.id in seen and _seen_in_time(row.at_us, seen[row.id].seen_us, window_us)]
     at = {row.id: row.at_us for row in wanted}
     facts: dict[str, list[_Fact]] = defaultdict(list)
     for part in _parts([row.id for row in wanted]):
