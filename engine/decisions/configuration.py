@@ -71,6 +71,11 @@ class Configuration:
             self.refresh()
         return self._live
 
+    def count_shown(self, live: LivePlacement, offer: str) -> None:
+        """Count one more exposure of an offer against its stock."""
+        with self._lock:
+            live.shown[offer] = live.shown.get(offer, 0) + 1
+
     def refresh(self) -> None:
         """Reload if the store's revision has moved; keep serving what is known if the store cannot be read."""
         with self._lock:

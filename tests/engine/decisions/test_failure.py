@@ -39,7 +39,7 @@ def test_when_the_log_does_not_answer_the_fallback_does_and_it_recovers_without_
     """A decision that is not on disk says so, is no exposure, and its reward is taken and ignored."""
     clock = Clock()
     with open_shop(tmp_path, clock=clock) as service:
-        service._commit_timeout_s = 0.3
+        service.log.commit_timeout_s = 0.3
         other = lock(service.database.sqlite_path)
         answer = service.decide(DecisionRequest("shop", "u1", id="d1"))
         assert not answer.decision.recorded

@@ -1,0 +1,123 @@
+"""Waiting for the disk: rows go to the one writer, and what could not be recorded is remembered and taken back."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future
+from datetime import datetime
+
+from engine.store import facts
+from engine.store.facts import FactRow, Receipt
+from engine.store.writer import Writer
+from policies.errors import ConflictError, OverloadedError, StoreUnavailableError
+
+COMMIT_TIMEOUT_S = 5.0
+BULK = 500
+_MAX_UNRECORDED = 100_000
+
+
+class DurableLog:
+    """What the service knows of its log: how to wait for it, and which decisions it does not hold.
+
+    Parameters
+    ----------
+    writer
+        Takes ownership: ``close`` closes it.
+    commit_timeout_s
+        How long a fact waits for the disk.
+    """
+
+    def __init__(self, writer: Writer, *, commit_timeout_s: float = COMMIT_TIMEOUT_S) -> None:
+        self.writer = writer
+        self.commit_timeout_s = commit_timeout_s
+        self.n_unrecorded = 0
+        self._unrecorded: OrderedDict[str, None] = OrderedDict()
+        self._to_void: OrderedDict[str, datetime] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def submit(self, rows: list[FactRow]) -> Future[list[Receipt]]:
+        """Queue rows that are committed together.
+
+        Raises
+        ------
+        OverloadedError, StoreUnavailableError
+            If they cannot wait.
+        """
+        future = self.writer.submit(rows)
+        if self._to_void and self.writer.is_healthy:
+            self._take_back()
+        return future
+
+    def wait(self, rows: list[FactRow]) -> list[Receipt]:
+        """Block until all rows are on disk, in parts of 2,000.
+
+        Raises
+        ------
+        StoreUnavailableError, OverloadedError
+            If a part could not be written: send the same ids again.
+        """
+        out: list[Receipt] = []
+        for start in range(0, len(rows), BULK * 4):
+            part = rows[start : start + BULK * 4]
+            try:
+                out += self.submit(part).result(self.commit_timeout_s)
+            except TimeoutError as error:
+                raise _too_slow(self.commit_timeout_s) from error
+        return out
+
+    async def awaited(self, rows: list[FactRow]) -> list[Receipt]:
+        """``wait`` for an event loop, all rows in one part."""
+        try:
+            async with asyncio.timeout(self.commit_timeout_s):
+                return await asyncio.wrap_future(self.submit(rows))
+        except TimeoutError as error:
+            raise _too_slow(self.commit_timeout_s) from error
+
+    def note_unrecorded(self, decision_id: str, at: datetime) -> None:
+        """Remember a decision that was answered as not recorded.
+
+        Whether its row reached the disk is not known after a timeout: it is taken back when the log answers again.
+        """
+        with self._lock:
+            self.n_unrecorded += 1
+            self._unrecorded[decision_id] = None
+            self._to_void[decision_id] = at
+            for memory in (self._unrecorded, self._to_void):
+                while len(memory) > _MAX_UNRECORDED:
+                    memory.popitem(last=False)
+
+    def is_unrecorded(self, decision_id: str) -> bool:
+        """Whether a decision was answered as not recorded, by this process and lately."""
+        return decision_id in self._unrecorded
+
+    def _take_back(self) -> None:
+        """Void decisions that were answered as not recorded; kept until the log has said that it knows."""
+        with self._lock:
+            taken, self._to_void = self._to_void, OrderedDict()
+
+        def keep() -> None:
+            with self._lock:
+                self._to_void.update(taken)
+
+        rows = [facts.void_row(decision_id, at) for decision_id, at in taken.items()]
+        try:
+            self.writer.submit(rows).add_done_callback(lambda future: keep() if future.exception() else None)
+        except (OverloadedError, StoreUnavailableError):
+            keep()
+
+    def close(self) -> None:
+        """Commit what waits, then stop."""
+        self.writer.close()
+
+
+def conflict(what: str, fact_id: str) -> ConflictError:
+    """Error for an id that was used for something else."""
+    return ConflictError(
+        f"id {fact_id!r} was used before for another {what}; a retry repeats the first request exactly: choose a new id"
+    )
+
+
+def _too_slow(timeout_s: float) -> StoreUnavailableError:
+    return StoreUnavailableError(f"the log did not answer within {timeout_s:g} s; send the same id again")

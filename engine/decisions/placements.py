@@ -1,0 +1,134 @@
+"""Placements as an operator writes them and sees them: revisions, pinned policies, how each is doing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+from sqlalchemy import func, insert, select, update
+
+from engine.decisions.configuration import Configuration
+from engine.decisions.log import DurableLog
+from engine.decisions.requests import PlacementStatus
+from engine.offers.placement import Placement, placement_from_json
+from engine.registry.versions import Registry
+from engine.store import facts, tables
+from engine.store.database import Database, record_change
+from engine.store.facts import to_us
+from policies.errors import ConflictError, UnknownNameError
+
+
+class Placements:
+    """Reads and writes placements of a store."""
+
+    def __init__(
+        self,
+        database: Database,
+        log: DurableLog,
+        *,
+        configuration: Configuration,
+        registry: Registry,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._database = database
+        self._log = log
+        self._configuration = configuration
+        self._registry = registry
+        self._clock = clock
+
+    def put(self, placement: Placement, *, expected_revision: int | None = None, actor: str = "") -> int:
+        """Write a placement and return its new revision.
+
+        Raises
+        ------
+        ConflictError
+            If ``expected_revision`` is given and is not the current one (0: does not exist yet).
+        UnknownNameError
+            If its policy or encoder is not registered.
+        """
+        # A bare name is pinned to its newest version now: a later registration changes no running placement by itself.
+        placement = replace(placement, policy=self._pinned(placement.policy), encoder=self._pinned(placement.encoder))
+        at_us = to_us(self._clock())
+        table = tables.placements
+        document = json.dumps(placement.to_json())
+        with self._database.writing() as connection:
+            found = connection.execute(select(table.c.revision).where(table.c.id == placement.id)).scalar() or 0
+            if expected_revision is not None and expected_revision != found:
+                raise ConflictError(
+                    f"placement {placement.id!r} is at revision {found}, not {expected_revision}: someone changed it "
+                    "meanwhile; read it again and repeat the change"
+                )
+            values = {"revision": found + 1, "document": document, "updated_at_us": at_us}
+            if found:
+                connection.execute(update(table).where(table.c.id == placement.id).values(values))
+            else:
+                connection.execute(insert(table).values(id=placement.id, **values))
+            record_change(
+                connection,
+                at_us=at_us,
+                actor=actor,
+                action="put",
+                what=f"placement {placement.id}",
+                document=placement.to_json(),
+            )
+        self._configuration.refresh()
+        return found + 1
+
+    def get(self, placement_id: str) -> tuple[Placement, int]:
+        """Read a placement and its revision from the store.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is none.
+        """
+        table = tables.placements
+        with self._database.reading() as connection:
+            row = connection.execute(select(table).where(table.c.id == placement_id)).first()
+            if row is None:
+                raise UnknownNameError("placement", placement_id, connection.execute(select(table.c.id)).scalars())
+        return placement_from_json(json.loads(row.document)), row.revision
+
+    def ids(self) -> list[str]:
+        """Ids of all placements."""
+        return sorted(self._configuration.all())
+
+    def status(self, placement_id: str) -> PlacementStatus:
+        """How a placement is doing."""
+        live = self._configuration.placement(placement_id)
+        decisions, rewards = tables.decisions, tables.rewards
+        with self._database.reading() as connection:
+            n, last = connection.execute(
+                select(func.count(), func.max(decisions.c.at_us)).where(decisions.c.placement == placement_id)
+            ).one()
+            joined = rewards.join(decisions, decisions.c.id == rewards.c.decision)
+            here = decisions.c.placement == placement_id
+            n_rewards = connection.execute(select(func.count()).select_from(joined).where(here)).scalar_one()
+            last_reward = connection.execute(
+                select(rewards.c.kind, rewards.c.decision)
+                .select_from(joined)
+                .where(here)
+                .order_by(rewards.c.ledger_offset.desc())
+                .limit(1)
+            ).first()
+        return PlacementStatus(
+            placement=placement_id,
+            revision=live.revision,
+            n_offers=len(live.offers),
+            policy=live.placement.policy or "baseline",
+            experiment=None if live.experiment is None else live.experiment.id,
+            n_decisions=n,
+            n_rewards=n_rewards,
+            last_decision_at=None if last is None else facts.from_us(last),
+            last_reward=None
+            if last_reward is None
+            else f"{last_reward.kind} joined to decision {last_reward.decision}",
+            ledger_offset=self._database.head() - 1,
+            is_log_healthy=self._log.writer.is_healthy,
+            n_unrecorded=self._log.n_unrecorded,
+        )
+
+    def _pinned(self, ref: str | None) -> str | None:
+        return ref if ref is None or ref == "baseline" else str(self._registry.find(ref).ref)

@@ -1,0 +1,52 @@
+"""Decisions read back from the log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import select
+
+from engine.store import facts, tables
+from engine.store.database import Database
+from policies.errors import UnknownDecisionError
+from policies.records import Decision
+
+
+def stored_decision(database: Database, decision_id: str) -> Decision:
+    """Read a decision as it was logged; ``activated`` also where it was activated later.
+
+    Raises
+    ------
+    UnknownDecisionError
+        If it is not in the log.
+    """
+    keys, table, activations = tables.fact_keys, tables.decisions, tables.activations
+    with database.reading() as connection:
+        offset = connection.execute(
+            select(keys.c.ledger_offset).where(keys.c.kind == facts.DECISION, keys.c.id == decision_id)
+        ).scalar()
+        if offset is None:
+            raise UnknownDecisionError(decision_id)
+        row = connection.execute(select(table).where(table.c.ledger_offset == offset)).first()
+        if row is None:
+            raise UnknownDecisionError(decision_id)
+        decision = facts.decision_from_values(row[1:])
+        if not decision.activated:
+            seen = connection.execute(select(activations.c.at_us).where(activations.c.decision == decision_id)).first()
+            decision = replace(decision, activated=seen is not None)
+    return decision
+
+
+def stored_payload(database: Database, decision: Decision) -> Mapping[str, Any]:
+    """What the site shows for the chosen offer, as the catalogue had it then."""
+    table = tables.offer_sets
+    with database.reading() as connection:
+        text = connection.execute(
+            select(table.c.document).where(table.c.revision == decision.offer_set_revision)
+        ).scalar()
+    offers = [] if text is None else json.loads(text)
+    found: Mapping[str, Any] = next((o["payload"] for o in offers if o["id"] == decision.offer), {})
+    return found
