@@ -136,7 +136,8 @@ def _write_customers(
     rng: np.random.Generator,
 ) -> dict[str, int]:
     assert run.table.subjects is not None
-    known = {"stage", "searched_class", "device", "channel", "n_visits", "days_since_last_visit", "tenure_days"}
+    known = {"stage", "searched_class", "device", "channel", "n_visits", "days_since_last_visit", "tenure_days",
+             "discounts_seen", "days_since_first_visit"}  # fmt: skip
     traits = [name for name in run.table.columns if name not in known]
     rows, first = np.unique(run.row, return_index=True)
     uses_second = np.unique(run.row[is_second])

@@ -25,6 +25,14 @@ CARE_DAYS = 14
 DEVICES = ("mobile", "desktop")
 CHANNELS = ("search", "direct", "social")
 _LOYALTY = FAMILIES.index("loyalty")
+# Numbers that change from visit to visit, and what each is at the first one.
+_FIRST_SEEN = {
+    "n_visits": 0.0,
+    "days_since_last_visit": np.nan,
+    "tenure_days": np.nan,
+    "discounts_seen": 0.0,
+    "days_since_first_visit": 0.0,
+}
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -84,6 +92,7 @@ class VisitKernel:
         self.signed_day = np.zeros(n, dtype=np.int32)
         self.signed_offer = np.zeros(n, dtype=np.int64)
         self._cared_until = np.zeros(n, dtype=np.int32)
+        self._discounts_seen = np.zeros(n, dtype=np.int32)
         self._exposure = np.zeros(n, dtype=np.float32)
         self._hazard = np.zeros((2, n), dtype=np.float32)
         self.observation = np.zeros((n, self._width), dtype=np.float32)
@@ -108,6 +117,12 @@ class VisitKernel:
         self._log_hazard = (
             p["cancel_per_discount"] * o.discount + p["cancel_per_term"] * o.term + p["cancel_per_perk"] * o.perk
         ).astype(np.float32)
+        # What a world leaves at zero costs nothing here.
+        self._is_history_kept = self.scenario.shows_history or bool(
+            p["appeal_per_dependence"] or p["cancel_per_dependence"]
+        )
+        self._spoils = (p["appeal_per_dependence"] * o.is_list_price).astype(np.float32)
+        self._is_discounted = o.is_discounted.astype(np.int32)
         self._first_contract = int(np.flatnonzero(o.is_contract)[0])
 
     def _compile_observations(self, space: FeatureSpace) -> None:
@@ -138,8 +153,8 @@ class VisitKernel:
                 stage_columns += range(at, at + spec.width)
             elif spec.name in drawn:
                 spec.encode(drawn[spec.name].astype(np.str_), self._combo_rows[:, columns])
-            elif spec.name in ("n_visits", "days_since_last_visit", "tenure_days") and isinstance(spec, Numeric):
-                first = 0.0 if spec.name == "n_visits" else np.nan
+            elif spec.name in _FIRST_SEEN and isinstance(spec, Numeric):
+                first = _FIRST_SEEN[spec.name]
                 spec.encode(np.full(m, first), self._person_rows[:, columns])
                 self._numbers[spec.name] = (at, spec)
             else:
@@ -196,6 +211,7 @@ class VisitKernel:
         self._per_log[rows] = 1.0 / np.log1p(-rate)
         self._budget[rows] = -np.log(unit(words(keys, Purpose.CANCEL, 0)))
         self._fatigue[:, rows] = 0.0
+        self._discounts_seen[rows] = 0
         self._exposure[rows] = 0.0
         self.day[rows] = 0
         self._last_day[rows] = 0
@@ -221,6 +237,9 @@ class VisitKernel:
         tired = self._fatigue.ravel().take(family)
         log_odds = self._appeal.ravel().take(self._flat + shown)
         log_odds -= self._tires[shown] * tired
+        if self._is_history_kept:
+            log_odds -= self._spoils[shown] * np.minimum(self._discounts_seen, world.MAX_DEPENDENCE)
+            self._discounts_seen += self._is_discounted[shown]
         np.put(self._fatigue.ravel(), family, tired + np.float32(1.0))
         keys = self._keys
         chance = log_odds + np.float32(p["click_base"])
@@ -284,6 +303,11 @@ class VisitKernel:
             self._log_hazard[offer]
             + np.float32(p["cancel_per_taste"]) * self._taste[self._offers.car_class[offer], rows]
         )
+        if p["cancel_per_dependence"]:
+            seen = np.minimum(self._discounts_seen[rows], world.MAX_DEPENDENCE)
+            log_ratio += np.float32(p["cancel_per_dependence"]) * seen
+        if p["cancel_per_fatigue"]:
+            log_ratio += np.float32(p["cancel_per_fatigue"]) * self._fatigue[1:, rows].sum(axis=0)
         for care in (0, 1):
             hazard = p["cancel_per_day"] * np.exp(log_ratio + np.float32(care * p["retention_offer_effect"]))
             self._hazard[care, rows] = -np.log1p(-np.clip(hazard, 0.0, 0.5))
@@ -307,6 +331,12 @@ class VisitKernel:
         if "n_visits" in self._numbers:
             at, spec = self._numbers["n_visits"]
             obs[:, at] = _standard(self.n_visits, spec)
+        if "discounts_seen" in self._numbers:
+            at, spec = self._numbers["discounts_seen"]
+            obs[:, at] = _standard(self._discounts_seen, spec)
+        if "days_since_first_visit" in self._numbers:
+            at, spec = self._numbers["days_since_first_visit"]
+            obs[:, at] = _standard(self.day, spec)
         if "days_since_last_visit" in self._numbers:
             at, spec = self._numbers["days_since_last_visit"]
             obs[:, at] = _standard(self.day - self._last_day, spec)

@@ -149,6 +149,9 @@ class LiveSite:
         self.n_visits = np.zeros(n, dtype=np.int64)
         self.stage = np.zeros(n, dtype=np.int64)
         self.fatigue = np.zeros((n, len(FAMILIES)), dtype=np.float64)
+        self.discounts_seen = np.zeros(n, dtype=np.int64)
+        self.dependence_at_signing = np.zeros(n, dtype=np.float64)
+        self.fatigue_at_signing = np.zeros(n, dtype=np.float64)
         self.signing_day = np.full(n, -1, dtype=np.int64)
         self.signing_offer = np.full(n, -1, dtype=np.int64)
         self.signed_day = np.full(n, -1, dtype=np.int64)
@@ -182,6 +185,9 @@ class LiveSite:
             "tenure_days": tenure.astype(np.float64),
             **{name: column[person] for name, column in self.scenario.population.columns.items()},
         }
+        if self.scenario.shows_history:
+            columns["discounts_seen"] = self.discounts_seen[rows].astype(np.float64)
+            columns["days_since_first_visit"] = (day - self.arrival_day[rows]).astype(np.float64)
         seconds = (uniforms(self.seed, self.ids[rows], Purpose.TIME_OF_DAY, day) * 86_000).astype(np.int64)
         table = DecisionTable(
             offers=self.scenario.offers,
@@ -200,7 +206,8 @@ class LiveSite:
         family = self.offers.family[chosen]
         idle = np.where(self.last_visit[rows] < 0, 0, day - self.last_visit[rows])
         self.fatigue[rows] *= p["fatigue_decay_per_day"] ** idle[:, None]
-        log_odds = world.appeal(p, self.subjects, rows, self.offers, chosen, self.fatigue[rows, family])
+        dependence = np.minimum(self.discounts_seen[rows], world.MAX_DEPENDENCE).astype(np.float64)
+        log_odds = world.appeal(p, self.subjects, rows, self.offers, chosen, self.fatigue[rows, family], dependence)
         clicked = uniforms(self.seed, ids, Purpose.CLICK, visits.visit_number) < world.click_probability(p, log_odds)
         may_sign = clicked & (self.stage[rows] == world.VISITOR) & (self.signing_day[rows] < 0)
         signs = may_sign & (
@@ -213,6 +220,10 @@ class LiveSite:
         self.cared_until[rows[cared]] = day[cared] + 14
         self.margin_eur[rows[cared]] += self.offers.margin[chosen[cared]]
         self.fatigue[rows, family] += 1.0
+        self.discounts_seen[rows] += self.offers.is_discounted[chosen]
+        signers = rows[signs]
+        self.dependence_at_signing[signers] = np.minimum(self.discounts_seen[signers], world.MAX_DEPENDENCE)
+        self.fatigue_at_signing[signers] = self.fatigue[signers, 1:].sum(axis=1)
         self.last_visit[rows] = day
         self.n_visits[rows] += 1
         gap = world.next_gap_days(
@@ -254,6 +265,8 @@ class LiveSite:
             self.offers,
             self.signed_offer[active],
             self.cared_until[active] >= today[active],
+            self.dependence_at_signing[active],
+            self.fatigue_at_signing[active],
         )
         self.exposure[active] -= np.log1p(-hazard)
         leaves = active[self.exposure[active] >= self.budget[active]]

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from policies.errors import InvalidInputError, UnknownNameError
+from policies.errors import InvalidInputError
 from policies.protocols import Policy, PolicyTraits
 from policies.records import DecisionTable, FloatArray, IntArray
 from policies.sampling import DEFAULT_EXPLORE_SHARE
 from simulator import world
+from simulator.exact import Market, visit_odds
 from simulator.rollouts import Rollout, rollout
 from simulator.scenarios.car_subscription import FAMILIES, Scenario
-from simulator.site import KEPT_AFTER_DAYS, World
+from simulator.site import World
 
 OUTCOMES = ("subscribed", "kept_30d", "margin_eur")
 
@@ -73,90 +74,6 @@ def mean_per_decision(run: Rollout, reward: FloatArray) -> tuple[float, float]:
     return float(mean), float(np.sqrt(((totals - mean * counts) ** 2).sum()) / counts.sum())
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class VisitOdds:
-    """What showing each offer to each rested visitor leads to, in closed form; all of shape ``(n, k)``.
-
-    Attributes
-    ----------
-    click, sign
-        Probability of a click, and of a contract, from this visit.
-    kept
-        Probability that such a contract lives ``KEPT_AFTER_DAYS`` days.
-    margin_eur
-        First contribution of such a contract.
-    """
-
-    click: FloatArray
-    sign: FloatArray
-    kept: FloatArray
-    margin_eur: FloatArray
-
-    def worth(self, outcome: str) -> FloatArray:
-        """What a contract is worth in the unit of an outcome, shape ``(n, k)``."""
-        known = {"subscribed": np.ones_like(self.sign), "kept_30d": self.kept, "margin_eur": self.margin_eur}
-        if outcome not in known:
-            raise UnknownNameError("outcome", outcome, known)
-        return known[outcome]
-
-    def immediate(self, outcome: str) -> FloatArray:
-        """Expected outcome of one visit alone, shape ``(n, k)``."""
-        return self.sign * self.worth(outcome)
-
-
-def visit_odds(scenario: Scenario, subjects: world.Subjects, *, is_cared_for: bool = False) -> VisitOdds:
-    """Closed form of one visit of each subject as a visitor without fatigue.
-
-    Parameters
-    ----------
-    is_cared_for
-        Whether hazards are those of a subscriber who is looked after on all 30 days, instead of never.
-    """
-    p, offers, n = scenario.parameters.values(), world.OfferNumbers.of(scenario), len(subjects.ids)
-    rows, k = np.arange(n), len(scenario.offers)
-    out = {name: np.zeros((n, k)) for name in VisitOdds.__slots__}
-    first = int(np.flatnonzero(offers.is_contract)[0])
-    for a in range(k):
-        shown = np.full(n, a)
-        log_odds = world.appeal(p, subjects, rows, offers, shown, np.zeros(n))
-        signed = shown if offers.is_contract[a] else np.full(n, first)
-        hazard = world.cancel_hazard(p, subjects, rows, offers, signed, np.full(n, is_cared_for))
-        out["click"][:, a] = world.click_probability(p, log_odds)
-        out["sign"][:, a] = out["click"][:, a] * world.contract_probability(p, log_odds)
-        out["kept"][:, a] = (1.0 - hazard) ** KEPT_AFTER_DAYS
-        out["margin_eur"][:, a] = offers.margin[signed]
-    return VisitOdds(**out)
-
-
-def market_value(
-    odds: VisitOdds, rate: FloatArray, *, outcome: str, allowed: FloatArray, policy: FloatArray | None = None
-) -> FloatArray:
-    """Value of a visitor's whole market window by backward recursion over its days, shape ``(n,)``.
-
-    Parameters
-    ----------
-    rate
-        Chance of a visit on each day after the first, shape ``(n,)``.
-    allowed
-        1 for offers a visitor may be shown, shape ``(k,)``.
-    policy
-        Probability of each offer in each visit, shape ``(n, k)``; left out: the best offer of each day.
-
-    Notes
-    -----
-    ``V(t) = max_a q_a r_a + (1 - q_a) W(t + 1)``, ``W(t) = rate V(t) + (1 - rate) W(t + 1)``, ``W(end) = 0``. Exact
-    where there is no fatigue and subscribers are not looked after.
-    """
-    worth = odds.worth(outcome)
-    rest = np.zeros(len(rate))
-    value = rest
-    for _ in range(world.MARKET_DAYS):
-        each = odds.sign * worth + (1.0 - odds.sign) * rest[:, None]
-        value = np.where(allowed > 0, each, -np.inf).max(axis=1) if policy is None else (policy * each).sum(axis=1)
-        rest = rate * value + (1.0 - rate) * rest
-    return value
-
-
 def upper_bound(scenario: Scenario, *, n_subjects: int, seed: int, outcome: str = "kept_30d") -> tuple[float, float]:
     """A value no policy can beat, even one that sees what is latent: mean per visitor and its standard error.
 
@@ -164,22 +81,14 @@ def upper_bound(scenario: Scenario, *, n_subjects: int, seed: int, outcome: str 
     asked. For ``margin_eur`` looking after costs nothing here. In simulation.
     """
     p = scenario.parameters.values()
-    if p["fatigue_per_view"] < 0:
-        raise InvalidInputError(
-            f"fatigue_per_view is {p['fatigue_per_view']}; the bound needs 0 or more: views that please are not covered"
-        )
+    for name in ("fatigue_per_view", "cancel_per_fatigue"):
+        if p[name] < 0:
+            raise InvalidInputError(
+                f"{name} is {p[name]}; the bound needs 0 or more: views that please are not covered"
+            )
     subjects = world.Subjects.draw(scenario, np.arange(n_subjects, dtype=np.int64), seed=seed)
-    odds = visit_odds(scenario, subjects, is_cared_for=p["retention_offer_effect"] < 0)
-    allowed = visitor_offers(scenario)
-    return _mean(market_value(odds, subjects.return_rate, outcome=outcome, allowed=allowed))
-
-
-def visitor_offers(scenario: Scenario) -> FloatArray:
-    """1 for offers that a visitor may be shown, shape ``(k,)``."""
-    from policies.eligibility import excluded_by
-
-    excluded = excluded_by(scenario.rules, scenario.offers, {"stage": world.STAGES[world.VISITOR]})
-    return np.asarray([o not in excluded for o in scenario.offers.ids], dtype=np.float64)
+    market = Market.of(scenario, subjects, is_cared_for=p["retention_offer_effect"] < 0)
+    return _mean(market.best(outcome)[0])
 
 
 class Oracle:

@@ -18,6 +18,8 @@ MAX_DELAY_DAYS = 14
 # A visitor is in the market for two weeks after the first visit; a subscriber looks in every ten days at most.
 MARKET_DAYS = 14
 SUBSCRIBER_GAP_DAYS = 10
+# How often a discount can make a visitor more dependent on discounts: a small number keeps exact recursions small.
+MAX_DEPENDENCE = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,6 +91,16 @@ class OfferNumbers:
     reference: FloatArray
     is_contract: NDArray[np.bool_]
 
+    @property
+    def is_discounted(self) -> NDArray[np.bool_]:
+        """Which offers make whoever sees them more dependent on discounts."""
+        return np.asarray(self.discount > 0, dtype=np.bool_)
+
+    @property
+    def is_list_price(self) -> NDArray[np.bool_]:
+        """Which contracts cost what the list says: those appeal less to who depends on discounts."""
+        return np.asarray(self.is_contract & (self.discount == 0), dtype=np.bool_)
+
     @classmethod
     def of(cls, scenario: Scenario) -> Self:
         """Read them from a scenario."""
@@ -121,7 +133,13 @@ def _margins(scenario: Scenario) -> FloatArray:
 
 
 def appeal(
-    p: dict[str, float], subjects: Subjects, rows: IntArray, offers: OfferNumbers, chosen: IntArray, fatigue: FloatArray
+    p: dict[str, float],
+    subjects: Subjects,
+    rows: IntArray,
+    offers: OfferNumbers,
+    chosen: IntArray,
+    fatigue: FloatArray,
+    dependence: FloatArray | float = 0.0,
 ) -> FloatArray:
     """Log-odds an offer adds to a click, shape ``(n,)``.
 
@@ -133,6 +151,8 @@ def appeal(
         Offer shown to each.
     fatigue
         Recent views of the family of the offer shown, decayed, shape ``(n,)``.
+    dependence
+        Discounts seen before, at most ``MAX_DEPENDENCE``, shape ``(n,)``.
     """
     contract = offers.is_contract[chosen]
     taste = np.where(contract, subjects.taste[rows, offers.car_class[chosen]], 0.0)
@@ -144,7 +164,8 @@ def appeal(
     other = p["perk_appeal"] * offers.perk[chosen] - p["term_dislike"] * offers.term[chosen]
     nothing = np.where(offers.family[chosen] == 0, p["no_offer_penalty"], 0.0)
     tired = -p["fatigue_per_view"] * np.where(offers.family[chosen] == 0, 0.0, fatigue)
-    return np.asarray(taste + price + deal + other + nothing + tired, dtype=np.float64)
+    spoilt = -p["appeal_per_dependence"] * dependence * offers.is_list_price[chosen]
+    return np.asarray(taste + price + deal + other + nothing + tired + spoilt, dtype=np.float64)
 
 
 def click_probability(p: dict[str, float], appeal_log_odds: FloatArray) -> FloatArray:
@@ -173,8 +194,22 @@ def cancel_hazard(
     offers: OfferNumbers,
     signed: IntArray,
     is_cared_for: NDArray[np.bool_],
+    dependence: FloatArray | float = 0.0,
+    fatigue: FloatArray | float = 0.0,
 ) -> FloatArray:
-    """Probability that a subscriber cancels today, shape ``(n,)``."""
+    """Probability that a subscriber cancels today, shape ``(n,)``.
+
+    Parameters
+    ----------
+    rows
+        Which subjects.
+    signed
+        Offer each has signed.
+    is_cared_for
+        Whether a loyalty offer was taken in the last two weeks.
+    dependence, fatigue
+        Discounts seen up to signing, at most ``MAX_DEPENDENCE``, and tiring views left over then, shape ``(n,)``.
+    """
     contract = offers.is_contract[signed]
     taste = np.where(contract, subjects.taste[rows, offers.car_class[signed]], 0.0)
     log_ratio = (
@@ -183,6 +218,8 @@ def cancel_hazard(
         + p["cancel_per_perk"] * offers.perk[signed]
         + p["cancel_per_taste"] * taste
         + p["retention_offer_effect"] * is_cared_for
+        + p["cancel_per_dependence"] * dependence
+        + p["cancel_per_fatigue"] * fatigue
     )
     return np.asarray(np.clip(p["cancel_per_day"] * np.exp(log_ratio), 0.0, 0.5), dtype=np.float64)
 

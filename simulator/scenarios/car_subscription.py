@@ -76,13 +76,20 @@ RULES = (
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A site: its offers and rules, its people, and the laws it follows."""
+    """A site: its offers and rules, its people, and the laws it follows.
+
+    Parameters
+    ----------
+    shows_history
+        Whether policies also see how many discounts a visitor has been shown and how long ago the first visit was.
+    """
 
     name: str
     parameters: WorldParameters = field(default_factory=WorldParameters)
     population: Population = field(default_factory=Population.synthetic)
     offers: OfferSet = OFFERS
     rules: tuple[EligibilityRule, ...] = RULES
+    shows_history: bool = False
 
     def null(self) -> Self:
         """The same site where offers make no difference."""
@@ -108,16 +115,18 @@ def reference(*, population: Population | None = None, parameters: WorldParamete
     )
 
 
-def tabular() -> Scenario:
-    """A small world without hidden differences, where the exact value of a policy is a recursion (``truth.market_value``).
+def tabular(*, parameters: WorldParameters | None = None, name: str = "tabular") -> Scenario:
+    """A small world without hidden differences, where the best policy on what the site sees is a recursion (``exact.solve``).
 
-    Three segments the site can see, each with its own deal affinity; no taste, no fatigue, nobody looked after.
+    Three segments the site can see, each with its own deal affinity; no taste, no fatigue, nobody looked after. What else
+    moves a visitor, the day in the market and the discounts seen, is shown to policies too.
     """
-    why = {
+    none = {
         "taste_spread": 0.0,
         "price_sensitivity_spread": 0.0,
         "return_rate_spread": 0.0,
         "fatigue_per_view": 0.0,
+        "cancel_per_fatigue": 0.0,
         "retention_offer_effect": 0.0,
     }
     people = Population(
@@ -126,4 +135,5 @@ def tabular() -> Scenario:
         pace=np.ones(3),
         label="three segments",
     )
-    return Scenario("tabular", parameters=WorldParameters().with_assumed(**why), population=people)
+    laws = (parameters or WorldParameters()).with_assumed(**none)
+    return Scenario(name, parameters=laws, population=people, shows_history=True)

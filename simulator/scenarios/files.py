@@ -27,6 +27,7 @@ def save_scenario(scenario: Scenario, folder: Path) -> Path:
     manifest = {
         "name": scenario.name,
         "people": people.label,
+        "shows_history": scenario.shows_history,
         "parameters": {f.name: asdict(getattr(scenario.parameters, f.name)) for f in fields(scenario.parameters)},
     }
     return save_artifact(Artifact(KIND, manifest, arrays), folder)
@@ -58,4 +59,5 @@ def load_scenario(folder: Path) -> Scenario:
             pace=arrays["pace"],
             label=manifest["people"],
         ),
+        shows_history=manifest.get("shows_history", False),
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from policies.errors import UnknownNameError
+from policies.errors import InvalidInputError, UnknownNameError
 from simulator.habit import HabitScenario
+from simulator.parameters import WorldParameters
 from simulator.population import Population
 from simulator.scenarios.car_subscription import Scenario, reference, tabular
 
@@ -25,6 +26,41 @@ def bargain_trap(population: Population | None = None, *, cancel_per_discount: f
     return replace(site, name="bargain-trap", parameters=site.parameters.with_assumed(**values))
 
 
+def dependent_on_discounts(discount_dependence: float, parameters: WorldParameters | None = None) -> WorldParameters:
+    """Laws in which every discount seen makes a visitor harder to sell to at list price, and quicker to leave.
+
+    Parameters
+    ----------
+    discount_dependence
+        Log-hazard of cancelling per discount seen before signing (the one signed included, three at most); a quarter of it
+        is lost on the appeal of list prices. Zero: discounts sell, and cost nothing but margin.
+    """
+    if discount_dependence < 0:
+        raise InvalidInputError(f"discount_dependence is {discount_dependence}; expected 0 (off) or more")
+    return (parameters or WorldParameters()).with_assumed(
+        convert_base=-3.0,  # more contracts than at the reference site: the same precision from fewer visitors
+        cancel_per_discount=0.0,
+        cancel_per_dependence=discount_dependence,
+        appeal_per_dependence=0.25 * discount_dependence,
+    )
+
+
+def retention(population: Population | None = None, *, discount_dependence: float = 0.9) -> Scenario:
+    """Whoever sells by discounts wins the week; above a crossing point of the coefficient it loses the month.
+
+    What an offer does to later visits counts here, so that planning can beat the best choice of each visit.
+    """
+    site = reference(population=population)
+    laws = dependent_on_discounts(discount_dependence, site.parameters)
+    return replace(site, name=f"retention-{discount_dependence:g}", parameters=laws, shows_history=True)
+
+
+def retention_tabular(*, discount_dependence: float = 0.9) -> Scenario:
+    """The same laws without hidden differences: the best policy, any rule's value and the crossing point are exact."""
+    laws = dependent_on_discounts(discount_dependence)
+    return tabular(parameters=laws, name=f"retention-tabular-{discount_dependence:g}")
+
+
 @dataclass(frozen=True, slots=True)
 class NamedWorld:
     """A world with a name and a sentence."""
@@ -38,6 +74,10 @@ WORLDS: dict[str, NamedWorld] = {
     "null": NamedWorld(lambda p: reference(population=p).null(), "the reference site where offers make no difference"),
     "alike": NamedWorld(alike, "everyone alike: personalisation can only cost"),
     "bargain-trap": NamedWorld(bargain_trap, "discounts win the week and lose the month"),
+    "retention": NamedWorld(retention, "each discount seen makes a visitor dearer to keep: planning pays"),
+    "retention-tabular": NamedWorld(
+        lambda _: retention_tabular(), "the same in three visible segments, exact by recursion"
+    ),
     "tabular": NamedWorld(lambda _: tabular(), "three visible segments, exact values by recursion"),
     "habit": NamedWorld(
         lambda p: HabitScenario(population=p or Population.synthetic()),

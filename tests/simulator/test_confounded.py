@@ -23,7 +23,7 @@ def test_believed_propensities_mislead_and_true_ones_do_not() -> None:
     scenario, n, seed = reference(), 25_000, 5
     believed, honest = confounded_log(scenario, n_subjects=n, seed=seed)
     np.testing.assert_array_equal(believed.chosen, honest.chosen)
-    from simulator.truth import visit_odds
+    from simulator.exact import visit_odds
     from simulator.world import Subjects
 
     deal = scenario.offers.index_of("compact_deal")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import gymnasium
@@ -14,6 +15,7 @@ from simulator.env import CarSubscriptionVectorEnv, reference_space
 from simulator.kernel import VisitKernel
 from simulator.population import Population
 from simulator.scenarios.car_subscription import Scenario, reference
+from simulator.scenarios.named import retention
 from simulator.site import LiveSite
 
 
@@ -23,12 +25,18 @@ def _with_vectors() -> Scenario:
     return reference(population=replace(people, vectors={"sequence": rng.normal(size=(211, 3)).astype(np.float32)}))
 
 
-def test_compiled_visitors_meet_the_fate_of_plain_ones() -> None:
+def _dependent() -> Scenario:
+    site = retention()
+    return replace(site, parameters=site.parameters.with_assumed(cancel_per_fatigue=0.1))
+
+
+@pytest.mark.parametrize("make", [_with_vectors, _dependent], ids=["reference", "retention"])
+def test_compiled_visitors_meet_the_fate_of_plain_ones(make: Callable[[], Scenario]) -> None:
     """Offer by offer, the same visitors see the same pages, click, sign, stay and earn the same in both forms.
 
     float32 against float64 can tip a draw that falls within 1e-6 of its threshold: one visitor in a thousand is allowed to.
     """
-    scenario, n, seed = _with_vectors(), 4_000, 12
+    scenario, n, seed = make(), 4_000, 12
     space = reference_space(scenario, n_subjects=300)
     k = len(scenario.offers)
     kernel = VisitKernel(scenario, space, n=n, seed=seed)

@@ -7,10 +7,11 @@ import pytest
 
 from policies.errors import UnknownNameError
 from simulator import world
+from simulator.exact import visit_odds, visitor_offers
 from simulator.rollouts import rollout
 from simulator.scenarios.car_subscription import NO_OFFER
 from simulator.scenarios.named import WORLDS, alike, bargain_trap, world_named
-from simulator.truth import true_value, visit_odds, visitor_offers
+from simulator.truth import true_value
 from tests.simulator.test_site import Always, Uniform
 
 
@@ -27,7 +28,7 @@ def test_where_all_are_alike_one_offer_is_best_for_each() -> None:
     """The most valuable offer of a visit is the same for every visitor."""
     scenario = alike()
     odds = visit_odds(scenario, world.Subjects.draw(scenario, np.arange(400), seed=2))
-    worth = np.where(visitor_offers(scenario) > 0, odds.immediate("kept_30d"), -1.0)
+    worth = np.where(visitor_offers(scenario), odds.immediate("kept_30d"), -1.0)
     assert len(set(worth.argmax(axis=1).tolist())) == 1
 
 
