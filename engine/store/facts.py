@@ -14,8 +14,8 @@ import orjson
 from policies.errors import InvalidInputError
 from policies.records import Decision, DecisionId, Event, OfferId, Outcome, PlacementId, PolicyRef, Reward, SubjectId
 
-DECISION, REWARD, OUTCOME, EVENT, ACTIVATION, VOID = 1, 2, 3, 4, 5, 6
-FactKind = Literal[1, 2, 3, 4, 5, 6]
+DECISION, REWARD, OUTCOME, EVENT, ACTIVATION, VOID, LINK = 1, 2, 3, 4, 5, 6, 7
+FactKind = Literal[1, 2, 3, 4, 5, 6, 7]
 
 NEW, REPEAT, CONFLICT, UNKNOWN_DECISION = 0, 1, 2, 3
 
@@ -209,6 +209,11 @@ def event_row(event: Event) -> FactRow:
 def activation_row(decision_id: str, at: datetime) -> FactRow:
     """Row that says a decision answered earlier has been seen."""
     return FactRow(ACTIVATION, decision_id, b"", (decision_id, to_us(at)), decision=decision_id, must_join=True)
+
+
+def link_row(subject: str, identified_as: str, at: datetime) -> FactRow:
+    """Row that says two ids are one person; an id is identified once, so its own id is the key."""
+    return FactRow(LINK, subject, digest_of([identified_as]), (subject, identified_as, to_us(at)))
 
 
 def void_row(decision_id: str, at: datetime) -> FactRow:

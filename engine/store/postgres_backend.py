@@ -16,6 +16,7 @@ from engine.store.facts import (
     CONFLICT,
     DECISION,
     EVENT,
+    LINK,
     NEW,
     OUTCOME,
     REPEAT,
@@ -34,6 +35,7 @@ _COPIES = {
     EVENT: "COPY events FROM STDIN",
     ACTIVATION: "COPY activations FROM STDIN",
     VOID: "COPY voids FROM STDIN",
+    LINK: "COPY links FROM STDIN",
 }
 _HEAD = "UPDATE ledger_head SET next_offset = next_offset WHERE id = 1 RETURNING next_offset"
 _KEYS = (

@@ -12,6 +12,7 @@ from engine.store.facts import (
     CONFLICT,
     DECISION,
     EVENT,
+    LINK,
     NEW,
     OUTCOME,
     REPEAT,
@@ -30,6 +31,7 @@ _INSERTS = {
     EVENT: "INSERT INTO events VALUES (?,?,?,?,?,?,?)",
     ACTIVATION: "INSERT INTO activations VALUES (?,?,?)",
     VOID: "INSERT INTO voids VALUES (?,?,?)",
+    LINK: "INSERT INTO links VALUES (?,?,?,?)",
 }
 _HEAD = "UPDATE ledger_head SET next_offset = next_offset + ? WHERE id = 1 RETURNING next_offset"
 _KEY = "INSERT INTO fact_keys VALUES (?,?,?,?) ON CONFLICT DO NOTHING"

@@ -1,6 +1,6 @@
 """All tables of the store; one schema for SQLite and PostgreSQL, changed only by a migration beside this file.
 
-Facts (decisions, activations, rewards, outcomes, events, voids) are append-only and share one ``ledger_offset``
+Facts (decisions, activations, rewards, outcomes, events, links, voids) are append-only and share one ``ledger_offset``
 that grows in the order of commits, so that a reader who has seen offset n has seen everything up to n. ``fact_keys``
 holds every id once: it makes retries harmless without an index on the time-ordered tables.
 Times of facts are microseconds since 1970 in UTC.
@@ -108,6 +108,18 @@ outcomes = Table(
     Column("value", Float(53), nullable=False),
     Column("at_us", BigInteger, nullable=False),
     Index("outcomes_by_subject", "subject", "at_us"),
+)
+
+# An id is identified once: its own id is the key of the fact.
+links = Table(
+    "links",
+    metadata,
+    Column("ledger_offset", Offset, primary_key=True, autoincrement=False),
+    Column("subject", Text, nullable=False),
+    Column("identified_as", Text, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Index("links_by_subject", "subject"),
+    Index("links_by_identified_as", "identified_as"),
 )
 
 events = Table(
