@@ -30,11 +30,13 @@ from api.personalizer import routes as personalizer
 from api.placements import routes as placements
 from api.policies import routes as policies
 from api.settings import Settings
+from api.subjects import routes as subjects
 from engine.decisions.service import DecisionService, open_service
 
 OPERATIONS: tuple[Operation, ...] = (
     *decisions.OPERATIONS,
     *facts.OPERATIONS,
+    *subjects.OPERATIONS,
     *placements.OPERATIONS,
     *policies.OPERATIONS,
     *experiments.OPERATIONS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +14,8 @@ from engine.decisions.log import DurableLog, conflict
 from engine.decisions.requests import (
     EventReceipt,
     EventRequest,
+    IdentifyReceipt,
+    IdentifyRequest,
     OutcomeReceipt,
     OutcomeRequest,
     RewardReceipt,
@@ -22,8 +25,9 @@ from engine.rewards.attribution import exposures_of, last_exposure
 from engine.store import facts
 from engine.store.database import Database
 from engine.store.facts import FactRow, Receipt, check_text, to_us
+from engine.subjects.links import People, people_of
 from engine.subjects.state import SubjectStates
-from policies.errors import InvalidInputError, UnknownDecisionError
+from policies.errors import ConflictError, InvalidInputError, UnknownDecisionError
 from policies.records import DecisionId, Event, Outcome, Reward, SubjectId
 
 
@@ -37,8 +41,10 @@ class FactIntake:
         *,
         configuration: Configuration,
         subjects: SubjectStates,
+        people: People,
         clock: Callable[[], datetime],
     ) -> None:
+        self._people = people
         self._database = database
         self._log = log
         self._configuration = configuration
@@ -131,6 +137,48 @@ class FactIntake:
         events = [self._event(r) for r in requests]
         receipts = self._log.wait([facts.event_row(e) for e in events])
         return [self._event_receipt(e, r) for e, r in zip(events, receipts, strict=True)]
+
+    def identify(self, request: IdentifyRequest) -> IdentifyReceipt:
+        """Say that two ids are one person; from the return on, decisions and attribution know it.
+
+        Raises
+        ------
+        ConflictError
+            If the id was identified as another one before, or the link would go in a circle.
+        InvalidInputError
+            If both ids are the same.
+        """
+        row = self._link_row(request)
+        return self._identified(request, self._log.wait([row])[0])
+
+    async def aidentify(self, request: IdentifyRequest) -> IdentifyReceipt:
+        """``identify`` for an event loop."""
+        row = await asyncio.to_thread(self._link_row, request)
+        (receipt,) = await self._log.awaited([row])
+        return await asyncio.to_thread(self._identified, request, receipt)
+
+    def _link_row(self, request: IdentifyRequest) -> FactRow:
+        subject = check_text(request.subject, what="subject")
+        identified_as = check_text(request.identified_as, what="identified_as")
+        if subject == identified_as:
+            raise InvalidInputError(f"subject {subject!r} is identified as itself; send the id it has after the login")
+        with self._database.reading() as connection:
+            if people_of(connection, [identified_as])[identified_as] == subject:
+                raise ConflictError(
+                    f"{identified_as!r} was identified as {subject!r} before; a link back would go in a circle: nothing is to be done"
+                )
+        return facts.link_row(subject, identified_as, self._moment(request.at))
+
+    def _identified(self, request: IdentifyRequest, receipt: Receipt) -> IdentifyReceipt:
+        if receipt.status == facts.CONFLICT:
+            raise ConflictError(
+                f"{request.subject!r} was identified as another subject before; an id is identified once: give a device a new "
+                "anonymous id when its user logs out"
+            )
+        self._people.follow()
+        status: Literal["recorded", "repeat"] = "recorded" if receipt.status == facts.NEW else "repeat"
+        person = self._people.ids(request.subject)
+        return IdentifyReceipt(request.subject, request.identified_as, status, person, receipt.offset)
 
     def _moment(self, at: datetime | None) -> datetime:
         moment = at or self._clock()

@@ -19,6 +19,7 @@ from engine.offers.placement import MAX_OFFERS
 from engine.registry.versions import Registry
 from engine.store.database import Database
 from engine.store.facts import FactRow, check_text, decision_row, digest_of, to_us
+from engine.subjects.links import People
 from engine.subjects.state import Encoder, SubjectStates
 from policies.allocation import Variant
 from policies.eligibility import excluded_by
@@ -89,6 +90,7 @@ class Pipeline:
         configuration: Configuration,
         registry: Registry,
         subjects: SubjectStates,
+        people: People,
         secret: bytes,
         clock: Callable[[], datetime],
     ) -> None:
@@ -96,6 +98,7 @@ class Pipeline:
         self._configuration = configuration
         self._registry = registry
         self._subjects = subjects
+        self._people = people
         self._secret = secret
         self._clock = clock
         self._ladder = Ladder(registry)
@@ -239,22 +242,27 @@ class Pipeline:
         if experiment is None or split is None:
             return Allocation(live.placement.policy)
         phase = experiment.phases[-1]
-        if phase.number > 1:  # in the first phase the hash alone is sticky; later ones must not move who was exposed
-            kept = self._assigned(experiment.id, subject)
+        ids = self._people.ids(subject)
+        # In the first phase the hash alone is sticky; later ones, and a login, must not move who was exposed.
+        if phase.number > 1 or len(ids) > 1:
+            kept = self._assigned(experiment.id, ids)
             if kept is not None:
                 number, key, probability = kept
                 variant = _variant(experiment.phases[number - 1].variants, key)
                 return Allocation(variant.policy, experiment.id, number, key, probability)
-        chosen = split.assign(subject)
+        chosen = split.assign(ids[0])
         if chosen is None:
             return Allocation(live.placement.policy)
         return Allocation(chosen.policy, experiment.id, phase.number, chosen.key, split.probability(chosen.key))
 
-    def _assigned(self, experiment: str, subject: str) -> tuple[int, str, float] | None:
+    def _assigned(self, experiment: str, ids: tuple[str, ...]) -> tuple[int, str, float] | None:
+        """Phase, variant and its probability of the first exposure of a person."""
+        wanted = {f"id{i}": id_ for i, id_ in enumerate(ids)}
         rows = self._database.rows(
-            "SELECT phase, variant, probability FROM assignments WHERE experiment = :experiment AND subject = :subject",
+            "SELECT phase, variant, probability FROM assignments WHERE experiment = :experiment "
+            f"AND subject IN ({', '.join(f':{name}' for name in wanted)}) ORDER BY at_us, subject LIMIT 1",
             experiment=experiment,
-            subject=subject,
+            **wanted,
         )
         return (int(rows[0][0]), str(rows[0][1]), float(rows[0][2])) if rows else None
 

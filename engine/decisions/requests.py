@@ -142,6 +142,26 @@ class EventReceipt:
 
 
 @dataclass(frozen=True, slots=True)
+class IdentifyRequest:
+    """An id turns out to be the same person as another: an anonymous visitor has logged in."""
+
+    subject: str
+    identified_as: str
+    at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IdentifyReceipt:
+    """What became of it, and all ids that are now one person, its name first."""
+
+    subject: str
+    identified_as: str
+    status: Literal["recorded", "repeat"]
+    person: tuple[str, ...]
+    offset: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PlacementStatus:
     """What a back-end developer wants to see after the first calls."""
 

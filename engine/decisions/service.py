@@ -24,6 +24,8 @@ from engine.decisions.requests import (
     DecisionRequest,
     EventReceipt,
     EventRequest,
+    IdentifyReceipt,
+    IdentifyRequest,
     OutcomeReceipt,
     OutcomeRequest,
     PlacementStatus,
@@ -39,6 +41,7 @@ from engine.store.backends import opener
 from engine.store.database import Database, sqlite_url
 from engine.store.facts import Receipt
 from engine.store.writer import ThreadWriter, Writer
+from engine.subjects.links import People
 from engine.subjects.state import SubjectStates
 from policies.errors import InvalidInputError, NoEligibleOfferError, StoreUnavailableError
 from policies.records import Decision
@@ -82,10 +85,16 @@ class DecisionService:
         self.clock = clock
         self.policies = Registry(database, artifacts)
         self.experiments = Experiments(database)
-        self.subjects = SubjectStates(database, is_shared=is_shared)
+        self.people = People(database, is_shared=is_shared)
+        self.subjects = SubjectStates(database, people=self.people, is_shared=is_shared)
         self._configuration = Configuration(database, is_shared=is_shared)
         self._facts = FactIntake(
-            database, self.log, configuration=self._configuration, subjects=self.subjects, clock=clock
+            database,
+            self.log,
+            configuration=self._configuration,
+            subjects=self.subjects,
+            people=self.people,
+            clock=clock,
         )
         self._placements = Placements(
             database, self.log, configuration=self._configuration, registry=self.policies, clock=clock
@@ -95,6 +104,7 @@ class DecisionService:
             configuration=self._configuration,
             registry=self.policies,
             subjects=self.subjects,
+            people=self.people,
             secret=secret,
             clock=clock,
         )
@@ -246,6 +256,22 @@ class DecisionService:
     def event_many(self, requests: Sequence[EventRequest]) -> list[EventReceipt]:
         """``event`` for each request in order; all are checked before any is written."""
         return self._facts.event_many(requests)
+
+    def identify(self, request: IdentifyRequest) -> IdentifyReceipt:
+        """Say that two ids are one person, such as an anonymous visitor and a login.
+
+        Raises
+        ------
+        ConflictError
+            If the id was identified as another one before, or the link would go in a circle.
+        InvalidInputError
+            If both ids are the same.
+        """
+        return self._facts.identify(request)
+
+    async def aidentify(self, request: IdentifyRequest) -> IdentifyReceipt:
+        """``identify`` for an event loop."""
+        return await self._facts.aidentify(request)
 
     # Configuration
 

@@ -14,6 +14,7 @@ from engine.rewards.definition import DAY_S
 from engine.store import tables
 from engine.store.database import Database
 from engine.store.facts import to_us
+from engine.subjects.links import everybody
 from policies.records import BoolArray, FloatArray, IntArray
 
 
@@ -82,7 +83,11 @@ class ExperimentOutcomes:
 def experiment_results(
     database: Database, experiment: str, *, as_of: datetime, kinds: OutcomeKinds | None = None
 ) -> ExperimentOutcomes:
-    """Outcomes of all subjects that an experiment has exposed by a moment."""
+    """Outcomes of all subjects that an experiment has exposed by a moment.
+
+    Ids that are linked are one subject: it has the phase, variant and time of the first exposure of any of them, and the
+    outcomes of all.
+    """
     kinds = kinds or OutcomeKinds()
     as_of_us = to_us(as_of)
     assignments, outcomes = tables.assignments, tables.outcomes
@@ -92,26 +97,33 @@ def experiment_results(
             .where(assignments.c.experiment == experiment, assignments.c.at_us <= as_of_us)
             .order_by(assignments.c.at_us, assignments.c.subject)
         ).all()
+        names = everybody(connection)
+        assigned = {r.subject for r in rows}
+        first = {names.get(r.subject, r.subject): r for r in reversed(rows)}
+        rows = [r for r in rows if first[names.get(r.subject, r.subject)] is r]
         found: dict[str, list[tuple[str, int, float]]] = defaultdict(list)
-        query = (
-            select(outcomes.c.subject, outcomes.c.kind, outcomes.c.at_us, outcomes.c.value)
-            .join(assignments, assignments.c.subject == outcomes.c.subject)
-            .where(
-                assignments.c.experiment == experiment,
-                outcomes.c.kind.in_([kinds.subscribed, kinds.kept, kinds.margin_eur]),
-                outcomes.c.at_us >= assignments.c.at_us,
-                outcomes.c.at_us <= as_of_us,
-            )
+        wanted = select(outcomes.c.subject, outcomes.c.kind, outcomes.c.at_us, outcomes.c.value).where(
+            outcomes.c.kind.in_([kinds.subscribed, kinds.kept, kinds.margin_eur]), outcomes.c.at_us <= as_of_us
         )
-        for subject, kind, at_us, value in connection.execute(query):
-            found[subject].append((kind, at_us, value))
+        queries = [
+            wanted.join(assignments, assignments.c.subject == outcomes.c.subject).where(
+                assignments.c.experiment == experiment, assignments.c.at_us <= as_of_us
+            )
+        ]
+        others = sorted(id_ for id_, name in names.items() if name in first and id_ not in assigned)
+        queries += [wanted.where(outcomes.c.subject.in_(others[i : i + 500])) for i in range(0, len(others), 500)]
+        for query in queries:
+            for subject, kind, at_us, value in connection.execute(query):
+                found[names.get(subject, subject)].append((kind, at_us, value))
     n = len(rows)
     exposed_us = np.asarray([r.at_us for r in rows], dtype=np.int64)
     conversion_us, kept_us = round(kinds.conversion_window_s * 1e6), round(kinds.kept_window_s * 1e6)
     subscribed, kept, margin = np.zeros(n), np.zeros(n), np.zeros(n)
     for i, row in enumerate(rows):
-        for kind, at_us, value in found.get(row.subject, ()):
+        for kind, at_us, value in found.get(names.get(row.subject, row.subject), ()):
             since_us = at_us - row.at_us
+            if since_us < 0:
+                continue
             if kind == kinds.subscribed and since_us <= conversion_us and value > 0:
                 subscribed[i] = 1.0
             elif kind == kinds.kept and since_us <= kept_us and value > 0:

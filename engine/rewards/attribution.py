@@ -9,11 +9,13 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, and_, exists, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, exists, or_, select
 
 from engine.store import tables
+from engine.subjects.links import END_OF_LEDGER, people_of
 
-END_OF_LEDGER = 1 << 62
+# Name of the policy that is logged for visitors that are machines.
+BOT = "bot"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +47,21 @@ def last_exposure(exposures: Sequence[Exposure], *, at_us: int, window_us: int) 
 def exposures_of(
     connection: Connection, subjects: Iterable[str], *, placement: str, known_offset: int = END_OF_LEDGER
 ) -> dict[str, list[Exposure]]:
-    """Seen decisions of some subjects at a placement, sorted by time, as the ledger was at an offset (exclusive)."""
+    """Seen decisions of some subjects at a placement, sorted by time, as the ledger was at an offset (exclusive).
+
+    Subjects that are linked are one person: each of them, whether asked for or not, has the decisions of all.
+    Decisions for bots are nobody's.
+    """
     decisions, activations, voids = tables.decisions, tables.activations, tables.voids
-    wanted = list(subjects)
-    out: dict[str, list[Exposure]] = {}
+    names = people_of(connection, subjects, known_offset=known_offset)
+    wanted = list(names)
+    found: dict[str, list[tuple[int, Exposure]]] = {}
     for start in range(0, len(wanted), 500):
         query = (
             select(
                 decisions.c.subject,
                 decisions.c.at_us,
+                decisions.c.ledger_offset,
                 decisions.c.id,
                 decisions.c.is_activated,
                 activations.c.at_us.label("seen"),
@@ -66,6 +74,7 @@ def exposures_of(
                 decisions.c.subject.in_(wanted[start : start + 500]),
                 decisions.c.placement == placement,
                 decisions.c.ledger_offset < known_offset,
+                is_for_people(decisions.c.policy),
                 or_(decisions.c.is_activated, activations.c.at_us.is_not(None)),
                 ~exists().where(
                     voids.c.decision == decisions.c.id,
@@ -73,9 +82,15 @@ def exposures_of(
                     voids.c.ledger_offset < known_offset,
                 ),
             )
-            .order_by(decisions.c.at_us, decisions.c.ledger_offset)
         )
         for row in connection.execute(query):
             seen_us = row.at_us if row.is_activated else row.seen
-            out.setdefault(row.subject, []).append(Exposure(row.at_us, seen_us, row.id))
-    return out
+            exposure = Exposure(row.at_us, seen_us, row.id)
+            found.setdefault(names[row.subject], []).append((row.ledger_offset, exposure))
+    by_name = {name: [e for _, e in sorted(f, key=lambda i: (i[1].at_us, i[0]))] for name, f in found.items()}
+    return {subject: by_name[name] for subject, name in names.items() if name in by_name}
+
+
+def is_for_people(policy: ColumnElement[str]) -> ColumnElement[bool]:
+    """Whether a decision was made for a person: those for bots are answered by the reserved policy ``bot`` and count nowhere."""
+    return policy.not_like(f"{BOT}@%")

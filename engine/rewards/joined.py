@@ -9,10 +9,11 @@ from datetime import datetime
 
 from sqlalchemy import Connection, select
 
-from engine.rewards.attribution import Exposure, exposures_of, last_exposure
+from engine.rewards.attribution import Exposure, exposures_of, is_for_people, last_exposure
 from engine.rewards.definition import RewardDefinition
 from engine.store import tables
 from engine.store.facts import decision_from_values, from_us, to_us
+from engine.subjects.links import everybody
 from policies.errors import InvalidInputError
 from policies.records import Decision
 
@@ -93,7 +94,12 @@ def _seen(connection: Connection, placement: str, *, before_us: int, limit: int)
     activated = {r.decision: r.at_us for r in connection.execute(later)}
     query = (
         select(decisions)
-        .where(decisions.c.placement == placement, decisions.c.at_us < before_us, decisions.c.ledger_offset < limit)
+        .where(
+            decisions.c.placement == placement,
+            decisions.c.at_us < before_us,
+            decisions.c.ledger_offset < limit,
+            is_for_people(decisions.c.policy),
+        )
         .order_by(decisions.c.ledger_offset)
     )
     out: list[_Seen] = []
@@ -133,16 +139,18 @@ def _facts(
         # A client's clock may run behind the server's: a reward is never before its decision.
         if decision in at and at_us <= at[decision] + window_us:
             out[decision].append((kind, at_us, fact_id, value))
-    by_subject: dict[str, list[Exposure]] = defaultdict(list)
+    names = everybody(connection, known_offset=limit)
+    by_person: dict[str, list[Exposure]] = defaultdict(list)
     for _, exposure, decision in rows:
-        by_subject[decision.subject].append(exposure)
-    for exposures in by_subject.values():
+        by_person[names.get(decision.subject, decision.subject)].append(exposure)
+    for exposures in by_person.values():
         exposures.sort(key=lambda e: e.at_us)
     attributed = select(outcomes).where(
         outcomes.c.kind.in_(kinds), outcomes.c.at_us <= as_of_us, outcomes.c.ledger_offset < limit
     )
     for row in connection.execute(attributed):
-        found = last_exposure(by_subject.get(row.subject, ()), at_us=row.at_us, window_us=window_us)
+        person = names.get(row.subject, row.subject)
+        found = last_exposure(by_person.get(person, ()), at_us=row.at_us, window_us=window_us)
         if found is not None:
             out[found].append((row.kind, row.at_us, row.id, row.value))
     return out
@@ -192,7 +200,7 @@ def slice_of_policy(
         for decision, kind, at_us, fact_id, value in connection.execute(named):
             if at_us <= at[decision] + window_us:
                 facts[decision].append((kind, at_us, fact_id, value))
-    for part in _parts(subjects):
+    for part in _parts(sorted({*subjects, *exposures})):
         attributed = select(outcomes).where(
             outcomes.c.subject.in_(part),
             outcomes.c.kind.in_(kinds),

@@ -23,9 +23,7 @@ _MAX_CACHED = 100_000
 _FOLLOW_S = 0.1
 
 
-def people_of(
-    connection: Connection, subjects: Iterable[str], *, known_offset: int = END_OF_LEDGER
-) -> dict[str, str]:
+def people_of(connection: Connection, subjects: Iterable[str], *, known_offset: int = END_OF_LEDGER) -> dict[str, str]:
     """Name of the person that each subject belongs to, and of everybody linked with them.
 
     Parameters
@@ -58,7 +56,7 @@ def everybody(connection: Connection, *, known_offset: int = END_OF_LEDGER) -> d
     """Name of the person of every subject that is linked with another."""
     links = tables.links
     query = select(links.c.subject, links.c.identified_as).where(links.c.ledger_offset < known_offset)
-    return _names({subject: identified_as for subject, identified_as in connection.execute(query)})
+    return _names({row.subject: row.identified_as for row in connection.execute(query)})
 
 
 def _names(edges: Mapping[str, str]) -> dict[str, str]:
@@ -103,12 +101,14 @@ class People:
         known = self._known.get(subject)
         if known is not None:
             return known
+        seen = self._followed_offset
         with self._database.reading() as connection:
             names = people_of(connection, [subject])
         name = names[subject]
         ids = (name, *sorted(id_ for id_, other in names.items() if other == name and id_ != name))
         with self._lock:
-            self._known[subject] = ids
+            if seen == self._followed_offset:  # else a link may have come between the read and now
+                self._known |= dict.fromkeys(ids, ids)
             while len(self._known) > _MAX_CACHED:
                 self._known.popitem(last=False)
         return ids

@@ -21,6 +21,7 @@ from sqlalchemy import delete, func, insert, select
 from engine.store import tables
 from engine.store.database import Database
 from engine.store.facts import check_text, from_us, to_us
+from engine.subjects.links import People
 from policies.records import Event, Features, FeatureValue, SubjectId, check_features
 
 LAST_EVENTS = 128
@@ -61,6 +62,8 @@ class SubjectStates:
 
     Parameters
     ----------
+    people
+        Who is linked with whom; a person's state is made from the events of all of its ids.
     is_shared
         Whether other processes take in events too: then the ledger is looked at every tenth of a second, and what is cached
         of subjects with news is dropped.
@@ -70,10 +73,12 @@ class SubjectStates:
         self,
         database: Database,
         *,
+        people: People | None = None,
         last_events: int = LAST_EVENTS,
         max_cached: int = _MAX_CACHED,
         is_shared: bool = False,
     ) -> None:
+        self._people = people
         self._is_shared = is_shared
         self._followed_at = 0.0
         self._traits_checked_at = 0.0
@@ -115,7 +120,11 @@ class SubjectStates:
 
     def vector(self, subject: str, encoder: Encoder, *, as_of: datetime) -> tuple[tuple[float, ...], int]:
         """State vector of a subject and the ledger offset of the newest event in it (0: none)."""
-        events = self.recent(subject, as_of=as_of)
+        ids = (subject,) if self._people is None else self._people.ids(subject)
+        if len(ids) == 1:
+            events = self.recent(subject, as_of=as_of)
+        else:
+            events = sorted(e for id_ in ids for e in self.recent(id_, as_of=as_of))[-self._last_events :]
         cursor = max((e.offset for e in events), default=0)
         key = (subject, encoder.version)
         offsets = tuple(e.offset for e in events)

@@ -20,6 +20,7 @@ ALLOWED = {
     ("POST", "/v1/rewards"): "reward",
     ("POST", "/v1/outcomes"): "reward",
     ("POST", "/v1/events"): "reward",
+    ("POST", "/v1/subjects/u1/identify"): "reward",
     ("GET", "/v1/placements/offer_page/status"): "read",
     ("GET", "/v1/decisions/d1"): "read",
     ("GET", "/v1/experiments"): "read",
