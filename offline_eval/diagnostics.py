@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from offline_eval.one_pass import CandidateRecord, LogRecord
+from offline_eval.log_records import CandidateRecord, LogRecord
+from offline_eval.summaries import N_CALIBRATION_BINS, CountsByOffer
 from policies.records import FloatArray
 
 Status = Literal["pass", "warn", "fail", "not known"]
@@ -59,16 +60,21 @@ def effective_sample_size(weights: FloatArray) -> float:
     return float(weights.sum()) ** 2 / square if square > 0 else 0.0
 
 
-def tail_index(weights: FloatArray, *, share: float = 0.01) -> float | None:
+def tail_index(top: FloatArray) -> float | None:
     """Hill's estimate of the tail index from the largest weights; at most 2 means a variance that may be infinite.
 
-    None where fewer than 20 weights are in the tail, or the tail is flat.
+    Parameters
+    ----------
+    top
+        The weights of the tail and, first, the largest one that is not in it, in ascending order.
+
+    Returns
+    -------
+    float or None
+        None where fewer than 20 weights are in the tail, it begins at weight 0, or it is flat.
     """
-    positive = weights[weights > 0]
-    m = int(len(weights) * share)
-    if m < 20 or len(positive) <= m:
+    if len(top) <= 20 or not top[0] > 0:
         return None
-    top = np.sort(np.partition(positive, len(positive) - m - 1)[-m - 1 :])
     excess = np.log(top[1:] / top[0]).mean()
     return float(1.0 / excess) if excess > 1e-9 else None
 
@@ -104,9 +110,7 @@ def candidate_checks(
     mean_weight
         Mean weight and its standard error.
     """
-    w = record.weights
-    n, total = len(w), float(w.sum())
-    ess = effective_sample_size(w)
+    n, ess, top = record.n_rows, record.effective_rows, record.top()
     return [
         Check(
             "effective sample size",
@@ -116,19 +120,19 @@ def candidate_checks(
             f"{n:,} rows tell as much as {ess:,.0f} rows of the candidate's own traffic would."
             + ("" if ess >= MIN_ESS else f" Fewer than {MIN_ESS:g} say nothing reliable."),
         ),
-        _top_share(w, total),
-        _largest_weight(w, total),
-        _tail(w),
+        _top_share(top, record),
+        _largest_weight(record),
+        _tail(top if n >= 100 else top[:0]),
         _mean_weight(mean_weight),
         _support(record, log, offer_ids),
-        _weighted_positives(w, log),
+        _weighted_positives(record),
         _model_against_weights(direct, weighted),
     ]
 
 
-def _top_share(w: FloatArray, total: float) -> Check:
-    m = max(1, len(w) // 100)
-    share = float(np.partition(w, len(w) - m)[-m:].sum()) / total if total > 0 else 1.0
+def _top_share(top: FloatArray, record: CandidateRecord) -> Check:
+    m = min(max(1, record.n_rows // 100), len(top))
+    share = float(top[len(top) - m :].sum()) / record.weight if record.weight > 0 else 1.0
     status: Status = "pass" if share <= 0.25 else ("warn" if share <= MAX_TOP_SHARE else "fail")
     return Check(
         "weight of the top 1 %",
@@ -139,9 +143,9 @@ def _top_share(w: FloatArray, total: float) -> Check:
     )
 
 
-def _largest_weight(w: FloatArray, total: float) -> Check:
-    largest = float(w.max())
-    share = largest / total if total > 0 else 1.0
+def _largest_weight(record: CandidateRecord) -> Check:
+    largest = record.largest
+    share = largest / record.weight if record.weight > 0 else 1.0
     return Check(
         "largest weight",
         "pass" if share <= 0.05 else ("warn" if share <= 0.2 else "fail"),
@@ -151,8 +155,8 @@ def _largest_weight(w: FloatArray, total: float) -> Check:
     )
 
 
-def _tail(w: FloatArray) -> Check:
-    index = tail_index(w)
+def _tail(top: FloatArray) -> Check:
+    index = tail_index(top)
     if index is None:
         return Check("tail index", "not known", None, "> 2", "Too few heavy weights to tell how fast their tail falls.")
     status: Status = "pass" if index > 2 else "warn"
@@ -179,7 +183,9 @@ def _mean_weight(mean_weight: tuple[float, float]) -> Check:
 
 def _support(record: CandidateRecord, log: LogRecord, offer_ids: Sequence[str]) -> Check:
     missing = record.unsupported
-    never = np.flatnonzero((log.count_by_offer == 0) & (log.eligible_by_offer > 0))
+    counts = log.counts
+    assert counts is not None
+    never = np.flatnonzero((counts.shown == 0) & (counts.could > 0))
     names: list[str] = []
     if record.target_by_offer is not None:
         hidden = float(record.target_by_offer[never].sum())
@@ -196,10 +202,8 @@ def _support(record: CandidateRecord, log: LogRecord, offer_ids: Sequence[str]) 
     return Check("support", status, missing, f"<= {MAX_UNSUPPORTED:.0%}", sentence)
 
 
-def _weighted_positives(w: FloatArray, log: LogRecord) -> Check:
-    positive = w[log.reward > log.lowest_reward]
-    found = int(np.count_nonzero(positive > 0))
-    ess = effective_sample_size(positive) if found else 0.0
+def _weighted_positives(record: CandidateRecord) -> Check:
+    found, ess = record.positives
     return Check(
         "positives behind the estimate",
         "pass" if ess >= MIN_POSITIVES else ("warn" if ess >= MIN_POSITIVES / 5 else "fail"),
@@ -228,24 +232,25 @@ def _model_against_weights(direct: tuple[float, float] | None, weighted: tuple[f
 def _inverse_propensity(log: LogRecord, offer_ids: Sequence[str]) -> Check:
     """Each offer's rows, weighted by 1 / propensity, should count the rows in which it could be shown."""
     name = "propensities against shown offers"
-    n = float(log.n_rows)
-    could = log.eligible_by_offer
-    used = (could > 0) & (log.count_by_offer >= 10)
+    counts = log.counts
+    assert counts is not None
+    n, could = counts.rows, counts.could
+    used = (could > 0) & (counts.shown >= 10)
     if not used.any():
         return Check(name, "not known", None, "no offer off at 1 in 1,000", "No offer was shown ten times.")
-    mean = log.inverse_propensity_by_offer[used] / n
-    error = np.sqrt(np.maximum(log.inverse_propensity2_by_offer[used] / n - mean**2, 0.0) / n)
+    mean = counts.inverse[used] / n
+    error = np.sqrt(np.maximum(counts.inverse2[used] / n - mean**2, 0.0) / n)
     off = mean - could[used] / n
     z: FloatArray = np.where(
         error > 0, off / np.where(error > 0, error, 1.0), np.where(np.abs(off) > 1e-9, np.inf, 0.0)
     )
     # Rows in which an offer is eligible but has probability 0 make it look too rare: only "too often" is proof.
-    if log.logged_by_offer is None:
+    if counts.said is None:
         z = np.maximum(z, 0.0)
     worst = int(np.argmax(np.abs(z)))
     p = min(1.0, 2 * _normal_tail(float(z[worst])) * len(z))
     offer = offer_ids[int(np.flatnonzero(used)[worst].item())]
-    if p >= LOG_ALPHA or log.logged_by_offer is not None:
+    if p >= LOG_ALPHA or counts.said is not None:
         return Check(
             name, "pass", float(z[worst]), "no offer off at 1 in 1,000",
             "Shown offers are as frequent as the logged propensities say.",
@@ -261,24 +266,52 @@ def _inverse_propensity(log: LogRecord, offer_ids: Sequence[str]) -> Check:
 
 
 def _realised_counts(log: LogRecord, offer_ids: Sequence[str]) -> Check:
-    name = "shown offers against logged distributions"
-    if log.logged_by_offer is None or log.logged_variance_by_offer is None:
-        return Check(
-            name, "not known", None, "no offer off at 1 in 1,000", "Only the shown offer's propensity was logged."
-        )
-    off = log.count_by_offer - log.logged_by_offer
-    error = np.sqrt(log.logged_variance_by_offer)
-    z = np.where(error > 1e-9, off / np.where(error > 1e-9, error, 1.0), np.where(np.abs(off) > 0.5, np.inf, 0.0))
-    worst = int(np.argmax(np.abs(z)))
-    p = min(1.0, 2 * _normal_tail(float(z[worst])) * len(z))
-    status: Status = "pass" if p >= LOG_ALPHA else "fail"
-    sentence = (
-        "Offers were shown as often as the logged distributions say."
-        if status == "pass"
-        else f"Offer {offer_ids[int(worst)]!r} was shown {log.count_by_offer[worst]:,.0f} times where the log's own distributions "
-        f"say {log.logged_by_offer[worst]:,.0f}: what was logged is not what was drawn from."
+    """Shown offers against logged distributions: in the whole log, and by policy, variant, segment and day."""
+    name, threshold = (
+        "shown offers against logged distributions",
+        "no offer off at 1 in 1,000, in the log or a part of it",
     )
-    return Check(name, status, float(z[worst]), "no offer off at 1 in 1,000", sentence)
+    counts = log.counts
+    if counts is None or counts.said is None or counts.variance is None:
+        return Check(name, "not known", None, threshold, "Only the shown offer's propensity was logged.")
+    worst, where, n_tests = (0.0, 0), "", 0
+    for group, part in [(None, counts), *log.counts_by_group.items()]:
+        z = _off_by_offer(part, least_variance=0.0 if group is None else _LEAST_VARIANCE)
+        j = int(np.argmax(np.abs(z)))
+        n_tests += len(z) if group is None else int(np.count_nonzero(z))
+        if abs(z[j]) > abs(worst[0]):
+            worst, where = (float(z[j]), j), "" if group is None else f" where {group[0]} is {group[1]!r}"
+    p = min(1.0, 2 * _normal_tail(worst[0]) * max(n_tests, 1))
+    if p >= LOG_ALPHA:
+        told = (
+            f" ({len(log.counts_by_group)} policies, variants, segments and days by themselves)"
+            if log.counts_by_group
+            else ""
+        )
+        return Check(
+            name, "pass", worst[0], threshold, f"Offers were shown as often as the logged distributions say{told}."
+        )
+    return Check(
+        name,
+        "fail",
+        worst[0],
+        threshold,
+        f"Offer {offer_ids[worst[1]]!r} was shown {abs(worst[0]):,.1f} standard errors {'more' if worst[0] > 0 else 'less'} often"
+        f"{where} than the log's own distributions say: what was logged is not what was drawn from.",
+    )
+
+
+# A count of expected variance 10 is near enough to normal for a test at 1 in 1,000 over many parts.
+_LEAST_VARIANCE = 10.0
+
+
+def _off_by_offer(counts: CountsByOffer, *, least_variance: float) -> FloatArray:
+    """Standard errors between each offer's count and the logged sum of its probabilities, shape ``(k,)``."""
+    assert counts.said is not None
+    assert counts.variance is not None
+    off, error = counts.shown - counts.said, np.sqrt(np.maximum(counts.variance, 0.0))
+    z = np.where(error > 1e-9, off / np.where(error > 1e-9, error, 1.0), np.where(np.abs(off) > 0.5, np.inf, 0.0))
+    return np.where(counts.variance >= least_variance, z, 0.0)
 
 
 def _positives(log: LogRecord) -> Check:
@@ -293,15 +326,16 @@ def _positives(log: LogRecord) -> Check:
 
 
 def _duplicates(log: LogRecord) -> Check:
-    if log.n_duplicates is None:
+    found = log.n_duplicates
+    if found is None:
         return Check("duplicates", "not known", None, "none", "The log has no decision ids.")
-    status: Status = "pass" if log.n_duplicates == 0 else "fail"
+    status: Status = "pass" if found == 0 else "fail"
     return Check(
         "duplicates",
         status,
-        float(log.n_duplicates),
+        float(found),
         "none",
-        f"{log.n_duplicates:,} rows repeat an earlier decision id.",
+        f"{found:,} rows repeat an earlier decision id.",
     )
 
 
@@ -312,7 +346,9 @@ def _same_policy(log: LogRecord) -> Check:
             "The logging policy cannot be judged on its own log without a reward model and whole distributions.",
         )  # fmt: skip
     gap, error = log.logged_gap
-    z = gap / error if error > 0 else 0.0
+    # A model of one value has a gap of rounding errors only, as large as their spread.
+    is_nothing = abs(gap) <= 1e-9 * max(abs(log.lowest), abs(log.highest))
+    z = 0.0 if is_nothing or error <= 0 else gap / error
     status: Status = "pass" if abs(z) <= 3 else "fail"
     return Check(
         "A/A",
@@ -325,7 +361,7 @@ def _same_policy(log: LogRecord) -> Check:
 
 def _calibration(log: LogRecord) -> Check:
     name, threshold = "reward model's calibration", "no tenth off at 1 in 1,000"
-    if log.model_chosen is None:
+    if log.calibration is None:
         return Check(name, "not known", None, threshold, "There is no reward model.")
     table = calibration_table(log)
     if not table:
@@ -339,26 +375,24 @@ def _calibration(log: LogRecord) -> Check:
     return Check(name, status, float(z[worst]), threshold, sentence)
 
 
-def calibration_table(log: LogRecord, *, n_bins: int = 10) -> list[dict[str, float]]:
+def calibration_table(log: LogRecord) -> list[dict[str, float]]:
     """Model's values of shown offers against rewards, in tenths of the model's values."""
-    if log.model_chosen is None or log.n_rows < 20 * n_bins:
+    if log.calibration is None or log.n_rows < 20 * N_CALIBRATION_BINS:
         return []
-    edges = np.unique(np.quantile(log.model_chosen[:200_000], np.linspace(0, 1, n_bins + 1)[1:-1]))
-    where = np.searchsorted(edges, log.model_chosen, side="right")
     out = []
-    for b in range(len(edges) + 1):
-        rows = where == b
-        n = int(rows.sum())
+    for n, predicted, observed, square in log.calibration.sums:
         if n < 20:
             continue
-        residual = log.reward[rows] - log.model_chosen[rows]
-        error = float(residual.std(ddof=1)) / math.sqrt(n)
+        mean = (observed - predicted) / n
+        variance = square / n - mean**2
+        error = math.sqrt(variance / (n - 1)) if variance > 1e-12 * mean**2 else 0.0
         out.append(
             {
-                "predicted": float(log.model_chosen[rows].mean()),
-                "observed": float(log.reward[rows].mean()),
+                "predicted": float(predicted / n),
+                "observed": float(observed / n),
                 "rows": float(n),
-                "z": float(residual.mean()) / error if error > 0 else 0.0,
+                "standard_error": error,
+                "z": float(mean) / error if error > 0 else 0.0,
             }
         )
     return out
@@ -366,12 +400,12 @@ def calibration_table(log: LogRecord, *, n_bins: int = 10) -> list[dict[str, flo
 
 def _drift(log: LogRecord) -> Check:
     name, threshold = "drift of the reward", "not beyond chance at 1 in 1,000"
-    if log.at is None or log.n_rows < 200:
+    if log.time is None or log.n_rows < 200:
         return Check(name, "not known", None, threshold, "The log has no times, or too few rows.")
     parts = value_over_time(log)
     means = np.asarray([p["mean"] for p in parts])
     errors = np.asarray([p["standard_error"] for p in parts])
-    if (errors <= 0).any():
+    if len(parts) < 2 or (errors <= 0).any():
         return Check(name, "not known", None, threshold, "The reward does not vary in part of the log.")
     from scipy.special import gammaincc  # half a second to import; most of what imports this file never needs it
 
@@ -389,24 +423,8 @@ def _drift(log: LogRecord) -> Check:
 
 
 def value_over_time(log: LogRecord, *, n_parts: int = 10) -> list[dict[str, Any]]:
-    """Mean reward in consecutive parts of equal numbers of rows, by time."""
-    if log.at is None:
-        return []
-    order = np.argsort(log.at, kind="stable")
-    out = []
-    for rows in np.array_split(order, n_parts):
-        if len(rows) < 2:
-            continue
-        r = log.reward[rows]
-        out.append(
-            {
-                "from": str(log.at[rows[0]]),
-                "mean": float(r.mean()),
-                "standard_error": float(r.std(ddof=1)) / math.sqrt(len(r)),
-                "rows": len(r),
-            }
-        )
-    return out
+    """Mean reward in consecutive stretches of about equal numbers of rows, by time."""
+    return [] if log.time is None else log.time.parts(n_parts)
 
 
 def _normal_tail(z: float) -> float:

@@ -34,12 +34,15 @@ class Moments:
     Attributes
     ----------
     names
-        Column names.
+        Column names; the first is the number of rows.
     totals
         Shape ``(n_columns,)``.
     scatter
-        Centred cross-products of unit totals, shape ``(n_columns, n_columns)``, where units are rows; None where units
-        are subjects: the groups then give it.
+        Centred cross-products of the totals of independent units, shape ``(n_columns, n_columns)``.
+    n_scattered
+        Units in ``scatter``: rows, or groups that hold any.
+    rows_are_units
+        Whether each row is independent of the others; else groups of whole subjects are.
     groups
         Totals by group, shape ``(n_groups, n_columns)``; empty groups stay in it.
     n_rows, n_units
@@ -48,10 +51,22 @@ class Moments:
 
     names: tuple[str, ...]
     totals: FloatArray
-    scatter: FloatArray | None
+    scatter: FloatArray
+    n_scattered: int
+    rows_are_units: bool
     groups: FloatArray
     n_rows: int
     n_units: int | None
+
+    @classmethod
+    def of_groups(cls, names: Sequence[str], groups: FloatArray, *, n_rows: int, n_units: int | None) -> Moments:
+        """Moments of a log whose units are groups of whole subjects."""
+        totals = groups.sum(axis=0)
+        filled = groups[:, 0] > 0
+        m = int(np.count_nonzero(filled))
+        # Empty groups are rows of zeros: they are in the plain cross-product and must not be in the mean.
+        centred = groups - totals / max(m, 1) * filled[:, None]
+        return cls(tuple(names), totals, centred.T @ centred, m, False, groups, n_rows, n_units)
 
     def merge(self, other: Moments) -> Moments:
         """The moments of both parts together; groups must have been assigned by hash in both.
@@ -59,21 +74,23 @@ class Moments:
         Raises
         ------
         InvalidInputError
-            If the parts hold different columns or groups.
+            If the parts hold different columns, groups or units.
         """
-        if self.names != other.names or self.groups.shape != other.groups.shape:
-            raise InvalidInputError(
-                f"parts hold {len(self.names)} and {len(other.names)} columns in {len(self.groups)} and {len(other.groups)} groups; "
-                "merge parts made with the same estimators, candidates and number of groups"
-            )
-        return Moments(
-            self.names,
-            self.totals + other.totals,
-            _merged_scatter(self, other),
-            self.groups + other.groups,
-            self.n_rows + other.n_rows,
-            None,
+        mine, theirs = (
+            (self.names, self.groups.shape, self.rows_are_units),
+            (other.names, other.groups.shape, other.rows_are_units),
         )
+        if mine != theirs:
+            raise InvalidInputError(
+                f"parts hold {len(self.names)} and {len(other.names)} columns in {len(self.groups)} and {len(other.groups)} groups "
+                f"of {_unit(self)} and {_unit(other)}; "
+                "merge parts made with the same estimators, candidates and number of groups, all with subjects or all without"
+            )
+        groups, n_rows = self.groups + other.groups, self.n_rows + other.n_rows
+        if not self.rows_are_units:
+            return Moments.of_groups(self.names, groups, n_rows=n_rows, n_units=None)
+        totals = self.totals + other.totals
+        return Moments(self.names, totals, _merged_scatter(self, other), n_rows, True, groups, n_rows, n_rows)
 
     def covariance(self, gradients: FloatArray) -> FloatArray:
         """Covariance of smooth functions of the totals by the delta method, clustered by unit.
@@ -88,17 +105,13 @@ class Moments:
         For functions of degree 0 in the totals (means, ratios) the influence of a unit is the gradient times its totals;
         these sum to zero, so centred and plain cross-products agree and the centred ones are used for their precision.
         """
-        if self.scatter is not None:
-            m = self.n_rows
-            return np.asarray(gradients @ self.scatter @ gradients.T * (m / max(m - 1, 1)))
-        filled = self.groups[self.groups[:, 0] > 0]
-        m = len(filled)
-        influence = (filled - filled.mean(axis=0)) @ gradients.T
-        return np.asarray(influence.T @ influence * (m / max(m - 1, 1)))
+        m = self.n_scattered
+        return np.asarray(gradients @ self.scatter @ gradients.T * (m / max(m - 1, 1)))
 
     def resampled(self, *, n_resamples: int, rng: np.random.Generator) -> FloatArray:
         """Totals of bootstrap resamples of the groups, shape ``(n_resamples, n_columns)``; one draw serves all columns."""
-        filled = self.groups[self.groups[:, 0] > 0]
+        has_rows = self.groups[:, 0] > 0
+        filled = self.groups if has_rows.all() else self.groups[has_rows]
         if len(filled) > N_BOOTSTRAP_GROUPS:
             folded = np.zeros((N_BOOTSTRAP_GROUPS, filled.shape[1]))
             for start in range(0, len(filled), N_BOOTSTRAP_GROUPS):
@@ -158,23 +171,25 @@ class Accumulator:
 
     def moments(self, *, n_units: int | None = None) -> Moments:
         """What was added so far."""
-        return Moments(
-            self.names,
-            self._groups.sum(axis=1),
-            self._scatter.copy() if self.rows_are_units else None,
-            np.ascontiguousarray(self._groups.T),
-            self._n,
-            self._n if self.rows_are_units else n_units,
-        )
+        groups = self._groups.T
+        if not self.rows_are_units:
+            return Moments.of_groups(self.names, groups, n_rows=self._n, n_units=n_units)
+        totals = groups.sum(axis=0)
+        return Moments(self.names, totals, self._scatter.copy(), self._n, True, groups, self._n, self._n)
 
 
-def _merged_scatter(a: Moments, b: Moments) -> FloatArray | None:
-    if a.scatter is None or b.scatter is None:
-        return None
+def _unit(moments: Moments) -> str:
+    return "rows" if moments.rows_are_units else "subjects"
+
+
+def _merged_scatter(a: Moments, b: Moments) -> FloatArray:
     if a.n_rows == 0 or b.n_rows == 0:
         return a.scatter + b.scatter
     delta = b.totals / b.n_rows - a.totals / a.n_rows
     return a.scatter + b.scatter + np.outer(delta, delta) * (a.n_rows * b.n_rows / (a.n_rows + b.n_rows))
+
+
+_HASHED_AT_ONCE = 1 << 13  # rows whose letters stay in the processor's cache
 
 
 def hash_text(values: NDArray[np.str_]) -> UIntArray:
@@ -182,22 +197,39 @@ def hash_text(values: NDArray[np.str_]) -> UIntArray:
     if len(values) == 0:
         return np.zeros(0, dtype=np.uint64)
     letters = np.ascontiguousarray(values).view(np.uint32).reshape(len(values), -1)
+    multipliers = _mix(np.arange(1, letters.shape[1] + 1)) | np.uint64(1)
     total = np.zeros(len(values), dtype=np.uint64)
-    for j in range(letters.shape[1]):
-        # Padding is 0 and adds nothing, so the width does not matter.
-        multiplier = np.uint64(_mix(np.asarray([j + 1], dtype=np.uint64))[0] | np.uint64(1))
-        total += letters[:, j].astype(np.uint64) * multiplier
+    for start in range(0, len(values), _HASHED_AT_ONCE):
+        part, sums = letters[start : start + _HASHED_AT_ONCE].T, total[start : start + _HASHED_AT_ONCE]
+        for letter, multiplier in zip(part, multipliers, strict=True):
+            if letter.any():  # padding is 0 and adds nothing, so the width does not matter
+                sums += letter * multiplier
     return _mix(total)
 
 
 def hash_numbers(values: NDArray[Any]) -> UIntArray:
     """A 64-bit hash of whole numbers."""
-    return _mix(values.astype(np.uint64))
+    return _mix(values)
 
 
-def _mix(x: UIntArray) -> UIntArray:
+def count_distinct(hashed: UIntArray) -> int:
+    """Number of different hashes; in the time of a hash table, not of a sort."""
+    import pyarrow.compute as pc  # a twentieth of a second to import, needed for logs with ids only
+
+    return int(pc.count_distinct(hashed).as_py())
+
+
+def numbered(hashed: UIntArray) -> tuple[IntArray, int]:
+    """Each hash as a number from 0 in the order of first appearance, and how many there are."""
+    import pyarrow as pa
+
+    coded = pa.array(hashed).dictionary_encode()
+    return np.asarray(coded.indices.to_numpy(), dtype=np.int64), len(coded.dictionary)
+
+
+def _mix(x: NDArray[Any]) -> UIntArray:
     """Finish of SplitMix64 (Steele, Lea and Flood 2014): a bijection that spreads every bit."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = x.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(x ^ (x >> np.uint64(31)))
@@ -215,12 +247,12 @@ def unit_groups(subjects: NDArray[np.str_] | None, n_rows: int) -> tuple[IntArra
             return np.arange(n_rows), n_rows, n_rows, True
         return groups_of(hash_numbers(np.arange(n_rows)), N_BOOTSTRAP_GROUPS), N_BOOTSTRAP_GROUPS, n_rows, True
     hashed = hash_text(subjects)
-    unique, inverse = np.unique(hashed, return_inverse=True)
-    if len(unique) == n_rows:
+    number, n_units = numbered(hashed)
+    if n_units == n_rows:
         return unit_groups(None, n_rows)
-    if len(unique) <= MAX_EXACT_UNITS:
-        return np.asarray(inverse, dtype=np.int64).ravel(), len(unique), len(unique), False
-    return groups_of(hashed, N_HASHED_GROUPS), N_HASHED_GROUPS, len(unique), False
+    if n_units <= MAX_EXACT_UNITS:
+        return number, n_units, n_units, False
+    return groups_of(hashed, N_HASHED_GROUPS), N_HASHED_GROUPS, n_units, False
 
 
 def gradient_matrix(gradients: Sequence[Mapping[str, float]], names: Sequence[str]) -> FloatArray:

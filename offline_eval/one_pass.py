@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offline_eval.estimators.base import ONE, REWARD, Column, Estimator, Rows, Shrunk
+from offline_eval.log_records import CandidateRecord, LogRecord
 from offline_eval.moments import (
     N_HASHED_GROUPS,
     Accumulator,
@@ -21,9 +22,10 @@ from offline_eval.moments import (
     unit_groups,
 )
 from offline_eval.reward_models import CrossFitted, check_expected
+from offline_eval.summaries import Calibration, CountsByOffer
 from policies.errors import InvalidInputError
 from policies.protocols import Policy, RewardModel
-from policies.records import DecisionTable, FloatArray, IntArray, InteractionBatch, OfferSet
+from policies.records import BoolArray, DecisionTable, FloatArray, IntArray, InteractionBatch, OfferSet
 from policies.sampling import check_distribution, with_explore_share
 
 Candidate = Policy | FloatArray
@@ -33,6 +35,8 @@ Model = RewardModel | CrossFitted | FloatArray
 _CHUNK_CELLS = 1 << 19
 _BUFFER_ROWS = 1 << 16
 SEPARATOR = "\x1f"
+# Context columns of text with more values than this are no segments.
+MAX_SEGMENTS = 12
 
 
 class Log(Protocol):
@@ -65,6 +69,11 @@ class Part:
         """What was known before the choices."""
         return self._batch.table.take(self._rows)
 
+    @cached_property
+    def barred(self) -> BoolArray | None:
+        """Offers that could not be shown, shape ``(n, k)``; None where every offer could be in every row."""
+        return None if self.eligible.all() else ~self.eligible
+
     def column(self, name: str) -> NDArray[np.str_] | None:
         """A text column of the log, where there is one."""
         whole = self._batch.table.subjects if name == "subjects" else getattr(self._batch, name)
@@ -80,51 +89,6 @@ class Part:
 
 
 @dataclass(slots=True, eq=False)
-class CandidateRecord:
-    """What diagnostics need of one candidate.
-
-    Attributes
-    ----------
-    weights
-        Weight of each row, shape ``(n,)``.
-    target_by_offer
-        Mean probability of each offer, shape ``(k,)``; None for the logging policy without logged distributions.
-    weight_by_offer
-        Total weight of the rows that showed each offer, shape ``(k,)``.
-    unsupported
-        Total candidate probability on offers with logged probability 0; None where distributions were not logged.
-    """
-
-    weights: FloatArray
-    target_by_offer: FloatArray | None
-    weight_by_offer: FloatArray
-    unsupported: float | None
-
-
-@dataclass(slots=True, eq=False)
-class LogRecord:
-    """What diagnostics need of the log itself; arrays by offer have shape ``(k,)``."""
-
-    n_rows: int
-    n_units: int | None
-    count_by_offer: FloatArray
-    inverse_propensity_by_offer: FloatArray
-    inverse_propensity2_by_offer: FloatArray
-    eligible_by_offer: FloatArray
-    logged_by_offer: FloatArray | None
-    logged_variance_by_offer: FloatArray | None
-    n_positive: int
-    n_duplicates: int | None
-    propensity_spread: float
-    reward: FloatArray
-    model_chosen: FloatArray | None
-    at: NDArray[np.datetime64] | None
-    logged_gap: tuple[float, float] | None
-    lowest_reward: float
-    highest_reward: float
-
-
-@dataclass(slots=True, eq=False)
 class Pass:
     """Everything one reading of a log leaves behind."""
 
@@ -132,6 +96,15 @@ class Pass:
     candidates: dict[str, CandidateRecord]
     log: LogRecord
     estimators: dict[str, tuple[Estimator, ...]] = field(default_factory=dict)
+
+    def merge(self, other: Pass) -> Pass:
+        """What one reading of both parts would have left, for parts that were read with the same settings."""
+        return Pass(
+            self.moments.merge(other.moments),
+            {name: record.merge(other.candidates[name]) for name, record in self.candidates.items()},
+            self.log.merge(other.log),
+            self.estimators,
+        )
 
 
 def read_once(
@@ -141,6 +114,7 @@ def read_once(
     *,
     model: Model | None,
     explore_share: float,
+    calibration_edges: FloatArray | None = None,
 ) -> Pass:
     """Read a log once.
 
@@ -152,6 +126,9 @@ def read_once(
         A reward model, a cross-fitted one, or its values of shape ``(n, k)``.
     explore_share
         Share of uniform exploration that a ``Policy`` would be served with.
+    calibration_edges
+        Edges of the bins in which the model is compared with rewards; tenths of the first rows' values where None. Parts of
+        one log that are to be merged need the same.
     """
     used = [e for e in estimators if model is not None or not e.needs_model]
     columns = _columns(used)
@@ -159,15 +136,16 @@ def read_once(
     state: _State | None = None
     for part in _parts(log):
         if state is None:
-            state = _State(log, names, list(candidates), part.eligible.shape[1])
+            state = _State(log, names, list(candidates), part, calibration_edges)
         q = _model_values(model, part)
-        gap = _gap(part, q)
+        index = np.arange(len(part))
+        q_chosen = None if q is None else q[index, part.chosen]
         blocks: list[FloatArray] = [np.ones(len(part)), part.reward]
         for name, candidate in candidates.items():
-            rows = _rows(name, candidate, part, q, explore_share)
+            rows = _rows(name, candidate, part, q, q_chosen, explore_share)
             blocks.extend(column.of(rows) for column in columns)
-            state.add_candidate(name, rows)
-        state.add_log(part, None if q is None else q[np.arange(len(part)), part.chosen], gap)
+            state.candidates[name].add(rows)
+        state.add_log(part, q, q_chosen)
         state.add_blocks(blocks, part)
     if state is None or state.n_rows == 0:
         raise InvalidInputError("the log has no rows; expected at least two decisions with rewards")
@@ -212,16 +190,15 @@ def _model_values(model: Model | None, part: Part) -> FloatArray | None:
     return check_expected(model.expected_reward(part.table), (shape[0], shape[1]))
 
 
-def _gap(part: Part, q: FloatArray | None) -> FloatArray | None:
-    """Mean of the model under the logged distribution less its value of the shown offer: 0 on average if both are true."""
-    if q is None or part.logged is None:
-        return None
-    return np.asarray(np.einsum("ij,ij->i", part.logged, q) - q[np.arange(len(part)), part.chosen])
-
-
-def _rows(name: str, candidate: Candidate | None, part: Part, q: FloatArray | None, explore_share: float) -> Rows:
+def _rows(
+    name: str,
+    candidate: Candidate | None,
+    part: Part,
+    q: FloatArray | None,
+    q_chosen: FloatArray | None,
+    explore_share: float,
+) -> Rows:
     index = np.arange(len(part))
-    q_chosen = None if q is None else q[index, part.chosen]
     if candidate is None:
         target, target_chosen = part.logged, part.propensity
         weight = np.ones(len(part))
@@ -262,83 +239,72 @@ def _is_distribution(target: FloatArray, part: Part) -> bool:
         return False
     if not np.abs(target @ np.ones(target.shape[1]) - 1.0).max() <= 1e-4:
         return False
-    return bool(part.eligible.all()) or not (target[~part.eligible] > 0).any()
+    return part.barred is None or not (target[part.barred] > 0).any()
 
 
 class _State:
     """Sums under way."""
 
-    def __init__(self, log: InteractionBatch | Log, names: Sequence[str], candidates: Sequence[str], k: int) -> None:
-        self.k = k
+    def __init__(
+        self,
+        log: InteractionBatch | Log,
+        names: Sequence[str],
+        candidates: Sequence[str],
+        first: Part,
+        calibration_edges: FloatArray | None,
+    ) -> None:
+        k = first.eligible.shape[1]
         self.n_rows = 0
+        self.candidates = {c: CandidateRecord(k) for c in candidates}
         self._fixed: IntArray | None = None
-        self._n_units: int | None = None
+        n_units: int | None = None
         if isinstance(log, InteractionBatch):
-            self._fixed, n_groups, self._n_units, rows_are_units = unit_groups(log.table.subjects, len(log))
+            self._fixed, n_groups, n_units, rows_are_units = unit_groups(log.table.subjects, len(log))
         else:
-            n_groups, rows_are_units = N_HASHED_GROUPS, False
+            n_groups, rows_are_units = N_HASHED_GROUPS, first.column("subjects") is None
+        self._log = LogRecord(k, n_units=n_units)
+        if calibration_edges is not None:
+            self._log.calibration = Calibration(calibration_edges, np.zeros((len(calibration_edges) + 1, 4)))
         self._sums = Accumulator(names, n_groups=n_groups, rows_are_units=rows_are_units)
         self._n_groups = n_groups
         self._buffer = np.empty((len(names), _BUFFER_ROWS))
         self._buffer_groups = np.empty(_BUFFER_ROWS, dtype=np.int64)
         self._held = 0
-        self._weights: dict[str, list[FloatArray]] = {c: [] for c in candidates}
-        self._target: dict[str, FloatArray | None] = {c: np.zeros(k) for c in candidates}
-        self._weight_by_offer = {c: np.zeros(k) for c in candidates}
-        self._unsupported: dict[str, float | None] = dict.fromkeys(candidates, 0.0)
-        self._by_offer = np.zeros((6, k))
-        self._has_logged = True
-        self._n_positive = 0
-        self._lowest, self._highest = np.inf, -np.inf
-        self._spread = [np.inf, -np.inf]
-        self._ids: list[NDArray[np.uint64]] = []
-        self._has_ids = True
-        self._reward: list[FloatArray] = []
-        self._q: list[FloatArray] = []
-        self._at: list[NDArray[np.datetime64]] = []
-        self._gap = np.zeros(3)
+        self._segments = _segments(first)
 
-    def add_candidate(self, name: str, rows: Rows) -> None:
-        self._weights[name].append(rows.weight)
-        self._weight_by_offer[name] += np.bincount(rows.chosen, weights=rows.weight, minlength=self.k)
-        total = self._target[name]
-        if rows.target is None or total is None:
-            self._target[name] = None
-        else:
-            total += np.ones(len(rows.target)) @ rows.target
-        missing = self._unsupported[name]
-        if rows.logged is None or rows.target is None or missing is None:
-            self._unsupported[name] = None
-        else:
-            self._unsupported[name] = missing + float(rows.target[rows.logged <= 0].sum())
-
-    def add_log(self, part: Part, q_chosen: FloatArray | None, gap: FloatArray | None) -> None:
-        k, inverse = self.k, 1.0 / part.propensity
-        self._by_offer[0] += np.bincount(part.chosen, minlength=k)
-        self._by_offer[1] += np.bincount(part.chosen, weights=inverse, minlength=k)
-        self._by_offer[2] += np.bincount(part.chosen, weights=inverse**2, minlength=k)
-        self._by_offer[3] += np.count_nonzero(part.eligible, axis=0)
-        if part.logged is None:
-            self._has_logged = False
-        else:
-            self._by_offer[4] += part.logged.sum(axis=0)
-            self._by_offer[5] += (part.logged * (1.0 - part.logged)).sum(axis=0)
-        self._lowest = min(self._lowest, float(part.reward.min()))
-        self._highest = max(self._highest, float(part.reward.max()))
-        share = part.propensity * np.count_nonzero(part.eligible, axis=1)
-        self._spread = [min(self._spread[0], float(share.min())), max(self._spread[1], float(share.max()))]
+    def add_log(self, part: Part, q: FloatArray | None, q_chosen: FloatArray | None) -> None:
+        log = self._log
+        eligible = None if part.barred is None else part.eligible
+        counts = CountsByOffer.of(part.chosen, part.propensity, eligible, part.logged, n_offers=log.k)
+        log.add(part.reward, propensity=part.propensity, eligible=eligible, counts=counts)
         ids = part.column("decision_ids")
-        if ids is None:
-            self._has_ids = False
-        else:
-            self._ids.append(hash_text(ids))
-        self._reward.append(part.reward)
-        if q_chosen is not None:
-            self._q.append(q_chosen)
+        log.add_ids(None if ids is None else hash_text(ids))
         if part.at is not None:
-            self._at.append(part.at)
-        if gap is not None:
-            self._gap += (len(gap), gap.sum(), (gap**2).sum())
+            log.add_time(part.at, part.reward)
+        if q is not None and q_chosen is not None:
+            # The model's mean under the logged distribution less its value of the shown offer: 0 on average if both are true.
+            gap = None if part.logged is None else np.einsum("ij,ij->i", part.logged, q) - q_chosen
+            log.add_model(q_chosen, part.reward, gap)
+        if part.logged is not None:
+            self._add_groups(part, part.logged)
+
+    def _add_groups(self, part: Part, logged: FloatArray) -> None:
+        """Count shown offers by policy, variant, segment and day."""
+        kinds: dict[str, NDArray[Any] | None] = {
+            "policy": part.column("policies"),
+            "variant": part.column("variants"),
+            "day": None if part.at is None else part.at.astype("datetime64[D]"),
+            **{name: part.table.columns[name] for name in self._segments},
+        }
+        for kind, values in kinds.items():
+            if values is None:
+                continue
+            for value in np.unique(values):
+                rows = np.flatnonzero(values == value)
+                counts = CountsByOffer.of(
+                    part.chosen[rows], part.propensity[rows], part.eligible[rows], logged[rows], n_offers=self._log.k
+                )
+                self._log.add_group(kind, str(value), counts)
 
     def add_blocks(self, blocks: Sequence[FloatArray], part: Part) -> None:
         n = len(part)
@@ -364,42 +330,21 @@ class _State:
 
     def finish(self, estimators: dict[str, tuple[Estimator, ...]]) -> Pass:
         self._flush()
-        reward = np.concatenate(self._reward)
-        candidates = {}
-        for name in self._weights:
-            target, missing = self._target[name], self._unsupported[name]
-            candidates[name] = CandidateRecord(
-                weights=np.concatenate(self._weights[name]),
-                target_by_offer=None if target is None else target / self.n_rows,
-                weight_by_offer=self._weight_by_offer[name],
-                unsupported=None if missing is None else missing / self.n_rows,
-            )
-        n_gap, gap_sum, gap_square = self._gap
-        gap = None
-        if n_gap == self.n_rows and n_gap > 1:
-            mean = gap_sum / n_gap
-            gap = (mean, float(np.sqrt(max(gap_square / n_gap - mean**2, 0.0) / (n_gap - 1))))
-        by = self._by_offer
-        log = LogRecord(
-            n_rows=self.n_rows,
-            n_units=self._n_units,
-            count_by_offer=by[0],
-            inverse_propensity_by_offer=by[1],
-            inverse_propensity2_by_offer=by[2],
-            eligible_by_offer=by[3],
-            logged_by_offer=by[4] if self._has_logged else None,
-            logged_variance_by_offer=by[5] if self._has_logged else None,
-            n_positive=int(np.count_nonzero(reward > self._lowest)),
-            n_duplicates=self.n_rows - len(np.unique(np.concatenate(self._ids))) if self._has_ids else None,
-            propensity_spread=self._spread[1] / self._spread[0],
-            reward=reward,
-            model_chosen=np.concatenate(self._q) if self._q else None,
-            at=np.concatenate(self._at) if self._at else None,
-            logged_gap=gap,
-            lowest_reward=self._lowest,
-            highest_reward=self._highest,
-        )
-        return Pass(self._sums.moments(n_units=self._n_units), candidates, log, estimators)
+        for record in self.candidates.values():
+            record.settle()
+        return Pass(self._sums.moments(n_units=self._log.n_units), self.candidates, self._log, estimators)
+
+
+def _segments(first: Part) -> tuple[str, ...]:
+    """Text columns of the context with few values: people with a value in common are a segment."""
+    if first.logged is None:
+        return ()
+    columns = first.table.columns
+    return tuple(
+        name
+        for name, column in columns.items()
+        if column.dtype.kind == "U" and len(np.unique(column[:1000])) <= MAX_SEGMENTS
+    )
 
 
 __all__ = ["Candidate", "CandidateRecord", "Log", "LogRecord", "Model", "Pass", "read_once"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from offline_eval.diagnostics import Check, candidate_checks, effective_sample_size, log_checks
+from offline_eval.diagnostics import Check, candidate_checks, log_checks
 from offline_eval.estimators import Estimator, Shrunk, default_estimators
 from offline_eval.estimators.base import ONE, REWARD, Value
 from offline_eval.intervals import Bounds, bias_aware, normal, percentile, z_value
@@ -271,7 +271,7 @@ def _panel(
     resampled = None
     if n_resamples > 0:
         resampled = data.moments.resampled(n_resamples=n_resamples, rng=np.random.default_rng(seed))
-    span = reward_range if reward_range is not None else (data.log.lowest_reward, data.log.highest_reward)
+    span = reward_range if reward_range is not None else (data.log.lowest, data.log.highest)
     estimates = {
         name: {e.name: _estimate(data, e, name, alpha=alpha, resampled=resampled, span=span) for e in used}
         for name, used in data.estimators.items()
@@ -311,14 +311,14 @@ def _panel(
         alpha=alpha,
         n_rows=data.log.n_rows,
         n_units=data.log.n_units,
-        mean_reward=float(data.log.reward.mean()),
+        mean_reward=data.log.mean_reward,
         estimates=estimates,
         differences=differences,
         log_checks=of_log,
         checks=checks,
         verdicts=verdicts,
-        effective_rows={c: effective_sample_size(r.weights) for c, r in data.candidates.items()},
-        largest_weight={c: float(r.weights.max()) for c, r in data.candidates.items()},
+        effective_rows={c: r.effective_rows for c, r in data.candidates.items()},
+        largest_weight={c: r.largest for c, r in data.candidates.items()},
         offer_ids=tuple(offer_ids),
         data=data,
         resampled=resampled,
@@ -372,7 +372,7 @@ def _estimate(
     if found is None:
         return Estimate(candidate, estimator.name, None, None, None, None, note=NO_MATCH)
     value = float(found.value)
-    if np.count_nonzero(data.moments.groups[:, 0]) < 2:
+    if data.moments.n_scattered < 2:
         return Estimate(candidate, estimator.name, value, None, None, None, note=ONE_UNIT)
     error = _standard_error(data, [_named(found.gradient, candidate)])
     bounds = normal(value, error, alpha=alpha)
@@ -410,7 +410,7 @@ def _difference(
     if a is None or b is None:
         return Estimate(candidate, estimator.name, None, None, None, None, note=NO_MATCH)
     value = float(a.value) - float(b.value)
-    if np.count_nonzero(data.moments.groups[:, 0]) < 2:
+    if data.moments.n_scattered < 2:
         return Estimate(candidate, estimator.name, value, None, None, None, note=ONE_UNIT)
     joint = _named(a.gradient, candidate)
     for name, slope in _named(b.gradient, against, -1.0).items():

@@ -137,10 +137,11 @@ def _check_blocks(panel: Panel) -> list[Block]:
 def _weight_blocks(panel: Panel) -> list[Block]:
     blocks: list[Block] = []
     for name, record in panel.data.candidates.items():
-        if name == panel.incumbent and record.weights.min() == record.weights.max():
+        weights = record.sample.values()
+        if name == panel.incumbent and weights.min() == weights.max():
             continue
-        if (record.weights > 0).any():
-            blocks.append(weight_histogram(f"Weights of {name}", record.weights))
+        if (weights > 0).any():
+            blocks.append(weight_histogram(f"Weights of {name}", weights))
         if record.target_by_offer is not None:
             top = np.argsort(-record.target_by_offer)[:20]
             bars = [Bar(str(panel.offer_ids[int(j)]), float(record.target_by_offer[j])) for j in top]

@@ -14,7 +14,7 @@ import numpy as np
 
 from offline_eval.diagnostics import Check
 from offline_eval.intervals import Bounds
-from offline_eval.one_pass import CandidateRecord, LogRecord
+from offline_eval.log_records import CandidateRecord, LogRecord
 
 Word = Literal["recommend", "caution", "do not use", "this log cannot answer"]
 
@@ -160,10 +160,11 @@ def _exploration(record: CandidateRecord, log: LogRecord, offer_ids: Sequence[st
     share = 0.05
     if record.target_by_offer is None:
         return f"{share:.0%} uniform exploration over all offers."
-    shown = log.count_by_offer / log.n_rows
+    assert log.counts is not None
+    shown = log.counts.shown / log.n_rows
     lack = record.target_by_offer - shown
     wanted = np.argsort(-lack)[: max(1, int(np.count_nonzero(lack > 0.02)))][:4]
-    k = max(1, int(np.count_nonzero(log.eligible_by_offer)))
+    k = max(1, int(np.count_nonzero(log.counts.could)))
     # Each row under exploration shows a wanted offer with chance share / k; 100 effective rows are needed.
     rows = math.ceil(100 * k / share)
     names = ", ".join(str(offer_ids[int(j)]) for j in wanted)
@@ -171,9 +172,7 @@ def _exploration(record: CandidateRecord, log: LogRecord, offer_ids: Sequence[st
 
 
 def _in_days(log: LogRecord, rows: int) -> str:
-    if log.at is None or log.n_rows < 2:
-        return ""
-    span = (log.at.max() - log.at.min()) / np.timedelta64(1, "D")
+    span = 0.0 if log.time is None else log.time.span_days()
     if not span > 0:
         return ""
     days = rows * span / log.n_rows

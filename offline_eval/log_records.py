@@ -1,0 +1,280 @@
+"""What one reading of a log leaves for diagnostics, of the log and of each candidate; two parts of a log merge.
+
+Sums are exact whatever the number of rows. Of the weights the heaviest million are kept as they are, so that the share of the
+top 1 % is exact up to 10^8 rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offline_eval.estimators.base import Rows
+from offline_eval.moments import UIntArray, count_distinct
+from offline_eval.summaries import Calibration, CountsByOffer, SampledWeights, TimeSums, merged
+from policies.records import BoolArray, FloatArray
+
+MAX_HEAVIEST = 1 << 20
+# Groups of rows (a policy, a variant, a segment, a day) whose shown offers are counted by themselves.
+MAX_GROUPS = 512
+
+
+@dataclass(slots=True, eq=False)
+class CandidateRecord:
+    """What diagnostics need of one candidate; arrays by offer have shape ``(k,)``.
+
+    Attributes
+    ----------
+    n_rows, weight, weight2, n_shown
+        Rows, sum of weights, sum of their squares, rows with a weight above zero.
+    heaviest
+        The largest weights in no order, at least as many as 1 % of the rows up to 10^8 rows.
+    sample
+        Evenly spread weights, for the picture of their distribution.
+    target_total, unsupported_total
+        Sums over rows of the candidate's distribution, shape ``(k,)``, and of its probability on offers with logged probability
+        0; None where distributions are not known.
+    weight_by_offer
+        Total weight of the rows that showed each offer.
+    lowest, at_lowest
+        Least reward so far, and rows with weight above zero, weight and squared weight of the rows that earned it.
+    """
+
+    k: int
+    n_rows: int = 0
+    weight: float = 0.0
+    weight2: float = 0.0
+    n_shown: int = 0
+    heaviest: FloatArray = field(default_factory=lambda: np.zeros(0))
+    sample: SampledWeights = field(default_factory=SampledWeights)
+    target_total: FloatArray | None = None
+    weight_by_offer: FloatArray = field(default_factory=lambda: np.zeros(0))
+    unsupported_total: float | None = 0.0
+    lowest: float = np.inf
+    at_lowest: FloatArray = field(default_factory=lambda: np.zeros(3))
+    _heavy: list[FloatArray] = field(default_factory=list)
+    _n_heavy: int = 0
+
+    def __post_init__(self) -> None:
+        if not len(self.weight_by_offer):
+            self.weight_by_offer = np.zeros(self.k)
+            self.target_total = np.zeros(self.k)
+
+    @property
+    def effective_rows(self) -> float:
+        """``(sum w)^2 / sum w^2`` (Kish 1965): how many rows of equal weight would tell as much."""
+        return self.weight**2 / self.weight2 if self.weight2 > 0 else 0.0
+
+    @property
+    def largest(self) -> float:
+        """The largest weight."""
+        return float(self.heaviest.max()) if len(self.heaviest) else 0.0
+
+    @property
+    def target_by_offer(self) -> FloatArray | None:
+        """Mean probability of each offer; None for the logging policy without logged distributions."""
+        return None if self.target_total is None else self.target_total / max(self.n_rows, 1)
+
+    @property
+    def unsupported(self) -> float | None:
+        """Mean candidate probability on offers with logged probability 0; None where distributions were not logged."""
+        return None if self.unsupported_total is None else self.unsupported_total / max(self.n_rows, 1)
+
+    @property
+    def positives(self) -> tuple[int, float]:
+        """Rows above the least reward that count for the candidate, and their effective number."""
+        n, weight, weight2 = np.asarray([self.n_shown, self.weight, self.weight2]) - self.at_lowest
+        return round(n), float(weight**2 / weight2) if n > 0 and weight2 > 0 else 0.0
+
+    def add(self, rows: Rows) -> None:
+        """Add rows."""
+        w = rows.weight
+        self.n_rows += len(w)
+        self.weight += float(w.sum())
+        self.weight2 += float(w @ w)
+        self.n_shown += int(np.count_nonzero(w))
+        self._heavy.append(w)
+        self._n_heavy += len(w)
+        if self._n_heavy > 2 * MAX_HEAVIEST:
+            self.settle()
+        self.sample.add(w)
+        self.weight_by_offer += np.bincount(rows.chosen, weights=w, minlength=self.k)
+        if rows.target is None or self.target_total is None:
+            self.target_total = None
+        else:
+            self.target_total += np.ones(len(w)) @ rows.target
+        if rows.logged is None or rows.target is None or self.unsupported_total is None:
+            self.unsupported_total = None
+        elif not rows.logged.min() > 0:
+            self.unsupported_total += float(rows.target[rows.logged <= 0].sum())
+        low = float(rows.reward.min())
+        if low < self.lowest:
+            self.lowest, self.at_lowest = low, np.zeros(3)
+        if low == self.lowest:
+            of = w[rows.reward == low]
+            self.at_lowest += np.asarray([np.count_nonzero(of), of.sum(), of @ of])
+
+    def settle(self) -> None:
+        """Cut the heaviest weights to their number."""
+        whole = np.concatenate([self.heaviest, *self._heavy])
+        if len(whole) > MAX_HEAVIEST:
+            whole = np.partition(whole, len(whole) - MAX_HEAVIEST)[-MAX_HEAVIEST:].copy()
+        self.heaviest, self._heavy, self._n_heavy = whole, [], len(whole)
+
+    def top(self) -> FloatArray:
+        """The heaviest 1 % of all rows (at least one) and the next one, in ascending order."""
+        m = max(1, self.n_rows // 100)
+        n = len(self.heaviest)
+        if n <= m + 1:
+            return np.sort(self.heaviest)
+        return np.sort(np.partition(self.heaviest, n - m - 1)[-m - 1 :])
+
+    def merge(self, other: CandidateRecord) -> CandidateRecord:
+        """Both parts of a log together."""
+        out = CandidateRecord(
+            self.k,
+            self.n_rows + other.n_rows,
+            self.weight + other.weight,
+            self.weight2 + other.weight2,
+            self.n_shown + other.n_shown,
+            sample=self.sample.merge(other.sample),
+            weight_by_offer=self.weight_by_offer + other.weight_by_offer,
+        )
+        out._heavy = [self.heaviest, other.heaviest]
+        out.settle()
+        out.target_total = merged(self.target_total, other.target_total)
+        out.unsupported_total = merged(self.unsupported_total, other.unsupported_total)
+        out.lowest = min(self.lowest, other.lowest)
+        out.at_lowest = sum((r.at_lowest for r in (self, other) if r.lowest == out.lowest), np.zeros(3))
+        return out
+
+
+@dataclass(slots=True, eq=False)
+class LogRecord:
+    """What diagnostics need of the log itself.
+
+    Attributes
+    ----------
+    counts, counts_by_group
+        Shown offers against logged propensities: of all rows, and of those with one policy, variant, segment or day.
+    reward_total, lowest, highest, n_at_lowest
+        Sum and range of the rewards, and the number of rows with the least.
+    spread
+        Least and largest of propensity times number of eligible offers.
+    ids
+        Hashes of decision ids, one array a part; None where rows have none.
+    calibration, time
+        Model's values against rewards, and rewards over time; None where not known.
+    gap
+        Rows, sum and squared sum of the model's mean under the logged distribution less its value of the shown offer.
+    """
+
+    k: int
+    n_rows: int = 0
+    n_units: int | None = None
+    counts: CountsByOffer | None = None
+    counts_by_group: dict[tuple[str, str], CountsByOffer] = field(default_factory=dict)
+    reward_total: float = 0.0
+    lowest: float = np.inf
+    highest: float = -np.inf
+    n_at_lowest: int = 0
+    spread: tuple[float, float] = (np.inf, -np.inf)
+    ids: list[UIntArray] | None = field(default_factory=list)
+    calibration: Calibration | None = None
+    time: TimeSums | None = None
+    gap: FloatArray = field(default_factory=lambda: np.zeros(3))
+
+    @property
+    def n_positive(self) -> int:
+        """Rows with a reward above the least."""
+        return self.n_rows - self.n_at_lowest
+
+    @property
+    def mean_reward(self) -> float:
+        """Mean reward of the log."""
+        return self.reward_total / max(self.n_rows, 1)
+
+    @property
+    def n_duplicates(self) -> int | None:
+        """Rows that repeat an earlier decision id; None where rows have none."""
+        if self.ids is None:
+            return None
+        return self.n_rows - count_distinct(np.concatenate([np.zeros(0, dtype=np.uint64), *self.ids]))
+
+    @property
+    def logged_gap(self) -> tuple[float, float] | None:
+        """Mean gap of the A/A check and its standard error; None where not every row has one."""
+        n, total, square = self.gap
+        if n < 2 or n != self.n_rows:
+            return None
+        mean = total / n
+        return float(mean), float(np.sqrt(max(square / n - mean**2, 0.0) / (n - 1)))
+
+    def add(
+        self, reward: FloatArray, *, propensity: FloatArray, eligible: BoolArray | None, counts: CountsByOffer
+    ) -> None:
+        """Add rows; ``eligible`` is None where every offer could be shown in every row."""
+        self.n_rows += len(reward)
+        self.counts = counts if self.counts is None else self.counts.merge(counts)
+        self.reward_total += float(reward.sum())
+        low = float(reward.min())
+        if low < self.lowest:
+            self.lowest, self.n_at_lowest = low, 0
+        if low == self.lowest:
+            self.n_at_lowest += int(np.count_nonzero(reward == low))
+        self.highest = max(self.highest, float(reward.max()))
+        share = propensity * (self.k if eligible is None else eligible.astype(np.float64) @ np.ones(self.k))
+        self.spread = (min(self.spread[0], float(share.min())), max(self.spread[1], float(share.max())))
+
+    def add_group(self, kind: str, name: str, counts: CountsByOffer) -> None:
+        """Add rows that have a policy, variant, segment or day in common; beyond 512 of these, no more are opened."""
+        known = self.counts_by_group.get((kind, name))
+        if known is not None:
+            self.counts_by_group[kind, name] = known.merge(counts)
+        elif len(self.counts_by_group) < MAX_GROUPS:
+            self.counts_by_group[kind, name] = counts
+
+    def add_ids(self, hashed: UIntArray | None) -> None:
+        """Add decision ids; None where the rows have none."""
+        if hashed is None or self.ids is None:
+            self.ids = None
+        else:
+            self.ids.append(hashed)
+
+    def add_time(self, at: NDArray[np.datetime64], reward: FloatArray) -> None:
+        """Add rewards with their times."""
+        self.time = self.time or TimeSums()
+        self.time.add(at, reward)
+
+    def add_model(self, values: FloatArray, reward: FloatArray, gap: FloatArray | None) -> None:
+        """Add the model's values of shown offers."""
+        if self.calibration is None:
+            self.calibration = Calibration.starting_with(values)
+        self.calibration.add(values, reward)
+        if gap is not None:
+            self.gap += np.asarray([len(gap), gap.sum(), gap @ gap])
+
+    def merge(self, other: LogRecord) -> LogRecord:
+        """Both parts of a log together."""
+        out = LogRecord(self.k, self.n_rows + other.n_rows)
+        a, b = self.counts, other.counts
+        out.counts = b if a is None else (a if b is None else a.merge(b))
+        for record in (self, other):
+            for (kind, name), counts in record.counts_by_group.items():
+                out.add_group(kind, name, counts)
+        out.reward_total = self.reward_total + other.reward_total
+        out.lowest, out.highest = min(self.lowest, other.lowest), max(self.highest, other.highest)
+        out.n_at_lowest = sum(r.n_at_lowest for r in (self, other) if r.lowest == out.lowest)
+        out.spread = (min(self.spread[0], other.spread[0]), max(self.spread[1], other.spread[1]))
+        out.ids = merged(self.ids, other.ids)
+        out.calibration = _either(self.calibration, other.calibration)
+        out.time = _either(self.time, other.time)
+        out.gap = self.gap + other.gap
+        return out
+
+
+def _either(a: Any, b: Any) -> Any:
+    return b if a is None else (a if b is None else a.merge(b))
