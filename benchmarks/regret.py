@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from scipy.stats import t as student_t
@@ -30,6 +31,7 @@ from benchmarks._bandits import (
     run,
 )
 from benchmarks._figures import Figure, finish, parser
+from benchmarks._kept import Kept
 from policies.features import FeatureSpace
 from policies.linear import LinTS, LinUCB
 from policies.protocols import OnlineLearner
@@ -82,16 +84,27 @@ def grid() -> dict[str, Make]:
 
 
 def measure(
-    made: Mapping[str, Make], sets: Mapping[str, Labelled], *, n_rows: int, n_shuffles: int, seed: int
+    made: Mapping[str, Make],
+    sets: Mapping[str, Labelled],
+    *,
+    n_rows: int,
+    n_shuffles: int,
+    seed: int,
+    kept: Kept | None = None,
 ) -> dict[str, dict[str, FloatArray]]:
     """Mean regret of each shuffle by set and learner; learners meet the same shuffles."""
+    kept = kept or Kept()
     out: dict[str, dict[str, FloatArray]] = {}
     for name, data in sets.items():
         regrets: dict[str, list[float]] = {learner: [] for learner in made}
         for shuffle in range(n_shuffles):
             part = data.shuffled(seed + shuffle, n_rows=n_rows)
             for learner, make in made.items():
-                regrets[learner].append(float(progressive_regret(make(part), part, seed=seed + shuffle).mean()))
+
+                def judge(make: Make = make, part: Labelled = part, at: int = seed + shuffle) -> float:
+                    return float(progressive_regret(make(part), part, seed=at).mean())
+
+                regrets[learner].append(kept.value(f"{name}/{n_rows}/{seed + shuffle}/{learner}", judge))
         out[name] = {learner: np.asarray(values) for learner, values in regrets.items()}
         print(f"  {name}: " + ", ".join(f"{k} {v.mean():.3f}" for k, v in out[name].items()), file=sys.stderr)
     return out
@@ -138,19 +151,34 @@ def compare(regrets: Mapping[str, Mapping[str, FloatArray]], *, can_judge: bool)
     return figures
 
 
-def warm_start(sets: Mapping[str, Labelled], *, n_rows: int, n_shuffles: int, seed: int, can_judge: bool) -> Figure:
+def warm_start(
+    sets: Mapping[str, Labelled],
+    *,
+    n_rows: int,
+    n_shuffles: int,
+    seed: int,
+    can_judge: bool,
+    kept: Kept | None = None,
+) -> Figure:
     """Regret saved by starting from 5 % labelled rows, paired over shuffles, mean over sets with its 95 % interval."""
+    kept = kept or Kept()
     gains = []
-    for data in sets.values():
+    for name, data in sets.items():
         per_shuffle = []
         for shuffle in range(n_shuffles):
             part = data.shuffled(seed + shuffle, n_rows=n_rows)
             n_labelled = max(1, n_rows // 20)
             rest = Labelled(part.name, part.x[n_labelled:], part.label[n_labelled:], part.n_classes)
-            cold, warm = Ours(LinUCB, part), Ours(LinUCB, part)
-            warm.warm_start(part.x[:n_labelled], part.label[:n_labelled])
-            regret = [progressive_regret(learner, rest, seed=seed + shuffle).mean() for learner in (cold, warm)]
-            per_shuffle.append(regret[0] - regret[1])
+
+            def judge(
+                part: Labelled = part, rest: Labelled = rest, n: int = n_labelled, at: int = seed + shuffle
+            ) -> float:
+                cold, warm = Ours(LinUCB, part), Ours(LinUCB, part)
+                warm.warm_start(part.x[:n], part.label[:n])
+                regret = [progressive_regret(learner, rest, seed=at).mean() for learner in (cold, warm)]
+                return float(regret[0] - regret[1])
+
+            per_shuffle.append(kept.value(f"{name}/{n_rows}/{seed + shuffle}/warm start saves", judge))
         gains.append(per_shuffle)
     by_shuffle = np.asarray(gains).mean(axis=0)
     half = float(student_t.ppf(0.975, n_shuffles - 1)) * _error(by_shuffle)
@@ -170,6 +198,9 @@ def main() -> int:
     made = parser(__doc__)
     made.add_argument("--rows", type=int, default=None, help="rows of each shuffle")
     made.add_argument("--shuffles", type=int, default=None)
+    made.add_argument(
+        "--keep", type=Path, default=None, help="folder of what was measured: a run that was cut off goes on from it"
+    )
     made.add_argument("--choose", action="store_true", help="regret of a grid on other sets; nothing is judged")
     options = made.parse_args()
     n_rows = options.rows or (200 if options.quick else 2_000)
@@ -185,10 +216,13 @@ def main() -> int:
             )
         return 0
     sets = {name: load(name) for name in FILES}
-    regrets = measure(candidates(), sets, n_rows=n_rows, n_shuffles=n_shuffles, seed=options.seed)
+    kept = Kept(options.keep / "regret.jsonl" if options.keep else None)
+    regrets = measure(candidates(), sets, n_rows=n_rows, n_shuffles=n_shuffles, seed=options.seed, kept=kept)
     figures = compare(regrets, can_judge=not options.quick)
     figures.append(
-        warm_start(sets, n_rows=n_rows, n_shuffles=n_shuffles, seed=options.seed, can_judge=not options.quick)
+        warm_start(
+            sets, n_rows=n_rows, n_shuffles=n_shuffles, seed=options.seed, can_judge=not options.quick, kept=kept
+        )
     )
     print(f"{time.monotonic() - started:.0f} s", file=sys.stderr)
     return finish("regret", figures, quick=options.quick, path=options.json, seed=options.seed)

@@ -5,6 +5,7 @@ This is what makes Thompson sampling's propensities true: they are computed, not
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache
 
@@ -18,6 +19,13 @@ _REACH = 8.0  # standard deviations; beyond them a normal keeps 1e-15 of its mas
 _MAX_SPREAD_RATIO = 6.0  # one rule for the whole range is exact to 1e-9 up to this ratio of standard deviations
 _POINTS_PER_PIECE = 12
 _CHUNK = 4_000_000  # numbers held at once
+# One decision: an offer this many standard deviations (of the difference) behind the leader is best with probability
+# below 1e-8 and left out; steps of 0.35 of the narrowest deviation integrate the product of normals to 1e-9.
+_BEHIND = 5.6
+_STEP = 0.35
+_REACH_ONE = 6.5
+_MAX_STEPS = 1024
+_GRID = np.stack([np.arange(_MAX_STEPS) + 0.5, np.ones(_MAX_STEPS)])
 
 
 @cache
@@ -26,13 +34,13 @@ def _gauss_legendre(n: int) -> tuple[FloatArray, FloatArray]:
     return (points + 1.0) / 2.0, weights / 2.0
 
 
-def normal_best_probabilities(mean: FloatArray, deviation: FloatArray, eligible: BoolArray) -> FloatArray:
+def normal_best_probabilities(mean: FloatArray, variance: FloatArray, eligible: BoolArray) -> FloatArray:
     """Probability that each eligible offer's normal score is the row's largest, shape ``(n, k)``.
 
     Parameters
     ----------
-    mean, deviation
-        Shape ``(n, k)``; deviations above 0.
+    mean, variance
+        Shape ``(n, k)``; variances above 0.
     eligible
         Shape ``(n, k)``, at least one per row.
 
@@ -42,13 +50,19 @@ def normal_best_probabilities(mean: FloatArray, deviation: FloatArray, eligible:
     Gauss-Legendre points, or pieces cut at every offer's own quantiles where the deviations differ much.
     """
     n, k = mean.shape
+    if n == 1:
+        return _one_decision(mean[0], variance[0], eligible[0])
     out = np.zeros((n, k))
     step = max(1, _CHUNK // (k * N_POINTS))
     if n > step:
         for start in range(0, n, step):
             rows = slice(start, start + step)
-            out[rows] = normal_best_probabilities(mean[rows], deviation[rows], eligible[rows])
+            out[rows] = normal_best_probabilities(mean[rows], variance[rows], eligible[rows])
         return out
+    return _many(mean, np.sqrt(variance), eligible, out)
+
+
+def _many(mean: FloatArray, deviation: FloatArray, eligible: BoolArray, out: FloatArray) -> FloatArray:
     # An ineligible offer takes part with the row's lowest score and no mass of its own.
     low = np.where(eligible, mean - _REACH * deviation, -np.inf).max(axis=1)
     high = np.where(eligible, mean + _REACH * deviation, -np.inf).max(axis=1)
@@ -67,6 +81,46 @@ def normal_best_probabilities(mean: FloatArray, deviation: FloatArray, eligible:
         grid, w = _pieces(mean[row], deviation[row], contender[row], low[row], high[row])
         out[row] = _integrate(mean[row : row + 1], deviation[row : row + 1], contender[row : row + 1], grid, w)[0]
     return np.asarray(out / out.sum(axis=1, keepdims=True), dtype=np.float64)
+
+
+def _one_decision(mean: FloatArray, variance: FloatArray, eligible: BoolArray) -> FloatArray:
+    """The same for one row, at a fifth of the cost: only the offers that may still be best are looked at."""
+    k = len(mean)
+    out = np.zeros((1, k))
+    if np.count_nonzero(eligible) < k:
+        mean = np.where(eligible, mean, -np.inf)
+    leader = mean.argmax()
+    behind = mean[leader] - mean
+    behind *= behind
+    reach = variance + variance[leader]
+    reach *= _BEHIND**2
+    contenders = (behind < reach).nonzero()[0]
+    if len(contenders) == 1:
+        out[0, leader] = 1.0
+        return out
+    if len(contenders) == 2:
+        other = contenders[0] if contenders[1] == leader else contenders[1]
+        p = 0.5 * math.erfc(_BEHIND * math.sqrt(0.5 * float(behind[other]) / float(reach[other])))
+        out[0, other], out[0, leader] = p, 1.0 - p
+        return out
+    # So few numbers that plain floats beat array calls.
+    m, s = mean[contenders].tolist(), [math.sqrt(v) for v in variance[contenders].tolist()]
+    low = max([a - _REACH_ONE * b for a, b in zip(m, s, strict=True)])
+    high = max([a + _REACH_ONE * b for a, b in zip(m, s, strict=True)])
+    n_steps = int((high - low) / (_STEP * min(s))) + 1
+    if n_steps > _MAX_STEPS:
+        return _many(mean[None], np.sqrt(variance)[None], eligible[None], out)
+    step = (high - low) / n_steps
+    z = np.array([(step / b, (low - a) / b) for a, b in zip(m, s, strict=True)]) @ _GRID[:, :n_steps]
+    below = ndtr(z)  # never below that of -6.5: the range begins where every contender does
+    z *= z
+    z *= -0.5
+    np.exp(z, out=z)
+    z /= below
+    mass = [a / b for a, b in zip((z @ np.multiply.reduce(below, axis=0)).tolist(), s, strict=True)]
+    total = sum(mass)
+    out[0, contenders] = [a / total for a in mass]
+    return out
 
 
 def _pieces(

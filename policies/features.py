@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.errors import SchemaError
-from policies.records import DecisionTable, FeatureValue, FloatArray, OfferSet, feature_column
+from policies.records import DecisionTable, FeatureValue, OfferSet, feature_column
 
 FORMAT_VERSION = 1
 _MAX_LEVELS = 256
+_LOWEST, _HIGHEST = np.float32(-10.0), np.float32(10.0)
 
 Matrix = NDArray[np.float32]
 
@@ -107,7 +108,7 @@ class Categorical:
         out[np.arange(len(column)), np.where(known, position, len(levels))] = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Block:
     """A named vector, standardised by one mean and scale per component."""
 
@@ -115,7 +116,7 @@ class Block:
     mean: tuple[float, ...]
     scale: tuple[float, ...]
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Columns it takes."""
         return len(self.mean)
@@ -132,13 +133,16 @@ class Block:
             raise SchemaError(
                 f"vector {self.name!r} has {block.shape[1]} components; the model was fitted on {self.width}"
             )
-        mean, scale = _as_arrays(self.mean, self.scale)
-        np.clip((block - mean) / scale, -10.0, 10.0, out=out, casting="same_kind")
+        mean, scale = self._arrays
+        standard = block - mean
+        standard /= scale
+        # Two plain calls: np.clip's own checks cost as much as the rest of a single decision's encoding.
+        np.maximum(standard, _LOWEST, out=standard)
+        np.minimum(standard, _HIGHEST, out=out)
 
-
-@lru_cache(maxsize=256)
-def _as_arrays(mean: tuple[float, ...], scale: tuple[float, ...]) -> tuple[FloatArray, FloatArray]:
-    return np.asarray(mean), np.asarray(scale)
+    @cached_property
+    def _arrays(self) -> tuple[Matrix, Matrix]:
+        return np.asarray(self.mean, dtype=np.float32), np.asarray(self.scale, dtype=np.float32)
 
 
 Spec = Numeric | Categorical
@@ -211,7 +215,7 @@ class FeatureSpace:
         plain = [FeatureName("offer", label) for spec in self.offer for label in spec.labels()]
         return (*plain, *(FeatureName("offer", f"id={level}") for level in self.offer_levels))
 
-    @property
+    @cached_property
     def context_width(self) -> int:
         """Number of context columns."""
         return len(self.context_names)
@@ -224,14 +228,24 @@ class FeatureSpace:
     def encode_contexts(self, table: DecisionTable) -> Matrix:
         """Context features of each decision, shape ``(n, context_width)``, float32."""
         out = np.zeros((len(table), self.context_width), dtype=np.float32)
-        at = 0
-        for spec in self.context:
-            spec.encode(table.columns.get(spec.name), out[:, at : at + spec.width])
-            at += spec.width
-        for block in self.blocks:
-            block.encode(table.vectors.get(block.name), out[:, at : at + block.width])
-            at += block.width
+        self.encode_contexts_into(out, table)
         return out
+
+    def encode_contexts_into(self, out: Matrix, table: DecisionTable) -> None:
+        """Write context features into the first columns of ``out``, zeros of shape ``(n, at least context_width)``."""
+        columns, vectors = table.columns, table.vectors
+        for name, place, encode in self._column_plan:
+            encode(columns.get(name), out[:, place])
+        for name, place, encode in self._block_plan:
+            encode(vectors.get(name), out[:, place])
+
+    @cached_property
+    def _column_plan(self) -> list[_Step]:
+        return _plan(self.context, start=0)
+
+    @cached_property
+    def _block_plan(self) -> list[_Step]:
+        return _plan(self.blocks, start=sum(spec.width for spec in self.context))
 
     def encode_offers(self, offers: OfferSet) -> Matrix:
         """Offer features, shape ``(k, offer_width)``, float32, read-only; cached by the set's revision."""
@@ -277,6 +291,18 @@ class FeatureSpace:
     def hash(self) -> str:
         """16 hexadecimal digits that go into artefacts and decisions."""
         return hashlib.sha256(json.dumps(self.to_manifest(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+_Step = tuple[str, slice, Callable[[NDArray[Any] | None, Matrix], None]]
+
+
+def _plan(specs: Sequence[Spec | Block], *, start: int) -> list[_Step]:
+    """Which columns each specification writes, worked out once instead of in every decision."""
+    out: list[_Step] = []
+    for spec in specs:
+        out.append((spec.name, slice(start, start + spec.width), spec.encode))
+        start += spec.width
+    return out
 
 
 def _fit_block(name: str, block: NDArray[Any]) -> Block:

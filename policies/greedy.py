@@ -6,7 +6,6 @@ and saves the model inside its own artefact. Epsilon-greedy, Boltzmann and Squar
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -34,12 +33,23 @@ def best_offers(scores: FloatArray, eligible: BoolArray) -> BoolArray:
 def greedy_probabilities(scores: FloatArray, eligible: BoolArray) -> FloatArray:
     """All probability on the best eligible offer of each row, shared equally by ties; shape ``(n, k)``."""
     if len(scores) == 1:  # the fast path of a single decision
-        row = [s if e else -math.inf for s, e in zip(scores[0].tolist(), eligible[0].tolist(), strict=True)]
-        top = max(row)
+        row = (
+            np.where(eligible[0], scores[0], -np.inf)
+            if np.count_nonzero(eligible) < eligible.size
+            else scores[0].copy()
+        )
+        place = row.argmax()
+        top = float(row[place])
         limit = top - TIE_TOLERANCE * max(1.0, abs(top))
-        tied = [s >= limit for s in row]
-        share = 1.0 / sum(tied)
-        return np.asarray([[share if t else 0.0 for t in tied]])
+        out = np.zeros(scores.shape)
+        row[place] = -np.inf
+        if row[row.argmax()] < limit:
+            out[0, place] = 1.0
+            return out
+        row[place] = top
+        tied = row >= limit
+        out[0, tied] = 1.0 / np.count_nonzero(tied)
+        return out
     best = best_offers(scores, eligible)
     return np.asarray(best / best.sum(axis=1, keepdims=True), dtype=np.float64)
 

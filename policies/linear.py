@@ -24,7 +24,7 @@ class LinUCB:
     ----------
     alpha
         Width of the bound, in the unit of the reward.
-    ridge, half_life
+    ridge, half_life, learns_prior
         See ``DisjointLinear``.
 
     Notes
@@ -40,16 +40,27 @@ class LinUCB:
     name = "linucb"
     traits = PolicyTraits()
 
-    def __init__(self, space: FeatureSpace, *, alpha: float = 0.3, ridge: float = 10.0, half_life: float = 0.0) -> None:
+    def __init__(
+        self,
+        space: FeatureSpace,
+        *,
+        alpha: float = 0.3,
+        ridge: float = 10.0,
+        half_life: float = 0.0,
+        learns_prior: bool = False,
+    ) -> None:
         if alpha < 0:
             raise InvalidInputError(f"alpha is {alpha}; expected at least 0")
         self.alpha = alpha
-        self.state = DisjointLinear(space, ridge=ridge, half_life=half_life)
+        self.state = DisjointLinear(space, ridge=ridge, half_life=half_life, learns_prior=learns_prior)
 
     def probabilities(self, table: DecisionTable) -> FloatArray:
         """All probability on the highest bound, ties shared; shape ``(n, k)``."""
         mean, variance = self.state.mean_and_variance(table)
-        return greedy_probabilities(mean + self.alpha * np.sqrt(variance), table.eligible)
+        bound = np.sqrt(variance, out=variance)
+        bound *= self.alpha
+        bound += mean
+        return greedy_probabilities(bound, table.eligible)
 
     def learn(self, batch: InteractionBatch) -> None:
         """Add the rows."""
@@ -71,7 +82,7 @@ class LinTS:
     ----------
     scale
         Standard deviation of the reward's noise as the posterior takes it: larger explores more.
-    ridge, half_life
+    ridge, half_life, learns_prior
         See ``DisjointLinear``.
 
     Notes
@@ -89,17 +100,24 @@ class LinTS:
     traits = PolicyTraits(probabilities="quadrature", n_nodes=N_POINTS)
 
     def __init__(
-        self, space: FeatureSpace, *, scale: float = 0.04, ridge: float = 10.0, half_life: float = 0.0
+        self,
+        space: FeatureSpace,
+        *,
+        scale: float = 0.04,
+        ridge: float = 10.0,
+        half_life: float = 0.0,
+        learns_prior: bool = False,
     ) -> None:
         if not scale > 0:
             raise InvalidInputError(f"scale is {scale}; expected above 0")
         self.scale = scale
-        self.state = DisjointLinear(space, ridge=ridge, half_life=half_life)
+        self.state = DisjointLinear(space, ridge=ridge, half_life=half_life, learns_prior=learns_prior)
 
     def probabilities(self, table: DecisionTable) -> FloatArray:
         """Probability that each offer's sampled score is the largest, shape ``(n, k)``."""
         mean, variance = self.state.mean_and_variance(table)
-        return normal_best_probabilities(mean, self.scale * np.sqrt(variance), table.eligible)
+        variance *= self.scale**2
+        return normal_best_probabilities(mean, variance, table.eligible)
 
     def learn(self, batch: InteractionBatch) -> None:
         """Add the rows."""

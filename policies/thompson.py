@@ -155,10 +155,10 @@ class GaussianThompson(_CountingLearner):
         totals = self._gather(table.offers)
         precision = 1 / self.prior_deviation**2 + totals[:, 0] / self.noise_deviation**2
         mean = (self.prior_mean / self.prior_deviation**2 + totals[:, 1] / self.noise_deviation**2) / precision
-        deviation = 1 / np.sqrt(precision)
+        variance = 1 / precision
 
         def best(mask: BoolArray) -> FloatArray:
-            m, s = mean[mask][None], deviation[mask][None]
+            m, s = mean[mask][None], variance[mask][None]
             return np.asarray(normal_best_probabilities(m, s, np.ones_like(m, dtype=np.bool_))[0])
 
         return _per_mask(table.eligible, best)

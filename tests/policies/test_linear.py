@@ -52,6 +52,7 @@ def test_rank_one_updates_stay_exact_over_thousands() -> None:
     for i in range(len(b)):
         state.learn(b.take(slice(i, i + 1)))
     for row in range(1, 6):
+        state._settle(row)
         exact = np.linalg.inv(state._gram[row] + np.eye(state.width))
         assert state._inverse[row] == pytest.approx(exact, abs=1e-8)
 
