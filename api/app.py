@@ -31,6 +31,7 @@ from api.placements import routes as placements
 from api.policies import routes as policies
 from api.settings import Settings
 from api.subjects import routes as subjects
+from api.visitors import Visitors
 from engine.decisions.service import DecisionService, open_service
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -69,7 +70,14 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         opened = service if service is not None else await run_in_threadpool(_open, settings, clock)
         keys = KeyRing(KeyFile(keys_path(settings)), settings.rate_limit_per_s, utc_now)
-        app.state.parts = Parts(settings, opened, keys, Metrics(lambda: opened.n_unrecorded), clock)
+        app.state.parts = Parts(
+            settings,
+            opened,
+            keys,
+            Metrics(lambda: opened.n_unrecorded),
+            clock,
+            Visitors(settings.bot_decisions_per_minute),
+        )
         try:
             yield
         finally:

@@ -34,6 +34,7 @@ from api.errors import (
     error_body,
     malformed,
 )
+from api.visitors import Visitors, is_machine_agent
 from policies.errors import InvalidInputError, NextofferError, OverloadedError, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Parts:
     keys: KeyRing
     metrics: Metrics
     clock: Callable[[], datetime]
+    visitors: Visitors
 
 
 @dataclass(slots=True, eq=False)
@@ -127,6 +129,12 @@ class Call:
                 f"header Idempotency-Key is {text[:40]!r}; expected 1 to 128 visible ASCII characters, such as a UUID"
             )
         return text
+
+    @property
+    def is_from_machine(self) -> bool:
+        """Whether a page's script was run by a machine: only with a public key is the User-Agent the visitor's own."""
+        is_public = self.key is not None and self.key.is_public
+        return is_public and is_machine_agent(self.request.headers.get("user-agent", ""))
 
     async def in_thread(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run what waits for the database outside the event loop."""

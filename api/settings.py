@@ -49,6 +49,10 @@ class Settings(BaseSettings):
     rate_limit_per_s: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="Requests per second and key, with bursts of two seconds; without it, no limit"
     )
+    bot_decisions_per_minute: Annotated[int, Field(ge=1)] | None = Field(
+        default=600,
+        description="More decisions than this for one subject in a minute, and each worker takes it for a machine",
+    )
     cors_origins: tuple[str, ...] = Field(default=(), description="Web origins that may call with a public browser key")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level that is logged"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from api.decisions.schemas import ActivationReply, AuditReply, BatchBody, BatchReply, DecisionBody, DecisionReply
+from api.decisions.schemas import ActivationReply, AuditReply, BatchBody, BatchReply, DecideReply, DecisionBody
 from api.errors import answer_for
 from api.operation import Call, Operation
-from engine.decisions.requests import DecisionAnswer, DecisionRequest, EventRequest
+from engine.decisions.requests import DecisionAnswer, DecisionRequest, EventRequest, PageAnswer, PageRequest, Slot
+from engine.learner.progress import learned_from
 from policies.errors import InvalidInputError, NextofferError
 from policies.records import Offer, OfferId
 
@@ -42,6 +43,7 @@ async def audit(call: Call, _: None) -> dict[str, Any]:
     decision = await call.in_thread(call.service.get_decision, call.path("decision"))
     if call.key is not None:
         call.key.allow("read", placement=decision.placement)
+    learned = await call.in_thread(learned_from, call.service.database, decision.id)
     return {
         "id": decision.id,
         "placement": decision.placement,
@@ -69,12 +71,18 @@ async def audit(call: Call, _: None) -> dict[str, Any]:
         "variant_probability": decision.variant_probability,
         "excluded": dict(decision.excluded),
         "activated": decision.activated,
+        "learned_in": learned,
     }
 
 
 async def activate(call: Call, _: None) -> dict[str, Any]:
-    """Say that the offer of a decision made with ``activated: false`` has been seen."""
+    """Say that the offer of a decision made with ``activated: false`` has been seen.
+
+    From a page's script that a known machine runs, nothing is recorded and ``activated`` is false.
+    """
     decision = call.path("decision")
+    if call.is_from_machine:
+        return {"decision": decision, "activated": False, "first": False}
     first = await call.service.aactivate(decision, at=call.at)
     return {"decision": decision, "activated": True, "first": first}
 
@@ -87,7 +95,7 @@ OPERATIONS = (
         "decide",
         decide,
         body=DecisionBody,
-        reply=DecisionReply,
+        reply=DecideReply,
         tag="decisions",
     ),
     Operation(
@@ -137,15 +145,33 @@ async def _decide_one(call: Call, body: DecisionBody, *, fallback_id: str | None
         placement=call.path("placement"),
         subject=body.subject,
         features=body.features,
-        id=body.id or fallback_id,
+        id=body.id or (None if body.ttl_s is not None else fallback_id),
         offers=None if body.offers is None else tuple(Offer(OfferId(o.id), o.features, o.payload) for o in body.offers),
         exclude=body.exclude,
         at=at,
         is_activated=body.activated,
         dry_run=body.dry_run,
         explain=body.explain,
+        ttl_s=body.ttl_s,
+        role="bot" if call.parts.visitors.is_machine(body) else "policy",
     )
-    return decision_json(await call.service.adecide(request))
+    if body.slots is None:
+        return decision_json(await call.service.adecide(request))
+    slots = tuple(Slot(s.id, s.features, s.exclude) for s in body.slots)
+    return page_json(await call.service.adecide_page(PageRequest(request, slots)))
+
+
+def page_json(page: PageAnswer) -> dict[str, Any]:
+    """Form in which a page is answered."""
+    first = page.slots[0][1].decision
+    return {
+        "id": page.id,
+        "placement": first.placement,
+        "subject": first.subject,
+        "slots": [{"slot": slot, "decision": decision_json(answer)} for slot, answer in page.slots],
+        "recorded": all(answer.decision.recorded for _, answer in page.slots),
+        "repeat": all(answer.is_repeat for _, answer in page.slots),
+    }
 
 
 def decision_json(answer: DecisionAnswer) -> dict[str, Any]:

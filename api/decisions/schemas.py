@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, RootModel
 
-from api.fields import Body, Id, Kind, Moment, Number, Reply, Scalars
+from api.fields import Body, Id, Kind, Moment, Name, Number, Reply, Scalar, Scalars
+from engine.decisions.kept import MAX_TTL_S
+from engine.decisions.pages import MAX_SLOTS
 
 
 class CandidateBody(Body):
@@ -27,6 +29,16 @@ class RecentEventBody(Body):
     at: Moment | None = None
 
 
+class SlotBody(Body):
+    """A place on the page; give them best first, since each takes from what the places before it have left."""
+
+    id: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00#]+$")]
+    features: Annotated[dict[Name, Scalar], Field(max_length=50)] = Field(
+        default_factory=dict, description="What is known of the place; policies see them as slot.<name>"
+    )
+    exclude: Annotated[tuple[Id, ...], Field(max_length=200)] = Field((), description="Offers not to show here")
+
+
 class DecisionBody(Body):
     """Which offer to show one visitor now."""
 
@@ -43,6 +55,22 @@ class DecisionBody(Body):
     activated: bool = Field(True, description="False if the page decides later whether the visitor sees the offer")
     explain: bool = Field(False, description="Say why each offer was left out, and how the choice was made")
     dry_run: bool = Field(False, description="Answer without recording anything")
+    ttl_s: Annotated[float, Field(gt=0, le=MAX_TTL_S)] | None = Field(
+        None,
+        description="Within so many seconds the same person (subject, and what it is linked with) gets the same stored decision at "
+        "this placement, under its first id, with repeat true: no second draw, no second exposure, whatever the features are by then. "
+        "The time counts from the first answer and is not prolonged. If the offer may no longer be shown (taken out of the "
+        "catalogue, excluded, ended, sold out), a new decision is made and kept. Excludes id",
+    )
+    slots: Annotated[tuple[SlotBody, ...], Field(min_length=1, max_length=MAX_SLOTS)] | None = Field(
+        None, description="Several places on one page: the answer is a page with a decision for each, no offer twice"
+    )
+    bot: bool = Field(
+        False, description="The visitor is a machine: it gets the baseline order, and nothing counts or learns from it"
+    )
+    user_agent: Annotated[str, Field(max_length=1024)] | None = Field(
+        None, description="The visitor's own User-Agent: known machines are recognised by it. It is not stored"
+    )
 
 
 class BatchBody(Body):
@@ -85,6 +113,28 @@ class DecisionReply(Reply):
     explanation: ExplanationReply | None = None
 
 
+class SlotReply(Reply):
+    """What to show in one place."""
+
+    slot: str
+    decision: DecisionReply
+
+
+class PageReply(Reply):
+    """Decisions for the places of a page; rewards and activations name the id of a decision, not of the page."""
+
+    id: str
+    placement: str
+    subject: str
+    slots: list[SlotReply]
+    recorded: bool
+    repeat: bool
+
+
+class DecideReply(RootModel[DecisionReply | PageReply]):
+    """A decision, or a page of them where slots were asked for."""
+
+
 class FaultReply(Reply):
     """Why one decision of a batch was not made."""
 
@@ -95,7 +145,7 @@ class FaultReply(Reply):
 class BatchEntryReply(Reply):
     """One entry of a batch: a decision or a fault."""
 
-    decision: DecisionReply | None = None
+    decision: DecisionReply | PageReply | None = None
     error: FaultReply | None = None
 
 
@@ -134,6 +184,7 @@ class AuditReply(Reply):
     variant_probability: float | None
     excluded: dict[str, str]
     activated: bool
+    learned_in: int | None = Field(None, description="The first snapshot that has learned from it")
 
 
 class ActivationReply(Reply):

@@ -7,22 +7,42 @@ from typing import Any
 from api.facts.schemas import EventBody, EventReply, OutcomeBody, OutcomeReply, RewardBody, RewardReply
 from api.operation import Call, Operation
 from engine.decisions.requests import EventRequest, OutcomeRequest, RewardReceipt, RewardRequest
+from engine.learner.progress import learned_from
 
 
 async def reward(call: Call, body: RewardBody) -> dict[str, Any]:
-    """Report what came of a decision."""
+    """Report what came of a decision.
+
+    From a page's script that a known machine runs, nothing is recorded and ``status`` is ``ignored``.
+    """
+    if call.is_from_machine:
+        message = "the visitor is a machine, so this reward is accepted and ignored"
+        reward_id = body.id or f"{body.decision}:{body.kind}"
+        return {
+            "id": reward_id,
+            "decision": body.decision,
+            "status": "ignored",
+            "joined": False,
+            "offset": None,
+            "learned_in": None,
+            "message": message,
+        }
     receipt = await call.service.areward(
         RewardRequest(
             body.decision, body.kind, body.value, id=body.id or call.idempotency_key, at=call.fact_at(body.at)
         )
     )
+    # A new reward cannot have been learned from: the window of its decision is open, or it is too late.
+    asked_again = receipt.status == "repeat" and receipt.joined
+    learned = await call.in_thread(learned_from, call.service.database, receipt.decision) if asked_again else None
     return {
         "id": receipt.id,
         "decision": receipt.decision,
         "status": receipt.status,
         "joined": receipt.joined,
         "offset": receipt.offset,
-        "message": _in_words(receipt),
+        "learned_in": learned,
+        "message": _in_words(receipt, learned),
     }
 
 
@@ -84,12 +104,11 @@ OPERATIONS = (
 )
 
 
-def _in_words(receipt: RewardReceipt) -> str:
+def _in_words(receipt: RewardReceipt, learned: int | None) -> str:
     if receipt.status == "ignored":
         return f"decision {receipt.decision} was not recorded, so this reward is accepted and ignored"
     again = " (it had arrived before; counted once)" if receipt.status == "repeat" else ""
-    return (
-        f"reward joined to decision {receipt.decision}{again}"
-        if receipt.joined
-        else f"reward waits for decision {receipt.decision}"
-    )
+    if not receipt.joined:
+        return f"reward waits for decision {receipt.decision}"
+    where = f", learned in snapshot {learned}" if learned is not None else ""
+    return f"reward joined to decision {receipt.decision}{again}{where}"

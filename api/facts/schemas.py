@@ -20,13 +20,17 @@ class RewardBody(Body):
 
 
 class RewardReply(Reply):
-    """What it joined. ``ignored``: its decision was answered with ``recorded: false``, so it is no exposure."""
+    """What it joined. ``ignored``: its decision was answered with ``recorded: false``, so it is no exposure.
+
+    ``learned_in``: the snapshot that has learned from the decision, known when the reward is sent again after that.
+    """
 
     id: str
     decision: str
     status: Literal["recorded", "repeat", "ignored"]
     joined: bool
     offset: int | None
+    learned_in: int | None
     message: str
 
 

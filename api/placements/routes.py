@@ -7,9 +7,11 @@ from datetime import datetime
 from typing import Any
 
 from api.operation import Call, Operation
-from api.placements.repository import LastReward, last_reward
 from api.placements.schemas import PlacementBody, PlacementListReply, PlacementReply, RevisionReply, StatusReply
+from engine.decisions.ladder import BASELINE
 from engine.decisions.requests import PlacementStatus
+from engine.decisions.service import DecisionService
+from engine.learner.progress import LastReward, Learning, last_reward, learning_of
 from engine.offers.placement import placement_from_json
 
 
@@ -40,12 +42,14 @@ async def list_placements(call: Call, _: None) -> dict[str, Any]:
 async def status(call: Call, _: None) -> dict[str, Any]:
     """How a placement is doing, for the first calls and for a dashboard."""
     found: PlacementStatus = await call.in_thread(call.service.status, call.path("placement"))
-    reward = await call.in_thread(last_reward, call.service, found.placement)
+    now = call.now
+    reward, learning = await call.in_thread(_learning, call.service, found.placement, now)
     last = found.last_decision_at
     return {
         **asdict(found),
         "last_decision_at": None if last is None else last.isoformat(),
-        "message": _in_words(found, reward, now=call.now),
+        "learning": [asdict(entry) for entry in learning],
+        "message": _in_words(found, reward, now=now),
     }
 
 
@@ -82,6 +86,18 @@ OPERATIONS = (
         tag="placements",
     ),
 )
+
+
+def _learning(service: DecisionService, placement_id: str, now: datetime) -> tuple[LastReward | None, list[Learning]]:
+    placement, _ = service.placement(placement_id)
+    window_s = placement.reward.window_s
+    running = [e for e in service.experiments.list(state="running") if e.placement == placement_id]
+    refs = [placement.policy, *(v.policy for e in running for v in e.variants)]
+    return last_reward(service.database, placement_id, window_s=window_s), [
+        learning_of(service.database, service.policies, ref, placement_id, window_s=window_s, now=now)
+        for ref in dict.fromkeys(refs)
+        if ref is not None and ref != BASELINE
+    ]
 
 
 def _in_words(found: PlacementStatus, reward: LastReward | None, *, now: datetime) -> str:

@@ -97,6 +97,16 @@ class RevisionReply(Reply):
     revision: int
 
 
+class LearningReply(Reply):
+    """Is it learning? ``behind``: closed windows wait for a learner that does not run; ``fixed``: the policy does not learn online."""
+
+    policy: str
+    state: Literal["learning", "waiting", "behind", "fixed"]
+    snapshot: int | None
+    n_waiting: int
+    message: str
+
+
 class StatusReply(Reply):
     """How a placement is doing."""
 
@@ -106,10 +116,12 @@ class StatusReply(Reply):
     policy: str
     experiment: str | None
     n_decisions: int
+    n_bot_decisions: int
     n_rewards: int
     last_decision_at: str | None
     last_reward: str | None
     ledger_offset: int
     is_log_healthy: bool
     n_unrecorded: int
+    learning: list[LearningReply]
     message: str

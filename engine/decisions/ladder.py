@@ -11,12 +11,14 @@ from functools import lru_cache
 import numpy as np
 
 from engine.registry.versions import LoadedPolicy, Registry
+from engine.rewards.attribution import BOT
 from policies.errors import NoEligibleOfferError
 from policies.protocols import PolicyTraits
 from policies.records import DecisionTable, FloatArray, PolicyRef
 from policies.sampling import Draws, decide
 
 BASELINE = "baseline"
+APPRENTICE = "apprentice"
 
 _log = logging.getLogger("nextoffer.decisions")
 
@@ -51,6 +53,13 @@ def baseline(order: tuple[str, ...]) -> LoadedPolicy:
     """Last rung of a placement; its version is the hash of the order."""
     version = hashlib.sha256("\x00".join(order).encode()).hexdigest()[:16]
     return LoadedPolicy(BaselineOrder(order), PolicyRef(BASELINE, version), version, "")
+
+
+@lru_cache(maxsize=1024)
+def bot_order(order: tuple[str, ...]) -> LoadedPolicy:
+    """What machines are answered with: the baseline order under a name of its own, so that readers can leave it out."""
+    version = baseline(order).ref.version
+    return LoadedPolicy(BaselineOrder(order), PolicyRef(BOT, version), version, "")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,6 +107,23 @@ class Ladder:
         last = baseline(order)
         draws = decide(last.policy, table, uniforms=uniforms, explore_share=explore_share)
         return Rung(draws, last, "baseline", tuple(faults))
+
+    def draw_baseline(self, ref: str | None, table: DecisionTable, *, uniform: float, order: tuple[str, ...]) -> Rung:
+        """Answer with the baseline order for certain: to a machine (``ref`` is ``bot``), or in the place of a policy that learns from it.
+
+        An apprentice's decision carries its policy's name, and the version of the order as its snapshot.
+        """
+        if ref == BOT:
+            loaded = bot_order(order)
+        elif ref is None or ref == BASELINE:
+            loaded = baseline(order)
+        else:
+            apprentice = self._registry.find(ref)
+            order_version = baseline(order).ref.version
+            loaded = LoadedPolicy(baseline(order).policy, apprentice.ref, order_version, "")
+        draws = decide(loaded.policy, table, uniforms=np.asarray([uniform]), explore_share=0.0)
+        name = BOT if ref == BOT else "baseline" if loaded.ref.name == BASELINE else APPRENTICE
+        return Rung(draws, loaded, name, ())
 
     def _snapshots(self, ref: str, faults: list[str]) -> Iterator[tuple[str, LoadedPolicy]]:
         current: LoadedPolicy | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +17,7 @@ from engine.decisions.ladder import BASELINE, Ladder, Rung, baseline
 from engine.decisions.requests import DecisionRequest, Explanation
 from engine.offers.placement import MAX_OFFERS
 from engine.registry.versions import Registry
+from engine.rewards.attribution import BOT
 from engine.store.database import Database
 from engine.store.facts import FactRow, check_text, decision_row, digest_of, to_us
 from engine.subjects.links import People
@@ -40,6 +41,8 @@ from policies.sampling import uniform_for
 MAX_FEATURES = 1_000
 SECRET_VERSION = 1
 _MAX_STORED_SETS = 10_000
+# Why an offer is not eligible in a slot: an earlier slot of the page shows it.
+PLACED = "placed"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,6 +54,12 @@ class Prepared:
     offers: OfferSet
     live: LivePlacement
     explanation: Explanation | None
+
+    @property
+    def showable(self) -> tuple[OfferId, ...]:
+        """Offers that may be shown here but for what other slots of the page show, in catalogue order."""
+        excluded = self.decision.excluded
+        return tuple(o for o in self.offers.ids if excluded.get(o, PLACED) == PLACED)
 
     @property
     def payload(self) -> Mapping[str, Any]:
@@ -126,7 +135,7 @@ class Pipeline:
         excluded = self._excluded(live, request, offers, features, at)
         if len(excluded) == len(offers):
             raise NoEligibleOfferError([0], subject=subject)
-        allocation = self._allocate(live, subject)
+        allocation = self._allocate(live, subject) if request.role == "policy" else _without_experiment(live, request)
         vectors, cursor = self._state(live, subject, at)
         if excluded:
             eligible = np.asarray([[offer not in excluded for offer in offers.ids]], dtype=np.bool_)
@@ -134,13 +143,14 @@ class Pipeline:
             eligible = np.ones((1, len(offers)), dtype=np.bool_)
         table = _table_of_one(offers, eligible, subject, features, vectors, at)
         uniform = uniform_for(self._secret, live.placement.id, decision_id)
-        rung = self._ladder.draw(
-            allocation.policy,
-            table,
-            uniform=uniform,
-            explore_share=live.placement.explore_share,
-            order=live.order if request.offers is None else (),
-        )
+        order = live.order if request.offers is None else ()
+        explore_share = live.placement.explore_share if request.role == "policy" else 0.0
+        if request.role == "policy":
+            rung = self._ladder.draw(
+                allocation.policy, table, uniform=uniform, explore_share=explore_share, order=order
+            )
+        else:
+            rung = self._ladder.draw_baseline(allocation.policy, table, uniform=uniform, order=order)
         kept = [i for i, offer in enumerate(offers.ids) if offer not in excluded] if excluded else None
         drawn, chosen = rung.draws.probabilities[0], int(rung.draws.chosen[0])
         decision = Decision(
@@ -155,7 +165,7 @@ class Pipeline:
             policy=rung.loaded.ref,
             snapshot=rung.loaded.snapshot,
             rung=rung.name,
-            explore_share=live.placement.explore_share,
+            explore_share=explore_share,
             uniform=uniform,
             secret_version=SECRET_VERSION,
             feature_space=rung.loaded.feature_space,
@@ -168,7 +178,7 @@ class Pipeline:
             variant_probability=allocation.probability,
             excluded=excluded,
             recorded=not request.dry_run,
-            activated=request.is_activated,
+            activated=request.is_activated and request.role != "bot",
         )
         row = decision_row(
             decision,
@@ -178,15 +188,23 @@ class Pipeline:
         )
         return Prepared(decision, row, offers, live, _explain(decision, allocation, rung) if request.explain else None)
 
-    def fallback(self, prepared: Prepared) -> Decision:
-        """Answer where the log is not to be had: the baseline order, certain, never an exposure."""
+    def fallback(self, prepared: Prepared, *, taken: Collection[str] = ()) -> Decision:
+        """Answer where the log is not to be had: the baseline order, certain, never an exposure.
+
+        Parameters
+        ----------
+        taken
+            Offers that the fallback shows in earlier slots of the same page.
+        """
         decision = prepared.decision
         order = prepared.live.order if prepared.offers is prepared.live.offers else ()
         rank = {offer: i for i, offer in enumerate(order)}
-        best = min(range(len(decision.offers)), key=lambda i: rank.get(decision.offers[i], len(rank) + i))
+        offers = tuple(o for o in prepared.showable if o not in taken) or decision.offers
+        best = min(range(len(offers)), key=lambda i: rank.get(offers[i], len(rank) + i))
         return replace(
             decision,
-            probabilities=tuple(float(i == best) for i in range(len(decision.offers))),
+            offers=offers,
+            probabilities=tuple(float(i == best) for i in range(len(offers))),
             chosen=best,
             policy=baseline(order).ref,
             snapshot=baseline(order).snapshot,
@@ -224,6 +242,9 @@ class Pipeline:
         for offer in request.exclude:
             if offer in offers.ids:
                 excluded.setdefault(OfferId(offer), "request")
+        for offer in request.placed:
+            if offer in offers.ids:
+                excluded.setdefault(OfferId(offer), PLACED)
         if live.has_limits and request.offers is None:
             for entry in live.placement.offers:
                 reason = None
@@ -307,6 +328,8 @@ def _table_of_one(
 
 def digest_of_request(request: DecisionRequest) -> bytes:
     """What makes two requests with one id the same: everything but the clock and the wish for an explanation."""
+    if request.digest is not None:
+        return request.digest
     offers = None if request.offers is None else [[o.id, dict(o.features)] for o in request.offers]
     return digest_of(
         [
@@ -316,8 +339,13 @@ def digest_of_request(request: DecisionRequest) -> bytes:
             offers,
             list(request.exclude),
             request.is_activated,
+            *([] if request.role == "policy" else [request.role]),
         ]
     )
+
+
+def _without_experiment(live: LivePlacement, request: DecisionRequest) -> Allocation:
+    return Allocation(BOT if request.role == "bot" else live.placement.policy)
 
 
 def _check_features(features: Features) -> None:
@@ -358,7 +386,9 @@ def _assignment(allocation: Allocation, subject: str, at_us: int, decision_id: s
 
 def _explain(decision: Decision, allocation: Allocation, rung: Rung) -> Explanation:
     who = (
-        f"variant {allocation.variant!r} of experiment {allocation.experiment!r}, phase {allocation.phase}"
+        "the visitor is a machine: the baseline order answers, and nothing is learned"
+        if allocation.policy == BOT
+        else f"variant {allocation.variant!r} of experiment {allocation.experiment!r}, phase {allocation.phase}"
         if allocation.variant is not None
         else "no experiment: the placement's own policy"
     )

@@ -14,6 +14,7 @@ from engine.decisions.log import DurableLog
 from engine.decisions.requests import PlacementStatus
 from engine.offers.placement import Placement, placement_from_json
 from engine.registry.versions import Registry
+from engine.rewards.attribution import is_for_people
 from engine.store import facts, tables
 from engine.store.database import Database, record_change
 from engine.store.facts import to_us
@@ -103,6 +104,9 @@ class Placements:
             n, last = connection.execute(
                 select(func.count(), func.max(decisions.c.at_us)).where(decisions.c.placement == placement_id)
             ).one()
+            n_bots = connection.execute(
+                select(func.count()).where(decisions.c.placement == placement_id, ~is_for_people(decisions.c.policy))
+            ).scalar_one()
             joined = rewards.join(decisions, decisions.c.id == rewards.c.decision)
             here = decisions.c.placement == placement_id
             n_rewards = connection.execute(select(func.count()).select_from(joined).where(here)).scalar_one()
@@ -120,6 +124,7 @@ class Placements:
             policy=live.placement.policy or "baseline",
             experiment=None if live.experiment is None else live.experiment.id,
             n_decisions=n,
+            n_bot_decisions=n_bots,
             n_rewards=n_rewards,
             last_decision_at=None if last is None else facts.from_us(last),
             last_reward=None

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from policies.records import Decision, Event, Features, Offer, OfferId
 
+Role = Literal["policy", "bot", "apprentice"]
+
 
 @dataclass(frozen=True, slots=True)
 class DecisionRequest:
@@ -32,6 +34,16 @@ class DecisionRequest:
         Answer without writing anything.
     explain
         Say why each offer was excluded and where the policy came from.
+    ttl_s
+        The person asked for again within so many seconds gets the stored decision, as long as its offer may still be shown.
+        Excludes ``id``, which is derived.
+    role
+        ``bot``: the visitor is a machine; it gets the baseline order, is no exposure, and nothing learns from it.
+        ``apprentice``: the baseline order answers with certainty, and the policy learns from that.
+    placed
+        Offers that earlier slots of the same page show.
+    digest
+        Tells this request from another with the same id; None: everything in it does.
     """
 
     placement: str
@@ -44,6 +56,10 @@ class DecisionRequest:
     is_activated: bool = True
     dry_run: bool = False
     explain: bool = False
+    ttl_s: float | None = None
+    role: Role = "policy"
+    placed: tuple[str, ...] = ()
+    digest: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +82,46 @@ class DecisionAnswer:
     payload: Mapping[str, Any]
     is_repeat: bool = False
     explanation: Explanation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A place on a page.
+
+    Parameters
+    ----------
+    features
+        What is known of the place; policies see them as ``slot.<name>``, and its id as ``slot``.
+    first
+        Offer that the baseline of this place shows first, among offers that come with the request.
+    """
+
+    id: str
+    features: Features = field(default_factory=dict)
+    exclude: tuple[str, ...] = ()
+    first: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """Which offers to show in several places at once, best place first.
+
+    Parameters
+    ----------
+    decision
+        What is asked for every slot; its ``id`` names the page.
+    """
+
+    decision: DecisionRequest
+    slots: tuple[Slot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PageAnswer:
+    """A decision for each slot, in the order of the request."""
+
+    id: str
+    slots: tuple[tuple[str, DecisionAnswer], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +227,7 @@ class PlacementStatus:
     policy: str
     experiment: str | None
     n_decisions: int
+    n_bot_decisions: int
     n_rewards: int
     last_decision_at: datetime | None
     last_reward: str | None

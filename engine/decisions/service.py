@@ -6,7 +6,8 @@ it: ``pipeline`` makes decisions, ``log`` waits for the disk, ``intake`` takes i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,9 @@ from sqlalchemy import select
 
 from engine.decisions.configuration import Configuration
 from engine.decisions.intake import FactIntake
+from engine.decisions.kept import Kept, find_kept
 from engine.decisions.log import BULK, COMMIT_TIMEOUT_S, DurableLog, conflict
+from engine.decisions.pages import check_slots, digest_of_page, prepare_page, slot_decision_id, slot_requests
 from engine.decisions.pipeline import Pipeline, Prepared, digest_of_request
 from engine.decisions.placements import Placements
 from engine.decisions.requests import (
@@ -28,6 +31,8 @@ from engine.decisions.requests import (
     IdentifyRequest,
     OutcomeReceipt,
     OutcomeRequest,
+    PageAnswer,
+    PageRequest,
     PlacementStatus,
     RewardReceipt,
     RewardRequest,
@@ -39,7 +44,7 @@ from engine.registry.versions import Registry
 from engine.store import facts, tables
 from engine.store.backends import opener
 from engine.store.database import Database, sqlite_url
-from engine.store.facts import Receipt
+from engine.store.facts import Receipt, check_text
 from engine.store.writer import ThreadWriter, Writer
 from engine.subjects.links import People
 from engine.subjects.state import SubjectStates
@@ -176,6 +181,36 @@ class DecisionService:
                 else:
                     answers.append(self._answer(prepared, next(waiting)))
         return answers
+
+    def decide_page(self, request: PageRequest) -> PageAnswer:
+        """Choose an offer for each slot of a page, no offer twice; all are on disk together when this returns.
+
+        Raises
+        ------
+        ConflictError
+            If the page's id was used for another request.
+        NoEligibleOfferError
+            If a slot is left without an offer; then nothing is written.
+        """
+        page, made = self._prepare_page(request)
+        if isinstance(made, PageAnswer):
+            return made
+        try:
+            receipts = self.log.wait([p.row for p in made])
+        except StoreUnavailableError as error:
+            return self._page_unrecorded(request, page, made, error)
+        return self._page_answer(request, page, made, receipts)
+
+    async def adecide_page(self, request: PageRequest) -> PageAnswer:
+        """``decide_page`` for an event loop."""
+        page, made = self._prepare_page(request)
+        if isinstance(made, PageAnswer):
+            return made
+        try:
+            receipts = await self.log.awaited([p.row for p in made])
+        except StoreUnavailableError as error:
+            return self._page_unrecorded(request, page, made, error)
+        return self._page_answer(request, page, made, receipts)
 
     def activate(self, decision_id: str, *, at: datetime | None = None) -> bool:
         """Say that a decision answered with ``is_activated=False`` has been seen; True the first time.
@@ -323,6 +358,10 @@ class DecisionService:
     # Inside
 
     def _prepare(self, request: DecisionRequest) -> Prepared | DecisionAnswer:
+        kept = None
+        if request.ttl_s is not None:
+            kept = self._kept(request, request.ttl_s)
+            request = replace(request, id=kept.next_id, digest=kept.digest)
         try:
             prepared = self._pipeline.prepare(request)
         except NoEligibleOfferError:
@@ -331,9 +370,65 @@ class DecisionService:
             if stored is None:
                 raise
             return stored
+        for decision_id in () if kept is None else kept.stored:
+            stored_before = self.get_decision(decision_id)
+            if stored_before.offer in prepared.decision.offers:
+                # What the site shows is today's: a title or a picture may have changed meanwhile.
+                return DecisionAnswer(stored_before, prepared.payload_of(stored_before.offer), is_repeat=True)
         if request.dry_run:
             return DecisionAnswer(prepared.decision, prepared.payload, explanation=prepared.explanation)
         return prepared
+
+    def _kept(self, request: DecisionRequest, ttl_s: float, slots: tuple[str, ...] = ()) -> Kept:
+        if request.id is not None:
+            raise InvalidInputError("a request has both id and ttl_s; a kept decision makes its own id: leave one out")
+        at = request.at or self.clock()
+        person = self.people.ids(check_text(request.subject, what="subject"))
+        return find_kept(self.database, request.placement, person, ttl_s=ttl_s, at=at, slots=slots)
+
+    def _prepare_page(self, request: PageRequest) -> tuple[str, list[Prepared] | PageAnswer]:
+        check_slots(request.slots)
+        one = request.decision
+        kept = None if one.ttl_s is None else self._kept(one, one.ttl_s, tuple(s.id for s in request.slots))
+        page = uuid.uuid4().hex if one.id is None and kept is None else one.id if kept is None else kept.next_id
+        assert page is not None
+        digest = digest_of_page(request) if kept is None else kept.digest
+        if one.id is not None and not one.dry_run:
+            stored = [self._stored(r) for r in slot_requests(request, page, digest)]
+            if stored[0] is not None:
+                return page, _page(request, page, [a for a in stored if a is not None])
+        made = prepare_page(self._pipeline.prepare, request, page, digest)
+        for before in () if kept is None else kept.stored:
+            again = [self.get_decision(slot_decision_id(before, s.id)) for s in request.slots]
+            if all(d.offer in p.showable for d, p in zip(again, made, strict=True)):
+                answers = [
+                    DecisionAnswer(d, p.payload_of(d.offer), is_repeat=True) for d, p in zip(again, made, strict=True)
+                ]
+                return page, _page(request, before, answers)
+        if one.dry_run:
+            return page, _page(
+                request, page, [DecisionAnswer(p.decision, p.payload, explanation=p.explanation) for p in made]
+            )
+        return page, made
+
+    def _page_answer(
+        self, request: PageRequest, page: str, made: list[Prepared], receipts: Sequence[Receipt]
+    ) -> PageAnswer:
+        if any(r.status == facts.CONFLICT for r in receipts):
+            # Another page of this id, with other slots, came between the look and the commit: take back what is new of ours.
+            new = [p.decision for p, r in zip(made, receipts, strict=True) if r.status == facts.NEW]
+            self.log.submit([facts.void_row(d.id, d.at) for d in new])
+            raise conflict("page", page)
+        return _page(request, page, [self._answer(p, r) for p, r in zip(made, receipts, strict=True)])
+
+    def _page_unrecorded(
+        self, request: PageRequest, page: str, made: list[Prepared], error: BaseException
+    ) -> PageAnswer:
+        answers: list[DecisionAnswer] = []
+        for prepared in made:
+            taken = {a.decision.offer for a in answers}
+            answers.append(self._answer_unrecorded(prepared, error, taken=taken))
+        return _page(request, page, answers)
 
     def _stored(self, request: DecisionRequest) -> DecisionAnswer | None:
         keys = tables.fact_keys
@@ -360,13 +455,19 @@ class DecisionService:
             self._configuration.count_shown(prepared.live, decision.offer)
         return DecisionAnswer(decision, prepared.payload, explanation=prepared.explanation)
 
-    def _answer_unrecorded(self, prepared: Prepared, error: BaseException) -> DecisionAnswer:
-        decision = self._pipeline.fallback(prepared)
+    def _answer_unrecorded(
+        self, prepared: Prepared, error: BaseException, *, taken: Collection[str] = ()
+    ) -> DecisionAnswer:
+        decision = self._pipeline.fallback(prepared, taken=taken)
         self.log.note_unrecorded(decision.id, decision.at)
         explanation = prepared.explanation
         if explanation is not None:
             explanation = replace(explanation, steps=(*explanation.steps, f"not recorded: {error}"))
         return DecisionAnswer(decision, prepared.payload_of(decision.offer), explanation=explanation)
+
+
+def _page(request: PageRequest, page: str, answers: Sequence[DecisionAnswer]) -> PageAnswer:
+    return PageAnswer(page, tuple((slot.id, a) for slot, a in zip(request.slots, answers, strict=True)))
 
 
 def open_service(

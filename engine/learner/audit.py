@@ -14,10 +14,11 @@ from datetime import UTC
 import numpy as np
 from sqlalchemy import select
 
-from engine.decisions.ladder import BASELINE, baseline
+from engine.decisions.ladder import APPRENTICE, BASELINE, baseline
 from engine.learner.learner import learn_from, load_state, read_tick, read_ticks
 from engine.offers.placement import placement_from_json
 from engine.registry.versions import Registry, snapshot_folder
+from engine.rewards.attribution import BOT
 from engine.rewards.definition import RewardDefinition
 from engine.store import tables
 from engine.store.database import Database
@@ -124,8 +125,10 @@ def _policy(
     states: dict[tuple[str, str], Policy],
     orders: Mapping[str, tuple[str, ...]],
 ) -> Policy:
-    if decision.policy.name == BASELINE:
+    if decision.policy.name in (BASELINE, BOT):
         return baseline(orders[decision.policy.version]).policy
+    if decision.rung == APPRENTICE:
+        return baseline(orders[decision.snapshot]).policy
     ref = str(decision.policy)
     key = (ref, decision.snapshot)
     if key not in states:

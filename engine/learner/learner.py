@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from sqlalchemy import func, insert, select, update
 
+from engine.decisions.ladder import APPRENTICE
 from engine.registry.versions import Registry, snapshot_folder
 from engine.rewards.definition import RewardDefinition
 from engine.rewards.export import interactions, union_of_offers
@@ -33,7 +34,7 @@ from policies.registry import load_policy
 from policies.sampling import check_distribution
 
 MAX_STRETCH = 20_000
-_LEARNED_RUNGS = ("policy", "last_good")
+_LEARNED_RUNGS = ("policy", "last_good", APPRENTICE)
 
 _log = logging.getLogger("nextoffer.learner")
 

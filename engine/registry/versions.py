@@ -28,6 +28,8 @@ FOLLOW_S = 0.25
 
 _log = logging.getLogger("nextoffer.registry")
 
+_RESERVED = ("baseline", "bot")
+
 
 @dataclass(frozen=True, slots=True)
 class PolicyVersion:
@@ -84,8 +86,10 @@ class Registry:
         check_text(name, what="name of a policy", max_length=128)
         if "@" in name or "/" in name or name.startswith("."):
             raise InvalidInputError(f"name of a policy is {name!r}; expected no '@', no '/' and no leading dot")
-        if name == "baseline":
-            raise InvalidInputError("name 'baseline' means the baseline order of a placement; choose another name")
+        if name in _RESERVED:
+            raise InvalidInputError(
+                f"name {name!r} means the baseline order of a placement, for visitors or machines; choose another name"
+            )
         if isinstance(artifact, Path):
             artifact = load_artifact(artifact)
         feature_space = _check_loads(artifact)

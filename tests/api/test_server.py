@@ -65,6 +65,11 @@ def test_a_reward_is_learned_and_the_status_says_in_which_snapshot(tmp_path: Pat
             time.sleep(0.1)
             message = http.get(f"{url}/status").json()["message"]
         assert message == "reward joined to decision d1, learned in snapshot 1"
+        (learning,) = http.get(f"{url}/status").json()["learning"]
+        assert (learning["state"], learning["snapshot"], learning["n_waiting"]) == ("learning", 1, 0)
+        repeat = http.post(f"{server.url}/v1/rewards", json={"decision": "d1", "kind": "subscribed"}).json()
+        assert (repeat["status"], repeat["learned_in"]) == ("repeat", 1)
+        assert http.get(f"{server.url}/v1/decisions/d1").json()["learned_in"] == 1
         before = http.get(f"{server.url}/v1/decisions/d1").json()
         while time.monotonic() < deadline:
             http.post(

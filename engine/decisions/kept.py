@@ -1,0 +1,68 @@
+"""The same person back within a time to live gets the same stored decision: no second draw, no second exposure.
+
+A kept decision has an id made of placement, person, slots and the decision kept before it, so that two requests that
+arrive together make one decision: the log holds an id once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from engine.store.database import Database
+from engine.store.facts import digest_of, to_us
+from policies.errors import InvalidInputError
+
+MAX_TTL_S = 90 * 86_400.0
+_PREFIX = "kept."
+# Between the id of a page and the id of a slot in the ids of its decisions.
+SLOT_MARK = "#"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Where a person stands at a placement.
+
+    Attributes
+    ----------
+    stored
+        Ids of decisions (or pages) younger than the time to live, newest first.
+    next_id
+        Id of the one to be made if none of them can be shown.
+    digest
+        Under which it is logged: what the site knows of the visitor may change between two reloads.
+    """
+
+    stored: tuple[str, ...]
+    next_id: str
+    digest: bytes
+
+
+def find_kept(
+    database: Database, placement: str, person: Sequence[str], *, ttl_s: float, at: datetime, slots: Sequence[str] = ()
+) -> Kept:
+    """Look for stored decisions of a person at a placement (all of whose slots are the same) within the time to live."""
+    if not 0 < ttl_s <= MAX_TTL_S:
+        raise InvalidInputError(f"ttl_s is {ttl_s:g}; expected seconds above 0 and at most {MAX_TTL_S:g}")
+    kind = hashlib.blake2b("\x00".join([placement, *slots]).encode(), digest_size=6).hexdigest()
+    prefix = f"{_PREFIX}{kind}."
+    end = f"{SLOT_MARK}{slots[0]}" if slots else ""
+    wanted = {f"id{i}": id_ for i, id_ in enumerate(person)}
+    now_us, ttl_us = to_us(at), round(ttl_s * 1e6)
+    rows = database.rows(
+        "SELECT d.id FROM decisions d LEFT JOIN voids v ON v.decision = d.id "
+        f"WHERE d.subject IN ({', '.join(f':{name}' for name in wanted)}) AND d.placement = :placement "
+        "AND d.at_us > :since AND d.at_us <= :now AND d.id LIKE :pattern AND v.decision IS NULL "
+        "ORDER BY d.at_us DESC, d.ledger_offset DESC",
+        placement=placement,
+        since=now_us - ttl_us,
+        now=now_us,
+        pattern=f"{prefix}%",
+        **wanted,
+    )
+    stored = tuple(str(id_).removesuffix(end) for (id_,) in rows if str(id_).endswith(end))
+    before = stored[0] if stored else f"{now_us // ttl_us}"
+    made = hashlib.blake2b("\x00".join([placement, person[0], before]).encode(), digest_size=16).hexdigest()
+    return Kept(stored, f"{prefix}{made}", digest_of([placement, *slots]))
