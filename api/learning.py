@@ -1,44 +1,52 @@
-"""Run a learner beside a server: same store, its own handle."""
+"""Run learners beside a server: same store, their own handle."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from api.settings import Settings
-from engine.decisions.service import open_service, utc_now
-from engine.learner.learner import Learner
+from engine.decisions.service import DecisionService, open_service, utc_now
+from engine.learner.shards import Job, Learners, all_jobs
+from engine.learner.snapshots import load_state
 from policies.errors import InvalidInputError
 
 
 def learn_until(
-    settings: Settings, placement_id: str, should_stop: Callable[[], bool], *, ref: str | None = None
+    settings: Settings, placement_id: str | None, should_stop: Callable[[], bool], *, ref: str | None = None
 ) -> int:
-    """Learn from a placement's decisions until told to stop; return from how many.
+    """Learn until told to stop; return from how many decisions.
 
     Parameters
     ----------
+    placement_id
+        Whose decisions; None: every version that decides anywhere, variants of running experiments included.
     ref
         Which version learns; by default the placement's own policy.
 
     Raises
     ------
     StateError
-        If that version does not learn online.
+        If the version that was asked for does not learn online.
     """
     with open_service(settings.home, url=settings.database_url) as service:
-        placement, _ = service.placement(placement_id)
-        chosen = ref or placement.policy
-        if chosen is None:
-            raise InvalidInputError(
-                f"placement {placement_id!r} decides by its baseline order, which does not learn; give it a policy, or name a version"
-            )
-        learner = Learner(
-            service.database,
-            service.policies,
-            placement=placement_id,
-            definition=placement.reward,
-            ref=chosen,
-            clock=utc_now,
+        if placement_id is not None:
+            load_state(service.policies, next(iter(_job_of(service, placement_id, ref))), None)
+
+        def jobs() -> Mapping[str, Job]:
+            if placement_id is None:
+                return all_jobs(service.database)
+            return _job_of(service, placement_id, ref)
+
+        learners = Learners(service.database, service.policies, jobs=jobs, clock=utc_now)
+        learners.run(should_stop)
+        return learners.n_learned
+
+
+def _job_of(service: DecisionService, placement_id: str, ref: str | None) -> dict[str, Job]:
+    placement, _ = service.placement(placement_id)
+    chosen = ref or placement.policy
+    if chosen is None:
+        raise InvalidInputError(
+            f"placement {placement_id!r} decides by its baseline order, which does not learn; give it a policy, or name a version"
         )
-        learner.run(should_stop)
-        return learner.n_learned
+    return {str(service.policies.find(chosen).ref): Job(placement_id, placement.reward)}

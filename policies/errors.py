@@ -119,6 +119,23 @@ class UnknownDecisionError(NextofferError, LookupError):
         )
 
 
+class MovedAwayError(UnknownDecisionError):
+    """The details of a decision are no longer in the store: retention has moved them to the cold path.
+
+    Attributes
+    ----------
+    decision_id
+        Whose details.
+    """
+
+    def __init__(self, decision_id: str) -> None:
+        self.decision_id = decision_id
+        NextofferError.__init__(
+            self,
+            f"the details of decision {decision_id!r} are older than the store keeps them; look into the files of the cold path",
+        )
+
+
 class StoreUnavailableError(NextofferError, ConnectionError):
     """The log cannot be written now (disk full, read-only, connection lost); nothing was acknowledged."""
 

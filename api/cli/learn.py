@@ -1,20 +1,35 @@
-"""``nextoffer learn``: one learner for one version at one placement, until it is told to stop."""
+"""``nextoffer learn``: learners for one placement, or for all of them, until it is told to stop."""
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import threading
 from pathlib import Path
 
+from policies.errors import InvalidInputError
 
-def learn(placement: str, /, *, policy: str | None = None, home: Path | None = None, config: Path | None = None) -> int:
-    """Learn from the log of a placement as reward windows close, and publish a snapshot a second.
+
+def learn(
+    placement: str | None = None,
+    /,
+    *,
+    all: bool = False,  # noqa: A002 - the name of the option
+    policy: str | None = None,
+    home: Path | None = None,
+    config: Path | None = None,
+) -> int:
+    """Learn from the log as reward windows close, and publish a snapshot a second.
+
+    Several of these may run: each version is learned by one of them, and by another one when that has died.
 
     Parameters
     ----------
     placement
         Whose decisions.
+    all
+        Every version that decides at any placement, variants of running experiments included, in this one process.
     policy
         name@version that learns; by default the placement's own policy. Each variant of an experiment has its own.
     home
@@ -25,10 +40,18 @@ def learn(placement: str, /, *, policy: str | None = None, home: Path | None = N
     from api.learning import learn_until
     from api.settings import load_settings
 
+    if all is (placement is not None):
+        raise InvalidInputError("name a placement, or give --all")
+    if all and policy is not None:
+        raise InvalidInputError("--policy names one version; leave it out with --all")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     settings = load_settings(config) if home is None else load_settings(config, home=home)
+    logging.basicConfig(
+        level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     n = learn_until(settings, placement, stop.is_set, ref=policy)
     print(f"learned from {n} decisions", file=sys.stderr)  # noqa: T201 - words on stderr
     return 0

@@ -44,6 +44,7 @@ from engine.registry.versions import Registry
 from engine.store import facts, tables
 from engine.store.backends import opener
 from engine.store.database import Database, sqlite_url
+from engine.store.erasure import Erasure, erase
 from engine.store.facts import Receipt, check_text
 from engine.store.writer import ThreadWriter, Writer
 from engine.subjects.links import People
@@ -307,6 +308,20 @@ class DecisionService:
     async def aidentify(self, request: IdentifyRequest) -> IdentifyReceipt:
         """``identify`` for an event loop."""
         return await self._facts.aidentify(request)
+
+    def erase(self, subject: str, *, actor: str = "", cold: Path | None = None) -> Erasure:
+        """Erase a person (a subject and everybody linked with it); aggregates stay true under a pseudonym.
+
+        Parameters
+        ----------
+        cold
+            Folder of the cold path; by default beside the artefacts.
+        """
+        found = erase(
+            self.database, subject, at=self.clock(), actor=actor, cold=cold or self.policies.folder.parent / "cold"
+        )
+        self.subjects.forget_all()
+        return found
 
     # Configuration
 

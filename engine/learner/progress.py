@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from engine.learner.learner import learned_in
+from engine.learner.ticks import learned_in
 from engine.registry.versions import Registry
 from engine.store.database import Database
 from engine.store.facts import DECISION, from_us, to_us

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import Any, Literal
 
 import numpy as np
+import orjson
+from numpy.typing import NDArray
 from sqlalchemy import Connection, select
 
 from engine.rewards.definition import RewardDefinition
-from engine.rewards.joined import Joined, matured_decisions
+from engine.rewards.joined import Joined, join, stretches
 from engine.store import tables
+from engine.store.bodies import offers_and_rest
 from engine.store.database import Database
-from policies.errors import InvalidInputError, UnknownNameError
-from policies.records import Context, DecisionTable, InteractionBatch, Offer, OfferId, OfferSet
+from engine.store.facts import to_us
+from policies.errors import InvalidInputError, SchemaError, UnknownNameError
+from policies.records import DecisionTable, InteractionBatch, Offer, OfferId, OfferSet
+
+Mixed = Literal["refuse", "missing"]
 
 
 def export_interactions(
@@ -32,6 +40,8 @@ def export_interactions(
     ----------
     definition
         What counts; by default the placement's own reward definition.
+    since
+        Leave out decisions before it; their outcomes are still theirs.
     experiment
         Only decisions of one experiment; ``variants`` and ``phases`` of the batch say which.
 
@@ -40,67 +50,207 @@ def export_interactions(
     InvalidInputError
         If no decision has matured, or an offer changed its features on the way: export each stretch by itself then.
     """
+    if definition is None:
+        definition = definition_of(database, placement)
+    since_us = 0 if since is None else to_us(since)
+    parts: list[Joined] = []
+    for stretch in stretches(1, database.head(), as_of_us=to_us(as_of)):
+        rows = join(database, placement, definition, stretch)
+        kept = [
+            i
+            for i in range(len(rows))
+            if rows.at_us[i] >= since_us and (experiment is None or rows.experiments[i] == experiment)
+        ]
+        if kept:
+            parts.append(rows if len(kept) == len(rows) else _take(rows, kept))
+    if not parts:
+        raise InvalidInputError(
+            f"no decision of placement {placement!r} has a closed window ({definition.window_s:g} s) by "
+            f"{as_of.isoformat()}; wait, or give a shorter window"
+        )
+    whole = _concatenated(parts)
+    bodies = [orjson.loads(body) for body in whole.bodies]
     with database.reading() as connection:
-        if definition is None:
-            definition = _definition(connection, placement)
-        rows = matured_decisions(connection, placement, definition, as_of=as_of, since=since)
-        if experiment is not None:
-            rows = [r for r in rows if r.decision.experiment == experiment]
-        if not rows:
-            raise InvalidInputError(
-                f"no decision of placement {placement!r} has a closed window ({definition.window_s:g} s) by "
-                f"{as_of.isoformat()}; wait, or give a shorter window"
-            )
-        offers = union_of_offers(connection, [r.decision.offer_set_revision for r in rows])
-    return interactions(rows, offers)
+        offers = union_of_offers(connection, [body["r"] for body in bodies])
+    return full_batch(whole, bodies, offers)
 
 
-def interactions(rows: Sequence[Joined], offers: OfferSet) -> InteractionBatch:
-    """Joined decisions as one batch over a set of offers that holds all of theirs."""
+def full_batch(rows: Joined, bodies: Sequence[dict[str, Any]], offers: OfferSet) -> InteractionBatch:
+    """Everything that was logged, over a set of offers that holds all that were eligible."""
     n, k = len(rows), len(offers)
     probabilities = np.zeros((n, k))
-    eligible = np.zeros((n, k), dtype=np.bool_)
-    chosen = np.zeros(n, dtype=np.int64)
-    for i, row in enumerate(rows):
-        positions = [offers.index_of(o) for o in row.decision.offers]
-        probabilities[i, positions] = row.decision.probabilities
-        eligible[i, positions] = True
-        chosen[i] = positions[row.decision.chosen]
-    widths = {name: len(v) for r in rows for name, v in r.decision.vectors.items()}
-    contexts = [
-        Context(
-            r.decision.subject,
-            r.decision.context,
-            {name: r.decision.vectors.get(name, (0.0,) * width) for name, width in widths.items()},
-            r.decision.at,
-        )
-        for r in rows
-    ]
-    shares = [r.decision.variant_probability for r in rows]
+    for i, body in enumerate(bodies):
+        probabilities[i, [offers.index_of(o) for o in body["o"]]] = body["p"]
+    batch = lean_batch(rows, [tuple(body["o"]) for body in bodies], bodies, offers, mixed="refuse")
+    phases = ["" if e is None else f"{e}:{p}" for e, p in zip(rows.experiments, rows.phases, strict=True)]
     return InteractionBatch(
-        table=DecisionTable.from_contexts(offers, contexts, eligible=eligible),
-        chosen=chosen,
-        propensity=np.asarray([r.decision.propensity for r in rows]),
-        reward=np.asarray([r.reward for r in rows]),
+        table=batch.table,
+        chosen=batch.chosen,
+        propensity=batch.propensity,
+        reward=batch.reward,
         probabilities=probabilities,
-        decision_ids=np.asarray([r.decision.id for r in rows], dtype=np.str_),
-        policies=np.asarray([str(r.decision.policy) for r in rows], dtype=np.str_),
-        variants=np.asarray([r.decision.variant or "" for r in rows], dtype=np.str_),
-        phases=np.asarray([_phase(r) for r in rows], dtype=np.str_),
-        variant_probability=np.asarray([1.0 if s is None else s for s in shares], dtype=np.float64),
+        decision_ids=batch.decision_ids,
+        policies=np.asarray(rows.policies, dtype=np.str_),
+        variants=np.asarray([v or "" for v in rows.variants], dtype=np.str_),
+        phases=np.asarray(phases, dtype=np.str_),
+        variant_probability=np.asarray([1.0 if b["q"] is None else b["q"] for b in bodies], dtype=np.float64),
     )
 
 
-def _phase(row: Joined) -> str:
-    decision = row.decision
-    return "" if decision.experiment is None else f"{decision.experiment}:{decision.phase}"
+def lean_batch(
+    rows: Joined,
+    eligible_offers: Sequence[tuple[str, ...]],
+    rests: Sequence[dict[str, Any]],
+    offers: OfferSet,
+    *,
+    mixed: Mixed,
+) -> InteractionBatch:
+    """What a learner needs: contexts, eligible offers, what was shown with which probability, and its number.
+
+    Parameters
+    ----------
+    rests
+        Bodies without their offers and probabilities.
+    mixed
+        What becomes of a feature that is text in some rows and a number in others: an error, or its text is missing.
+    """
+    masks: dict[tuple[str, ...], NDArray[np.bool_]] = {}
+    for ids in dict.fromkeys(eligible_offers):
+        mask = np.zeros(len(offers), dtype=np.bool_)
+        mask[[offers.index_of(o) for o in ids]] = True
+        masks[ids] = mask
+    if len(masks) == 1:
+        eligible = np.repeat(next(iter(masks.values()))[None, :], len(rows), axis=0)
+    else:
+        eligible = np.asarray([masks[ids] for ids in eligible_offers], dtype=np.bool_)
+    table = DecisionTable(
+        offers=offers,
+        eligible=eligible,
+        columns=_columns([r["x"] for r in rests], mixed=mixed),
+        vectors=_vectors([r["w"] for r in rests]),
+        subjects=np.asarray(rows.subjects, dtype=np.str_),
+        at=np.asarray(rows.at_us, dtype=np.int64).astype("datetime64[us]"),
+    )
+    position = {offer: i for i, offer in enumerate(offers.ids)}
+    return InteractionBatch(
+        table=table,
+        chosen=np.asarray([position[OfferId(o)] for o in rows.offers], dtype=np.int64),
+        propensity=np.asarray(rows.propensities, dtype=np.float64),
+        reward=np.asarray(rows.rewards, dtype=np.float64),
+        decision_ids=np.asarray(rows.ids, dtype=np.str_),
+    )
 
 
-def _definition(connection: Connection, placement: str) -> RewardDefinition:
+def learning_batches(
+    database: Database, rows: Joined, cache: dict[str, OfferSet], *, rungs: Iterable[str]
+) -> list[InteractionBatch]:
+    """Joined decisions that certain rungs of the ladder drew, one batch for each run of one offer set.
+
+    Parameters
+    ----------
+    cache
+        Offer sets by revision; grows.
+    """
+    wanted = frozenset(rungs)
+    offers, rests = offers_and_rest(rows.bodies)
+    keep = [i for i, rest in enumerate(rests) if rest["g"] in wanted]
+    out: list[InteractionBatch] = []
+    for revision, run in itertools.groupby(keep, key=lambda i: rests[i]["r"]):
+        picked = list(run)
+        part = rows if len(picked) == len(rows) else _take(rows, picked)
+        if revision not in cache:
+            if len(cache) >= 1_000:
+                cache.clear()
+            with database.reading() as connection:
+                cache[revision] = union_of_offers(connection, [revision])
+        out.append(
+            lean_batch(part, [offers[i] for i in picked], [rests[i] for i in picked], cache[revision], mixed="missing")
+        )
+    return out
+
+
+def _columns(features: Sequence[dict[str, Any]], *, mixed: Mixed) -> dict[str, NDArray[Any]]:
+    """``policies.records.feature_column`` of each feature, from the types that a whole column holds."""
+    names: set[str] = set()
+    for row in features:
+        names.update(row)
+    out: dict[str, NDArray[Any]] = {}
+    for name in sorted(names):
+        values = [row.get(name) for row in features]
+        types = set(map(type, values))
+        if str not in types:
+            out[name] = np.asarray(values, dtype=np.float64)  # None becomes nan
+        elif types <= {str, type(None)}:
+            out[name] = np.asarray(
+                ["" if v is None else v for v in values] if len(types) > 1 else values, dtype=np.str_
+            )
+        elif mixed == "refuse":
+            raise SchemaError(f"feature {name!r} is text in some rows and a number in others; send one type")
+        else:
+            out[name] = np.asarray([None if isinstance(v, str) else v for v in values], dtype=np.float64)
+    return out
+
+
+def _vectors(blocks: Sequence[dict[str, list[float]]]) -> dict[str, NDArray[np.float32]]:
+    """Named blocks; a row that lacks one, or has another width than most, has zeros there."""
+    widths: dict[str, dict[int, int]] = {}
+    for row in blocks:
+        for name, values in row.items():
+            counts = widths.setdefault(name, {})
+            counts[len(values)] = counts.get(len(values), 0) + 1
+    out: dict[str, NDArray[np.float32]] = {}
+    for name, counts in sorted(widths.items()):
+        width = max(counts, key=lambda w: counts[w])
+        zeros = [0.0] * width
+        found = [row.get(name, zeros) for row in blocks]
+        out[name] = np.asarray([v if len(v) == width else zeros for v in found], dtype=np.float32)
+    return out
+
+
+def _take(rows: Joined, kept: Sequence[int]) -> Joined:
+    return Joined(
+        rows.placement,
+        *(tuple(column[i] for i in kept) for column in _columns_of(rows)),
+    )
+
+
+def _concatenated(parts: Sequence[Joined]) -> Joined:
+    if len(parts) == 1:
+        return parts[0]
+    columns = zip(*(_columns_of(part) for part in parts), strict=True)
+    return Joined(parts[0].placement, *(tuple(itertools.chain.from_iterable(column)) for column in columns))
+
+
+def _columns_of(rows: Joined) -> tuple[tuple[Any, ...], ...]:
+    return (
+        rows.offsets,
+        rows.ids,
+        rows.subjects,
+        rows.at_us,
+        rows.offers,
+        rows.propensities,
+        rows.bodies,
+        rows.policies,
+        rows.experiments,
+        rows.phases,
+        rows.variants,
+        rows.rewards,
+    )
+
+
+def definition_of(database: Database, placement: str) -> RewardDefinition:
+    """Reward definition of a placement as it is now.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such placement.
+    """
     table = tables.placements
-    text = connection.execute(select(table.c.document).where(table.c.id == placement)).scalar()
-    if text is None:
-        raise UnknownNameError("placement", placement, connection.execute(select(table.c.id)).scalars())
+    with database.reading() as connection:
+        text = connection.execute(select(table.c.document).where(table.c.id == placement)).scalar()
+        if text is None:
+            raise UnknownNameError("placement", placement, connection.execute(select(table.c.id)).scalars())
     return RewardDefinition.from_json(json.loads(text)["reward"])
 
 

@@ -1,225 +1,266 @@
-"""Decisions of a placement joined with what came of them, as of a moment; a pure reading of the ledger."""
+"""A stretch of the ledger joined with what came of it, as columns; a pure reading, as the ledger was at an offset.
+
+What is learned from, exported and judged goes through this one join. It asks the database for what it needs by the
+position of decisions (an index scan that costs what the stretch costs, however long the ledger) and leaves the bodies
+of decisions as bytes: whoever needs their content takes out what it needs.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, select
 
-from engine.rewards.attribution import Exposure, exposures_of, is_for_people, last_exposure
+from engine.rewards.attribution import BOT, Exposure, exposures_of, last_exposure
 from engine.rewards.definition import RewardDefinition
 from engine.store import tables
-from engine.store.facts import decision_from_values, from_us, to_us
-from engine.subjects.links import everybody
+from engine.store.database import Database
+from engine.store.facts import from_us
+from engine.subjects.links import people_of
 from policies.errors import InvalidInputError
-from policies.records import Decision
 
 MICROSECONDS = 1_000_000
+STRETCH = 20_000
+_PART = 1_000
 
+# `|| ''` keeps a planner that knows no statistics from reading a whole placement instead of the stretch.
+_MINE = (
+    "d.ledger_offset >= :first AND d.ledger_offset < :end AND d.placement || '' = :placement "
+    f"AND (CASE WHEN :policy = '' THEN d.policy NOT LIKE '{BOT}@%' ELSE d.policy || '' = :policy END)"
+)
+_DECISIONS = (
+    "SELECT d.ledger_offset, d.id, d.subject, d.at_us, d.is_activated, d.offer, d.propensity, d.body, "
+    f"d.policy, d.experiment, d.phase, d.variant FROM decisions d WHERE {_MINE} ORDER BY d.ledger_offset"
+)
+_ACTIVATIONS = (
+    "SELECT a.decision, a.at_us FROM decisions d CROSS JOIN activations a "
+    f"WHERE {_MINE} AND NOT d.is_activated AND a.decision = d.id AND a.ledger_offset < :known"
+)
+_VOIDS = "SELECT decision, ledger_offset FROM voids WHERE ledger_offset >= :first AND ledger_offset < :known"
+_REWARDS = (
+    "SELECT r.decision, r.kind, r.at_us, r.id, r.value FROM decisions d CROSS JOIN rewards r "
+    f"WHERE {_MINE} AND r.decision = d.id AND r.ledger_offset < :known AND r.at_us <= :as_of"
+)
+_OUTCOMES = (
+    "SELECT o.subject, o.kind, o.at_us, o.id, o.value FROM decisions d CROSS JOIN outcomes o "
+    f"WHERE {_MINE} AND o.subject = d.subject AND o.at_us >= d.at_us AND o.at_us <= d.at_us + :window "
+    "AND o.at_us <= :as_of AND o.ledger_offset < :known"
+)
 
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """A seen decision and its number.
-
-    Attributes
-    ----------
-    offset
-        Of the decision in the ledger.
-    reward
-        By the reward definition, from the facts inside the window that were known.
-    """
-
-    offset: int
-    decision: Decision
-    reward: float
-
-
-def matured_decisions(
-    connection: Connection,
-    placement: str,
-    definition: RewardDefinition,
-    *,
-    as_of: datetime,
-    since: datetime | None = None,
-    known_offset: int | None = None,
-) -> list[Joined]:
-    """Decisions that were seen and whose window closed by ``as_of``, in ledger order, each with its number.
-
-    Parameters
-    ----------
-    since
-        Leave out decisions before it; their outcomes are still theirs.
-    known_offset
-        Read the ledger as it was at an offset (exclusive); None: as it is now.
-    """
-    window_us = round(definition.window_s * MICROSECONDS)
-    as_of_us = to_us(as_of)
-    limit = known_offset if known_offset is not None else 1 << 62
-    rows = _seen(connection, placement, before_us=as_of_us + 1, limit=limit)
-    wanted = [
-        row
-        for row in rows
-        if row[1].at_us + window_us <= as_of_us
-        and _seen_in_time(row[1].at_us, row[1].seen_us, window_us)
-        and (since is None or row[1].at_us >= to_us(since))
-    ]
-    facts = _facts(connection, placement, definition, rows, as_of_us=as_of_us, window_us=window_us, limit=limit)
-    return [
-        Joined(offset, decision, definition.number(facts.get(exposure.decision, ())))
-        for offset, exposure, decision in wanted
-    ]
-
-
-def _seen_in_time(at_us: int, seen_us: int, window_us: int) -> bool:
-    """Whether a decision was seen before its own window closed; later, nothing that counts can have come of it."""
-    return seen_us <= at_us + window_us
-
-
-_Seen = tuple[int, Exposure, Decision]
 _Fact = tuple[str, int, str, float]
 
 
-def _seen(connection: Connection, placement: str, *, before_us: int, limit: int) -> list[_Seen]:
-    decisions, activations, voids = tables.decisions, tables.activations, tables.voids
-    back = select(voids.c.decision, voids.c.ledger_offset).where(voids.c.ledger_offset < limit)
-    taken_back = {r.decision: r.ledger_offset for r in connection.execute(back)}
-    later = (
-        select(activations.c.decision, activations.c.at_us)
-        .join(decisions, decisions.c.id == activations.c.decision)
-        .where(decisions.c.placement == placement, activations.c.ledger_offset < limit)
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A stretch of the ledger, and how much of what came later is known.
+
+    Parameters
+    ----------
+    first_offset, end_offset
+        Decisions from the first up to (not including) the second.
+    known_offset
+        Facts below it count.
+    as_of_us
+        Facts up to this moment count, and decisions whose window has closed by then.
+    """
+
+    first_offset: int
+    end_offset: int
+    known_offset: int
+    as_of_us: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Joined:
+    """Seen decisions of a placement whose window has closed, in ledger order; every column has one value per decision.
+
+    Attributes
+    ----------
+    bodies
+        As ``engine.store.facts.decision_row`` wrote them.
+    rewards
+        Number of each decision by the reward definition, from the facts inside its window that were known.
+    """
+
+    placement: str
+    offsets: tuple[int, ...]
+    ids: tuple[str, ...]
+    subjects: tuple[str, ...]
+    at_us: tuple[int, ...]
+    offers: tuple[str, ...]
+    propensities: tuple[float, ...]
+    bodies: tuple[bytes, ...]
+    policies: tuple[str, ...]
+    experiments: tuple[str | None, ...]
+    phases: tuple[int | None, ...]
+    variants: tuple[str | None, ...]
+    rewards: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+
+def join(
+    database: Database, placement: str, definition: RewardDefinition, stretch: Stretch, *, policy: str | None = None
+) -> Joined:
+    """Join a stretch: a function of its arguments, however much the ledger has grown since.
+
+    Parameters
+    ----------
+    policy
+        Only decisions of this ``name@version``.
+    """
+    # In parts whose pages stay in the database's cache while their facts are looked up.
+    starts = range(stretch.first_offset, stretch.end_offset, _PART)
+    parts = [
+        replace(stretch, first_offset=start, end_offset=min(start + _PART, stretch.end_offset)) for start in starts
+    ]
+    rows: list[tuple[Any, ...]] = []
+    for part in parts:
+        rows += _part(database, placement, definition, part, policy=policy or "")
+    columns = list(zip(*rows, strict=True)) if rows else [()] * 13
+    offsets, ids, subjects, at_us, _, offers, propensities, bodies, policies, experiments, phases, variants, rewards = (
+        columns
     )
-    activated = {r.decision: r.at_us for r in connection.execute(later)}
-    query = (
-        select(decisions)
-        .where(
-            decisions.c.placement == placement,
-            decisions.c.at_us < before_us,
-            decisions.c.ledger_offset < limit,
-            is_for_people(decisions.c.policy),
-        )
-        .order_by(decisions.c.ledger_offset)
+    return Joined(
+        placement,
+        offsets,
+        ids,
+        subjects,
+        at_us,
+        offers,
+        propensities,
+        bodies,
+        policies,
+        experiments,
+        phases,
+        variants,
+        rewards,
     )
-    out: list[_Seen] = []
-    for row in connection.execute(query):
-        seen_us = row.at_us if row.is_activated else activated.get(row.id)
-        if seen_us is None or taken_back.get(row.id, -1) > row.ledger_offset:
-            continue
-        out.append((row.ledger_offset, Exposure(row.at_us, seen_us, row.id), decision_from_values(row[1:])))
+
+
+def _part(
+    database: Database, placement: str, definition: RewardDefinition, stretch: Stretch, *, policy: str
+) -> list[tuple[Any, ...]]:
+    """Rows of the decisions of a stretch, each with its number behind its columns."""
+    window_us = round(definition.window_s * MICROSECONDS)
+    where: dict[str, Any] = {
+        "first": stretch.first_offset,
+        "end": stretch.end_offset,
+        "placement": placement,
+        "policy": policy,
+    }
+    later: dict[str, Any] = {**where, "known": stretch.known_offset}
+    open_since_us = stretch.as_of_us - window_us
+    # A decision without a body has gone to the cold path.
+    rows = [row for row in database.rows(_DECISIONS, **where) if row[3] <= open_since_us and row[7]]
+    if not all(row[4] for row in rows):
+        seen = _first_of_each(database.rows(_ACTIVATIONS, **later))
+        # Seen after its own window closed: nothing that counts can have come of it.
+        rows = [row for row in rows if row[4] or seen.get(row[1], 1 << 62) <= row[3] + window_us]
+    voids = dict(database.rows(_VOIDS, first=stretch.first_offset, known=stretch.known_offset))
+    if voids:
+        rows = [row for row in rows if voids.get(row[1], -1) <= row[0]]
+    at = {row[1]: row[3] for row in rows}
+    facts = _facts(database, definition, at, {row[2] for row in rows}, later, stretch, placement, window_us)
+    number, default = definition.number, definition.default
+    return [(*row, number(facts[row[1]]) if row[1] in facts else default) for row in rows]
+
+
+def _first_of_each(rows: list[tuple[Any, ...]]) -> dict[str, int]:
+    out: dict[str, int] = {}
+    for decision, at_us in rows:
+        out[decision] = min(at_us, out.get(decision, at_us))
     return out
 
 
 def _facts(
-    connection: Connection,
-    placement: str,
+    database: Database,
     definition: RewardDefinition,
-    rows: Sequence[_Seen],
-    *,
-    as_of_us: int,
+    at: dict[str, int],
+    subjects: set[str],
+    later: dict[str, Any],
+    stretch: Stretch,
+    placement: str,
     window_us: int,
-    limit: int,
 ) -> dict[str, list[_Fact]]:
-    decisions, rewards, outcomes = tables.decisions, tables.rewards, tables.outcomes
-    kinds = sorted(definition.kinds)
-    at = {exposure.decision: exposure.at_us for _, exposure, _ in rows}
+    kinds = definition.kinds
     out: dict[str, list[_Fact]] = defaultdict(list)
-    named = (
-        select(rewards.c.decision, rewards.c.kind, rewards.c.at_us, rewards.c.id, rewards.c.value)
-        .join(decisions, decisions.c.id == rewards.c.decision)
-        .where(
-            decisions.c.placement == placement,
-            rewards.c.kind.in_(kinds),
-            rewards.c.at_us <= as_of_us,
-            rewards.c.ledger_offset < limit,
-        )
-    )
-    for decision, kind, at_us, fact_id, value in connection.execute(named):
+    if not at:
+        return out
+    for decision, kind, at_us, fact_id, value in database.rows(_REWARDS, **later, as_of=stretch.as_of_us):
         # A client's clock may run behind the server's: a reward is never before its decision.
-        if decision in at and at_us <= at[decision] + window_us:
+        if kind in kinds and decision in at and at_us <= at[decision] + window_us:
             out[decision].append((kind, at_us, fact_id, value))
-    names = everybody(connection, known_offset=limit)
-    by_person: dict[str, list[Exposure]] = defaultdict(list)
-    for _, exposure, decision in rows:
-        by_person[names.get(decision.subject, decision.subject)].append(exposure)
-    for exposures in by_person.values():
-        exposures.sort(key=lambda e: e.at_us)
-    attributed = select(outcomes).where(
-        outcomes.c.kind.in_(kinds), outcomes.c.at_us <= as_of_us, outcomes.c.ledger_offset < limit
-    )
-    for row in connection.execute(attributed):
-        person = names.get(row.subject, row.subject)
-        found = last_exposure(by_person.get(person, ()), at_us=row.at_us, window_us=window_us)
-        if found is not None:
-            out[found].append((row.kind, row.at_us, row.id, row.value))
+    outcomes = {row[3]: row for row in database.rows(_OUTCOMES, **later, as_of=stretch.as_of_us, window=window_us)}
+    linked = _linked(database, subjects, known_offset=stretch.known_offset)
+    for start in range(0, len(linked), _PART):
+        outcomes |= {row[3]: row for row in _outcomes_of(database, linked[start : start + _PART], stretch)}
+    found = [row for row in outcomes.values() if row[1] in kinds]
+    if not found:
+        return out
+    with database.reading() as connection:
+        exposures: dict[str, list[Exposure]] = exposures_of(
+            connection, {row[0] for row in found}, placement=placement, known_offset=stretch.known_offset
+        )
+    for subject, kind, at_us, fact_id, value in found:
+        decision = last_exposure(exposures.get(subject, ()), at_us=at_us, window_us=window_us)
+        if decision is not None and decision in at:
+            out[decision].append((kind, at_us, fact_id, value))
     return out
 
 
-def slice_of_policy(
-    connection: Connection,
-    policy: str,
+def _linked(database: Database, subjects: set[str], *, known_offset: int) -> list[str]:
+    """All ids of those persons among some subjects that have several."""
+    if not database.rows("SELECT 1 FROM links WHERE ledger_offset < :known LIMIT 1", known=known_offset):
+        return []
+    with database.reading() as connection:
+        names = people_of(connection, subjects, known_offset=known_offset)
+    n_ids = Counter(names.values())
+    return sorted(id_ for id_, name in names.items() if n_ids[name] > 1)
+
+
+def _outcomes_of(database: Database, subjects: list[str], stretch: Stretch) -> list[tuple[Any, ...]]:
+    table = tables.outcomes
+    query = select(table.c.subject, table.c.kind, table.c.at_us, table.c.id, table.c.value).where(
+        table.c.subject.in_(subjects), table.c.at_us <= stretch.as_of_us, table.c.ledger_offset < stretch.known_offset
+    )
+    with database.reading() as connection:
+        return [tuple(row) for row in connection.execute(query)]
+
+
+def stretches(first_offset: int, known_offset: int, *, as_of_us: int, size: int = STRETCH) -> list[Stretch]:
+    """Cut the ledger from an offset up to what is known into stretches of a bounded size."""
+    return [
+        Stretch(start, min(start + size, known_offset), known_offset, as_of_us)
+        for start in range(first_offset, known_offset, size)
+    ]
+
+
+def end_of_closed(
+    database: Database,
     placement: str,
     definition: RewardDefinition,
     *,
     first_offset: int,
-    end_offset: int,
     known_offset: int,
     as_of_us: int,
-) -> list[Joined]:
-    """Seen decisions that a policy made in a stretch of the ledger, each with its number; the cost follows the stretch.
-
-    A function of its arguments: the same stretch gives the same numbers however much the ledger has grown since.
-    """
-    decisions, rewards, outcomes = tables.decisions, tables.rewards, tables.outcomes
-    window_us = round(definition.window_s * MICROSECONDS)
-    kinds = sorted(definition.kinds)
-    rows = connection.execute(
-        select(decisions)
-        .where(
-            decisions.c.ledger_offset >= first_offset,
-            decisions.c.ledger_offset < end_offset,
-            decisions.c.policy == policy,
-            decisions.c.placement == placement,
-        )
-        .order_by(decisions.c.ledger_offset)
-    ).all()
-    subjects = sorted({row.subject for row in rows})
-    exposures = exposures_of(connection, subjects, placement=placement, known_offset=known_offset)
-    seen = {e.decision: e for found in exposures.values() for e in found}
-    wanted = [row for row in rows if row.id in seen and _seen_in_time(row.at_us, seen[row.id].seen_us, window_us)]
-    at = {row.id: row.at_us for row in wanted}
-    facts: dict[str, list[_Fact]] = defaultdict(list)
-    for part in _parts([row.id for row in wanted]):
-        named = select(rewards.c.decision, rewards.c.kind, rewards.c.at_us, rewards.c.id, rewards.c.value).where(
-            rewards.c.decision.in_(part),
-            rewards.c.kind.in_(kinds),
-            rewards.c.at_us <= as_of_us,
-            rewards.c.ledger_offset < known_offset,
-        )
-        for decision, kind, at_us, fact_id, value in connection.execute(named):
-            if at_us <= at[decision] + window_us:
-                facts[decision].append((kind, at_us, fact_id, value))
-    for part in _parts(sorted({*subjects, *exposures})):
-        attributed = select(outcomes).where(
-            outcomes.c.subject.in_(part),
-            outcomes.c.kind.in_(kinds),
-            outcomes.c.at_us <= as_of_us,
-            outcomes.c.ledger_offset < known_offset,
-        )
-        for row in connection.execute(attributed):
-            found = last_exposure(exposures.get(row.subject, ()), at_us=row.at_us, window_us=window_us)
-            if found is not None and found in at:
-                facts[found].append((row.kind, row.at_us, row.id, row.value))
-    return [
-        Joined(row.ledger_offset, decision_from_values(row[1:]), definition.number(facts.get(row.id, ())))
-        for row in wanted
-    ]
-
-
-def _parts(values: list[str]) -> Iterator[list[str]]:
-    for start in range(0, len(values), 500):
-        yield values[start : start + 500]
+    policy: str | None = None,
+) -> int:
+    """Where the run of closed windows that starts at an offset ends: at the first decision that is still open."""
+    rows = database.rows(
+        f"SELECT d.ledger_offset FROM decisions d WHERE {_MINE} AND d.at_us > :open_since "
+        "ORDER BY d.ledger_offset LIMIT 1",
+        first=first_offset,
+        end=known_offset,
+        placement=placement,
+        policy=policy or "",
+        open_since=as_of_us - round(definition.window_s * MICROSECONDS),
+    )
+    return int(rows[0][0]) if rows else known_offset
 
 
 def first_decision_at(connection: Connection, placement: str) -> datetime:

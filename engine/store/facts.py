@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
-from policies.errors import InvalidInputError
+from policies.errors import InvalidInputError, MovedAwayError
 from policies.records import Decision, DecisionId, Event, OfferId, Outcome, PlacementId, PolicyRef, Reward, SubjectId
 
 DECISION, REWARD, OUTCOME, EVENT, ACTIVATION, VOID, LINK = 1, 2, 3, 4, 5, 6, 7
@@ -155,8 +155,16 @@ def decision_row(
 
 
 def decision_from_values(values: Any) -> Decision:
-    """Decision of a row of ``decisions`` without its offset."""
+    """Decision of a row of ``decisions`` without its offset.
+
+    Raises
+    ------
+    MovedAwayError
+        If retention has moved its body to the cold path.
+    """
     id_, placement, subject, at_us, is_activated, experiment, phase, variant, policy, _, _, raw = values
+    if not raw:
+        raise MovedAwayError(id_)
     body = orjson.loads(raw)
     name: str = body["n"]
     return Decision(

@@ -9,7 +9,9 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import text
 
+from engine.store.partitions import ensure_partitions
 from policies.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -33,10 +35,14 @@ def upgrade(database: Database, revision: str = "head") -> None:
             f"the store has schema revision {found}, which this version does not know (newest: {head_revision()}); "
             "upgrade nextoffer, or go back with the version that wrote it"
         )
-    if revision == "head" and found == head_revision():
-        return
-    with database.writing() as connection:
-        command.upgrade(_config(connection), revision)
+    if revision != "head" or found != head_revision():
+        with database.writing() as connection:
+            if not database.is_sqlite:
+                # Several hosts may start at once: one goes forward, the others wait and find nothing left to do.
+                connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('nextoffer schema'))"))
+            command.upgrade(_config(connection), revision)
+    if revision == "head":
+        ensure_partitions(database)
 
 
 def downgrade(database: Database, revision: str) -> None:

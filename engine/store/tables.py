@@ -22,6 +22,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
 )
 
 metadata = MetaData()
@@ -176,6 +177,11 @@ learner_ticks = Table(
     Column("known_offset", BigInteger, nullable=False),
     Column("as_of_us", BigInteger, nullable=False),
     Column("is_published", Boolean, nullable=False),
+    # Added by revision 0004; empty in the ticks of earlier versions.
+    Column("placement", Text),
+    Column("definition", Text),
+    # The policy could not learn it: neither an heir nor an audit does.
+    Column("is_left_out", Boolean, nullable=False, server_default=false()),
     PrimaryKeyConstraint("policy", "number"),
 )
 
@@ -221,6 +227,23 @@ traits = Table(
     Column("subject", Text, primary_key=True),
     Column("document", Text, nullable=False),
     Column("updated_at_us", BigInteger, nullable=False),
+)
+
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("pseudonym", Text, primary_key=True),
+    Column("at_us", BigInteger, nullable=False),
+    Column("document", Text, nullable=False),
+)
+
+# Facts of a kind below the offset lie in the cold path: events are gone, decisions have lost their bodies.
+retention = Table(
+    "retention",
+    metadata,
+    Column("what", String(16), primary_key=True),
+    Column("below_offset", BigInteger, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
 )
 
 audit = Table(

@@ -113,6 +113,12 @@ class People:
                 self._known.popitem(last=False)
         return ids
 
+    def forget_all(self) -> None:
+        """Read everything anew."""
+        with self._lock:
+            self._known.clear()
+            self._followed_offset = -1
+
     def follow(self) -> None:
         """Take in links that are newer than the last one seen."""
         self._followed_at = time.monotonic()

@@ -83,6 +83,7 @@ class SubjectStates:
         self._followed_at = 0.0
         self._traits_checked_at = 0.0
         self._has_traits = False
+        self._n_erased = 0
         self._followed_offset: int | None = None
         self._database = database
         self._last_events = last_events
@@ -154,9 +155,23 @@ class SubjectStates:
                 self._events.pop(subject, None)
                 self._traits.pop(subject, None)
 
+    def forget_all(self) -> None:
+        """Drop everything that is cached of subjects: somebody was erased, and nobody here knows who."""
+        with self._lock:
+            self._n_advances += 1
+            self._events.clear()
+            self._vectors.clear()
+            self._traits.clear()
+        if self._people is not None:
+            self._people.forget_all()
+
     def traits(self, subject: str) -> Features:
         """Batch-scored features of a subject; empty where there are none."""
         if time.monotonic() - self._traits_checked_at > _TRAITS_CHECK_S:
+            n_erased = int(self._database.rows("SELECT count(*) FROM erasures")[0][0])
+            if n_erased != self._n_erased:
+                self._n_erased = n_erased
+                self.forget_all()
             self._has_traits = bool(self._database.rows("SELECT 1 FROM traits LIMIT 1"))
             self._traits_checked_at = time.monotonic()
         if not self._has_traits:

@@ -11,7 +11,9 @@ import pytest
 from engine.decisions.requests import DecisionRequest, OutcomeRequest, RewardRequest
 from engine.decisions.service import DecisionService
 from engine.learner.audit import audit
-from engine.learner.learner import Learner, learned_in, load_state, read_ticks
+from engine.learner.learner import Learner
+from engine.learner.snapshots import load_state
+from engine.learner.ticks import learned_in, read_ticks
 from engine.rewards.definition import RewardDefinition, RewardTerm
 from engine.rewards.export import export_interactions
 from policies.errors import NextofferError, StateError
@@ -153,7 +155,7 @@ def test_an_audit_recomputes_every_draw_and_every_snapshot(tmp_path: Path) -> No
     spoilt = audit(service.database, service.policies, secret=SECRET)
     assert spoilt.largest_difference > 0.0
     assert spoilt.n_other_snapshots > 0
-    other_secret = audit(service.database, service.policies, secret=b"not the secret it was drawn with")
+    other_secret = audit(service.database, service.policies, secret={1: b"not the secret it was drawn with"})
     assert other_secret.n_other_choice == 160
     service.close()
 
@@ -181,8 +183,13 @@ def test_a_state_that_has_gone_bad_is_not_published(tmp_path: Path) -> None:
     except (NextofferError, FloatingPointError, np.linalg.LinAlgError):
         pytest.fail("a spoilt state must be refused, not raise")
     assert learner.n_refused == 1
-    learner._policy = good
-    assert learner.publish() is not None
+    assert [t.is_left_out for t in read_ticks(lab.service.database, str(lab.ref))] == [True]
+    lab.traffic(80)
+    assert learner.tick() > 0
+    assert learner.publish() == 2
+    heir = lab.learner()
+    assert heir._policy.to_artifact().digest == learner._policy.to_artifact().digest
+    assert audit(lab.service.database, lab.service.policies, secret=SECRET).is_clean
     lab.service.close()
 
 
