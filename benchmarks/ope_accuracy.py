@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 import numpy as np
 
 from benchmarks._figures import Figure, finish, parser
 from offline_eval import Panel, evaluate
-from offline_eval.intervals import empirical_bernstein_lower, hoeffding_lower, lower_confidence_sequence
+from offline_eval.lower_bounds import lower_bounds
+from policies.errors import InvalidInputError
 from policies.protocols import PolicyTraits
 from policies.records import DecisionTable, FloatArray, InteractionBatch, Offer, OfferId, OfferSet
 from simulator.rollouts import rollout
@@ -160,25 +161,42 @@ def _judged(name: str, share: float, *, is_used: bool, runs: int, can_judge: boo
 
 
 def bounds(n_repetitions: int, *, seed: int, can_judge: bool) -> list[Figure]:
-    """One-sided bounds and the confidence sequence, on weights with a declared cap, and without one."""
-    regime = COVERAGE[1]
-    cap = regime.k / regime.floor
-    found = dict.fromkeys(("Hoeffding", "empirical Bernstein", "lower confidence sequence"), 0)
-    for repetition in range(n_repetitions):
-        log, target, truth = draw(regime, np.random.default_rng([seed, 77, repetition]))
-        x = target[np.arange(len(log)), log.chosen] / log.propensity * log.reward
-        n = len(x)
-        found["Hoeffding"] += hoeffding_lower(float(x.mean()), n, width=cap, alpha=0.05) <= truth
-        low = empirical_bernstein_lower(float(x.mean()), float(x.var(ddof=1)), n, width=cap, alpha=0.05)
-        found["empirical Bernstein"] += low <= truth
-        found["lower confidence sequence"] += bool(
-            (lower_confidence_sequence(x, alpha=0.05, scale=1.0, best_at=n) <= truth).all()
-        )
+    """One-sided bounds and the confidence sequence at all times at once; and logs that break what they assume."""
+    figures = []
     floor = 0.95 - 2 * float(np.sqrt(0.05 * 0.95 / n_repetitions))
+    for r, regime in enumerate((COVERAGE[0], COVERAGE[2], COVERAGE[-1], HIDDEN)):
+        found = dict.fromkeys(("Hoeffding bound", "empirical Bernstein bound", "lower confidence sequence"), 0)
+        for repetition in range(n_repetitions):
+            log, target, truth = draw(regime, np.random.default_rng([seed, 77 + r, repetition]))
+            told = lower_bounds(log, target, reward_range=(0.0, 1.0), weight_cap=20.0)
+            ends = (told.hoeffding, told.empirical_bernstein, float(told.sequence.max()))
+            for name, end in zip(found, ends, strict=True):
+                found[name] += end <= truth
+        figures += [
+            Figure(f"{name} holds ({regime.name})", "share", hits / n_repetitions, must=f">= {floor:.4f}", runs=n_repetitions, can_judge=can_judge)
+            for name, hits in found.items()
+        ]  # fmt: skip
     return [
-        Figure(f"coverage of {name} lower bound", "share", hits / n_repetitions, must=f">= {floor:.4f}", runs=n_repetitions, can_judge=can_judge)
-        for name, hits in found.items()
-    ]  # fmt: skip
+        *figures,
+        Figure("bounds refused where rows or rewards break what they assume", "share", _refused(seed), must=">= 1"),
+    ]
+
+
+HIDDEN = Regime("an offer never logged", 0.5, 0.3, hidden=True)
+
+
+def _refused(seed: int) -> float:
+    """Share of broken assumptions that are named instead of bounded."""
+    log, target, _ = draw(COVERAGE[2], np.random.default_rng([seed, 99]))
+    several = replace(log, table=replace(log.table, subjects=(np.arange(len(log)) // 2).astype(np.str_)))
+    broken = ((several, (0.0, 1.0), 20.0), (log, (0.0, 0.5), 20.0), (log, (0.0, 1.0), 0.0), (log, (1.0, 0.0), 20.0))
+    refused = 0
+    for wrong, reward_range, cap in broken:
+        try:
+            lower_bounds(wrong, target, reward_range=reward_range, weight_cap=cap)
+        except InvalidInputError:
+            refused += 1
+    return refused / len(broken)
 
 
 SIMULATED = tuple(

@@ -21,6 +21,10 @@ MAX_UNSUPPORTED = 0.05
 MAX_TOP_SHARE = 0.5
 # Chance of a false alarm of a test of the log itself; many logs are read every day.
 LOG_ALPHA = 1e-3
+# Checks that mean nothing where propensities were fitted to the rows they are checked on.
+TESTS_OF_PROPENSITIES = frozenset(
+    {"propensities against shown offers", "shown offers against logged distributions", "A/A"}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from offline_eval.candidates import Candidate, target_of
 from offline_eval.intervals import Bounds, percentile
 from offline_eval.moments import unit_groups
 from policies.errors import InvalidInputError
@@ -22,7 +23,7 @@ class TailValue:
 
 
 def quantile(
-    log: InteractionBatch, target: FloatArray, *, share: float, n_resamples: int = 200, seed: int = 0
+    log: InteractionBatch, candidate: Candidate, *, share: float, n_resamples: int = 200, seed: int = 0
 ) -> TailValue:
     """The reward that a share of decisions under the candidate would not exceed (self-normalised distribution).
 
@@ -30,14 +31,14 @@ def quantile(
     ----------
     Chandak et al. (2021), "Universal off-policy evaluation".
     """
-    return _tail(log, target, share, n_resamples, seed, use_mean=False)
+    return _tail(log, candidate, share, n_resamples, seed, use_mean=False)
 
 
 def worst_mean(
-    log: InteractionBatch, target: FloatArray, *, share: float, n_resamples: int = 200, seed: int = 0
+    log: InteractionBatch, candidate: Candidate, *, share: float, n_resamples: int = 200, seed: int = 0
 ) -> TailValue:
     """Mean reward of the worst share of decisions under the candidate (lower CVaR)."""
-    return _tail(log, target, share, n_resamples, seed, use_mean=True)
+    return _tail(log, candidate, share, n_resamples, seed, use_mean=True)
 
 
 def weighted_quantile(values: FloatArray, weights: FloatArray, share: float) -> float:
@@ -56,12 +57,11 @@ def weighted_worst_mean(values: FloatArray, weights: FloatArray, share: float) -
 
 
 def _tail(
-    log: InteractionBatch, target: FloatArray, share: float, n_resamples: int, seed: int, *, use_mean: bool
+    log: InteractionBatch, candidate: Candidate, share: float, n_resamples: int, seed: int, *, use_mean: bool
 ) -> TailValue:
     if not 0 < share < 1:
         raise InvalidInputError(f"share is {share}; expected a number between 0 and 1")
-    if target.shape != log.table.eligible.shape:
-        raise InvalidInputError(f"target has shape {target.shape}; expected {log.table.eligible.shape}")
+    target = target_of(candidate, log.table)
     of = weighted_worst_mean if use_mean else weighted_quantile
     order = np.argsort(log.reward, kind="stable")
     values = log.reward[order]

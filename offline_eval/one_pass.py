@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from offline_eval.candidates import Candidate, target_of
 from offline_eval.estimators.base import ONE, REWARD, Column, Estimator, Rows, Shrunk
 from offline_eval.log_records import CandidateRecord, LogRecord
 from offline_eval.moments import (
@@ -24,11 +25,10 @@ from offline_eval.moments import (
 from offline_eval.reward_models import CrossFitted, check_expected
 from offline_eval.summaries import Calibration, CountsByOffer
 from policies.errors import InvalidInputError
-from policies.protocols import Policy, RewardModel
+from policies.protocols import RewardModel
 from policies.records import BoolArray, DecisionTable, FloatArray, IntArray, InteractionBatch, OfferSet
-from policies.sampling import check_distribution, with_explore_share
+from policies.sampling import check_distribution
 
-Candidate = Policy | FloatArray
 Model = RewardModel | CrossFitted | FloatArray
 
 # Probabilities and model values of a chunk stay in the processor's cache: about 4 MB a matrix.
@@ -49,6 +49,22 @@ class Log(Protocol):
 
     def chunks(self, n_rows: int) -> Iterator[InteractionBatch]:
         """Consecutive parts of at most ``n_rows`` rows."""
+        ...
+
+
+@runtime_checkable
+class DistributedLog(Log, Protocol):
+    """A log that is read where it lies, in parts whose readings merge; ``chunks`` gives a sample to fit reward models on."""
+
+    def read_once(
+        self,
+        candidates: Mapping[str, Candidate | None],
+        estimators: Sequence[Estimator],
+        *,
+        model: Model | None,
+        explore_share: float,
+    ) -> Pass:
+        """What one reading leaves behind; see the function of this name."""
         ...
 
 
@@ -228,9 +244,7 @@ def _target(name: str, candidate: Candidate, part: Part, explore_share: float) -
         if not is_whole or not _is_distribution(target, part):
             check_distribution(target, part.eligible, policy_name=name)
         return target
-    raw = np.asarray(candidate.probabilities(part.table), dtype=np.float64)
-    check_distribution(raw, part.eligible, policy_name=name)
-    return with_explore_share(np.where(part.eligible, raw, 0.0), part.eligible, explore_share)
+    return target_of(candidate, part.table, explore_share=explore_share, name=name)
 
 
 def _is_distribution(target: FloatArray, part: Part) -> bool:
@@ -347,4 +361,4 @@ def _segments(first: Part) -> tuple[str, ...]:
     )
 
 
-__all__ = ["Candidate", "CandidateRecord", "Log", "LogRecord", "Model", "Pass", "read_once"]
+__all__ = ["Candidate", "CandidateRecord", "DistributedLog", "Log", "LogRecord", "Model", "Pass", "read_once"]

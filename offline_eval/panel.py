@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from offline_eval.diagnostics import Check, candidate_checks, log_checks
+from offline_eval.diagnostics import TESTS_OF_PROPENSITIES, Check, candidate_checks, log_checks
+from offline_eval.estimated import NO_TEST, EstimatedLog
 from offline_eval.estimators import Estimator, Shrunk, default_estimators
 from offline_eval.estimators.base import ONE, REWARD, Value
 from offline_eval.intervals import Bounds, bias_aware, normal, percentile, z_value
 from offline_eval.moments import gradient_matrix
-from offline_eval.one_pass import SEPARATOR, Candidate, Log, Model, Pass, read_once
+from offline_eval.one_pass import SEPARATOR, Candidate, DistributedLog, Log, Model, Pass, read_once
 from offline_eval.reward_models import FitReward, cross_fit, fit_reward_model
 from offline_eval.verdict import Verdict, judge
 from policies.errors import InvalidInputError, UnknownNameError
@@ -182,7 +184,7 @@ class Panel:
 
 
 def evaluate(
-    log: InteractionBatch | Log,
+    log: InteractionBatch | Log | EstimatedLog,
     candidates: Mapping[str, Candidate],
     *,
     incumbent: str | Candidate | None = None,
@@ -202,7 +204,8 @@ def evaluate(
     Parameters
     ----------
     log
-        Logged interactions, in memory or in chunks. Leave rows out whose reward window is still open.
+        Logged interactions, in memory, in chunks, or with estimated propensities. Leave rows out whose reward window is still
+        open, or see ``offline_eval.censoring``. A log that reads itself (``DistributedLog``: Spark) does so.
     candidates
         By name: policies, or probabilities of shape ``(n, k)``.
     incumbent
@@ -231,6 +234,9 @@ def evaluate(
     what can be tested of that. For effects that build up over several decisions use ``offline_eval.sequential``.
     """
     z_value(alpha)
+    said_of_log: Sequence[Check] = ()
+    if isinstance(log, EstimatedLog):
+        said_of_log, log = log.checks(), log.batch
     if not candidates:
         raise InvalidInputError("there is no candidate; expected at least one policy or array of probabilities by name")
     _check_estimators(used := tuple(default_estimators() if estimators is None else estimators))
@@ -242,7 +248,8 @@ def evaluate(
         model, note = _fitted(log, fit_reward, n_folds=n_folds, seed=seed)
         if note:
             notes.append(note)
-    data = read_once(log, everyone, used, model=model, explore_share=explore_share)
+    read = log.read_once if isinstance(log, DistributedLog) else partial(read_once, log)
+    data = read(everyone, used, model=model, explore_share=explore_share)
     return _panel(
         data,
         incumbent_name,
@@ -253,6 +260,7 @@ def evaluate(
         reward_range=reward_range,
         seed=seed,
         notes=notes,
+        said_of_log=said_of_log,
     )
 
 
@@ -267,6 +275,7 @@ def _panel(
     reward_range: tuple[float, float] | None,
     seed: int,
     notes: Sequence[str],
+    said_of_log: Sequence[Check],
 ) -> Panel:
     resampled = None
     if n_resamples > 0:
@@ -287,6 +296,8 @@ def _panel(
     names = list(next(iter(estimates.values())))
     headline = next((h for h in HEADLINES if h in names), names[0])
     of_log = log_checks(data.log, offer_ids)
+    if said_of_log:
+        of_log = [*said_of_log, *(_untested(c) if c.name in TESTS_OF_PROPENSITIES else c for c in of_log)]
     checks = {name: _checks(data, name, offer_ids, found) for name, found in estimates.items()}
     failed = [c for c in checks[incumbent] if c.status == "fail"]
     verdicts: dict[str, Verdict] = {}
@@ -324,6 +335,10 @@ def _panel(
         resampled=resampled,
         notes=tuple(notes),
     )
+
+
+def _untested(check: Check) -> Check:
+    return Check(check.name, "not known", None, check.threshold, NO_TEST)
 
 
 def _totals(data: Pass, candidate: str, totals: FloatArray | None = None) -> dict[str, Any]:

@@ -32,10 +32,13 @@ FATAL = frozenset(
         "positives behind the estimate",
         "duplicates",
         "A/A",
+        "balance under estimated propensities",
     }
 )
 # A warning among these turns a recommendation into caution.
-CAUTION = frozenset({"model against weights", "tail index", "mean weight", "weight of the top 1 %", "largest weight"})
+CAUTION = frozenset(
+    {"model against weights", "tail index", "mean weight", "weight of the top 1 %", "largest weight", "propensities"}
+)
 DEFAULT_RELATIVE_EFFECT = 0.1
 
 
@@ -138,6 +141,8 @@ def _settle(
     """Data that would settle it, from what was found."""
     names = {c.name for c in failed}
     out: list[str] = []
+    if "balance under estimated propensities" in names:
+        out.append("Log the probability of each shown offer, or keep what the choice depended on beside the decision.")
     if names & {"propensities against shown offers", "shown offers against logged distributions", "A/A", "duplicates"}:
         out.append("Mend the log first: no amount of it helps while its propensities or rows are not what happened.")
     if names & {"support", "mean weight", "effective sample size", "weight of the top 1 %", "largest weight"}:

@@ -3,29 +3,46 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from policies.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from offline_eval.one_pass import Candidate, Log
+    from engine.decisions.service import DecisionService
+    from offline_eval.candidates import Candidate
+    from offline_eval.censoring import RewardWindow
+    from offline_eval.estimated import EstimatedLog
+    from offline_eval.interop.columns import Columns
+    from offline_eval.one_pass import Log
     from policies.records import InteractionBatch, OfferSet
+
+    AnyLog = InteractionBatch | Log | EstimatedLog
 
 STREAM_ABOVE_BYTES = 256 * 1024 * 1024
 
 
 def evaluate(
     *,
-    log: Path,
-    policy: list[Path | str],
-    against: Path | str | None = None,
+    log: Path | None = None,
+    placement: str | None = None,
+    policy: list[str],
+    against: str | None = None,
+    column: list[str] | None = None,
+    estimate_propensities: bool = False,
+    window_days: float | None = None,
+    as_of: datetime | None = None,
+    weigh_open: bool = False,
     explore_share: float = 0.05,
     effect: float | None = None,
     out: Path | None = None,
     json: Path | None = None,
     resamples: int = 200,
     seed: int = 0,
+    home: Path | None = None,
+    config: Path | None = None,
 ) -> int:
     """Judge policies on a log in which another one acted; 0 where every one is recommended, else 1.
 
@@ -33,10 +50,24 @@ def evaluate(
     ----------
     log
         Parquet file or folder (columns offer, reward, propensity, …), or a file of VW dsjson lines (``.json``, ``.dsjson``).
+    placement
+        In place of ``--log``: the decisions of a placement of the service whose reward window has closed.
     policy
-        Saved policy (a folder or file), or ``uniform``; may be given several times.
+        Saved policy (a folder or file), registered version (``name@version``, or a name for its newest), ``uniform``, or
+        ``always:OFFER``; may be given several times.
     against
         The incumbent: as ``policy``; without it, the policy that logged.
+    column
+        KEY=NAME where the log calls a column otherwise, such as ``offer=item_id``; may be given several times.
+    estimate_propensities
+        For a log without propensities: estimate them from the context. The report says so and never recommends.
+    window_days
+        Rewards count so many days after the decision; rows whose window is still open are left out. Needs the columns at and
+        rewarded_at, and ``--as-of``.
+    as_of
+        Until when the log, or the service, knows of rewards; now, for a placement, if not given.
+    weigh_open
+        Keep rows with open windows and weigh the rewards that came by their chance of being seen by then.
     explore_share
         Share of uniform exploration the policies would be served with.
     effect
@@ -44,34 +75,81 @@ def evaluate(
     out
         Write an HTML report here, and its JSON twin beside it.
     json
-        Write the panel's figures here; ``-`` for stdout instead of the table.
+        Write the panel's figures here; ``--json=-`` for stdout instead of the table.
     resamples
         Bootstrap resamples of subjects; 0 for none.
     seed
         Of folds and resamples.
+    home
+        Folder of the service, for ``--placement`` and registered versions.
+    config
+        TOML file of settings, in place of ``--home``.
     """
     from offline_eval import evaluate as judge
 
-    data = _log(log)
-    offers = data.offers if not hasattr(data, "table") else data.table.offers
-    candidates = {_name(p): _policy(p, offers) for p in policy}
-    if len(candidates) < len(policy):
-        raise InvalidInputError("two policies have the same name; give each a folder or file of its own")
-    incumbent = None if against is None else _policy(against, offers)
-    panel = judge(
-        data,
-        candidates,
-        incumbent=incumbent,
-        explore_share=explore_share,
-        minimal_effect=effect,
-        n_resamples=resamples,
-        seed=seed,
-    )
+    with ExitStack() as stack:
+        store = _Store(stack, home, config)
+        if (log is None) == (placement is None):
+            raise InvalidInputError("pass either --log or --placement")
+        data: AnyLog
+        if log is not None:
+            window = _window(window_days, as_of)
+            data = _log(
+                log,
+                columns=_columns(column or []),
+                window=window,
+                weigh_open=weigh_open,
+                estimate=estimate_propensities,
+            )
+        else:
+            assert placement is not None
+            data = store.log(placement, as_of)
+        offers = _offers(data)
+        candidates = {_name(p): _policy(p, offers, store) for p in policy}
+        if len(candidates) < len(policy):
+            raise InvalidInputError("two policies have the same name; give each a folder or file of its own")
+        incumbent = None if against is None else _name(against)
+        if against is not None and incumbent is not None:
+            candidates.setdefault(incumbent, _policy(against, offers, store))
+        panel = judge(
+            data,
+            candidates,
+            incumbent=incumbent,
+            explore_share=explore_share,
+            minimal_effect=effect,
+            n_resamples=resamples,
+            seed=seed,
+        )
     _print(panel.to_table(), panel.to_json(), json)
     if out is not None:
-        page, twin = panel.page(title=f"Off-policy evaluation on {log.name}").write(out)
+        page, twin = panel.page(title=f"Off-policy evaluation on {placement or Path(str(log)).name}").write(out)
         print(f"report: {page}, figures: {twin}", file=sys.stderr)  # noqa: T201 - words on stderr
     return 0 if all(v.word == "recommend" for v in panel.verdicts.values()) else 1
+
+
+class _Store:
+    """The service's store, opened when something is asked of it."""
+
+    def __init__(self, stack: ExitStack, home: Path | None, config: Path | None) -> None:
+        self._stack, self._home, self._config = stack, home, config
+        self.is_named = home is not None or config is not None
+        self._service: DecisionService | None = None
+
+    def service(self) -> DecisionService:
+        """The open service."""
+        from api.cli.opening import opened
+
+        if self._service is None:
+            self._service = self._stack.enter_context(opened(self._home, self._config))
+        return self._service
+
+    def log(self, placement: str, as_of: datetime | None) -> InteractionBatch:
+        """Decisions of a placement with closed windows."""
+        from datetime import UTC
+
+        from engine.rewards.export import export_interactions
+
+        return export_interactions(self.service().database, placement, as_of=as_of or datetime.now(UTC))
 
 
 def _print(table: str, figures: dict[str, object], path: Path | None) -> None:
@@ -86,29 +164,76 @@ def _print(table: str, figures: dict[str, object], path: Path | None) -> None:
     print(table)  # noqa: T201 - data on stdout
 
 
-def _log(path: Path) -> InteractionBatch | Log:
-    from offline_eval.interop.arrow import ParquetLog, read_parquet
+def _log(path: Path, *, columns: Columns, window: RewardWindow | None, weigh_open: bool, estimate: bool) -> AnyLog:
+    from offline_eval.interop.arrow import ParquetLog, estimated_from_arrow, read_parquet, read_table
     from offline_eval.interop.dsjson import read_dsjson
 
     if not path.exists():
         raise InvalidInputError(f"{path} does not exist; expected a log as Parquet or dsjson")
     if path.suffix in (".json", ".dsjson", ".jsonl"):
         return read_dsjson(path)
+    if estimate:
+        return estimated_from_arrow(read_table(path), columns=columns, window=window, is_weighted=weigh_open)
     files = [path] if path.is_file() else list(path.rglob("*.parquet"))
-    if sum(f.stat().st_size for f in files) > STREAM_ABOVE_BYTES:
-        return ParquetLog(path)
-    return read_parquet(path)
+    if window is None and sum(f.stat().st_size for f in files) > STREAM_ABOVE_BYTES:
+        return ParquetLog(path, columns=columns)
+    return read_parquet(path, columns=columns, window=window, is_weighted=weigh_open)
 
 
-def _name(policy: Path | str) -> str:
-    return str(policy) if str(policy) == "uniform" else Path(policy).stem
+def _columns(given: list[str]) -> Columns:
+    from offline_eval.interop.columns import Columns
+
+    pairs = [c.partition("=") for c in given]
+    known = {name for name in Columns.__slots__ if name != "ignore"}
+    for key, sign, name in pairs:
+        if not sign or not name or key not in known:
+            raise InvalidInputError(
+                f"--column {key}{sign}{name} is not understood; expected KEY=NAME with KEY among {', '.join(sorted(known))}"
+            )
+    return Columns(**{key: name for key, _, name in pairs})  # type: ignore[arg-type]  # keys are text fields, checked above
 
 
-def _policy(policy: Path | str, offers: OfferSet) -> Candidate:
+def _window(days: float | None, as_of: datetime | None) -> RewardWindow | None:
+    from datetime import UTC
+
+    from offline_eval.censoring import RewardWindow
+
+    if days is None:
+        return None
+    if as_of is None:
+        raise InvalidInputError("--window-days needs --as-of: until when does the log know of rewards?")
+    return RewardWindow(days, as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC))
+
+
+def _offers(data: AnyLog) -> OfferSet:
+    from offline_eval.estimated import EstimatedLog
+    from policies.records import InteractionBatch
+
+    if isinstance(data, EstimatedLog):
+        data = data.batch
+    return data.table.offers if isinstance(data, InteractionBatch) else data.offers
+
+
+def _name(policy: str) -> str:
+    return Path(policy).stem if Path(policy).exists() else policy
+
+
+def _policy(policy: str, offers: OfferSet, store: _Store) -> Candidate:
     from policies.artifact import load_artifact
-    from policies.fixed import Uniform
+    from policies.fixed import FixedOrder, Uniform
     from policies.registry import load_policy
 
-    if str(policy) == "uniform":
+    if policy == "uniform":
         return Uniform()
-    return load_policy(load_artifact(Path(policy)))
+    if policy.startswith("always:"):
+        wanted = policy.removeprefix("always:")
+        if wanted not in offers.ids:
+            raise InvalidInputError(f"the log has no offer {wanted!r}; its offers are {', '.join(offers.ids[:20])}")
+        return FixedOrder((wanted,))
+    if Path(policy).exists():
+        return load_policy(load_artifact(Path(policy)))
+    if not store.is_named and "@" not in policy:
+        raise InvalidInputError(
+            f"policy {policy!r} is no file or folder; expected one, 'uniform', 'always:OFFER', or a registered name with --home"
+        )
+    return store.service().policies.load(policy).policy

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,13 +15,22 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from offline_eval.censoring import RewardWindow, inverse_censoring, matured
 from offline_eval.interop.columns import Columns
 from policies.errors import InvalidInputError, SchemaError
 from policies.records import DecisionTable, InteractionBatch, Offer, OfferId, OfferSet
 
+if TYPE_CHECKING:
+    from offline_eval.estimated import EstimatedLog
+
 
 def from_arrow(
-    table: pa.Table, *, offers: OfferSet | Sequence[str] | None = None, columns: Columns | None = None
+    table: pa.Table,
+    *,
+    offers: OfferSet | Sequence[str] | None = None,
+    columns: Columns | None = None,
+    window: RewardWindow | None = None,
+    is_weighted: bool = False,
 ) -> InteractionBatch:
     """A log from an Arrow table.
 
@@ -31,6 +40,12 @@ def from_arrow(
         All offers in the order candidates' columns have; None takes those in the log, sorted.
     columns
         What the columns are called.
+    window
+        When rewards count and until when they are known: rows whose window is still open are left out, rewards after it count
+        as none. Needs the columns ``at`` and ``rewarded_at``.
+    is_weighted
+        Keep the rows with open windows and weigh the rewards that came by their chance of being seen
+        (``offline_eval.censoring.inverse_censoring``).
 
     Raises
     ------
@@ -38,7 +53,42 @@ def from_arrow(
         Naming the column, the rule and how many rows break it.
     """
     names = columns or Columns()
-    _need(table.schema, names)
+    _need(table.schema, (names.offer, names.reward, names.propensity))
+    return _batch(table, names, offers=offers, window=window, is_weighted=is_weighted)
+
+
+def estimated_from_arrow(
+    table: pa.Table,
+    *,
+    offers: OfferSet | Sequence[str] | None = None,
+    columns: Columns | None = None,
+    window: RewardWindow | None = None,
+    is_weighted: bool = False,
+) -> EstimatedLog:
+    """A log from an Arrow table without propensities: they are estimated, and panels on it say so and never recommend."""
+    from offline_eval.estimated import estimate_propensities
+
+    names = columns or Columns()
+    _need(table.schema, (names.offer, names.reward))
+    certain = pa.array(np.ones(table.num_rows))  # a place holder: estimates replace it before anyone can read it
+    if names.propensity in table.column_names:
+        table = table.drop_columns([names.propensity])
+    if names.probabilities in table.column_names:
+        table = table.drop_columns([names.probabilities])
+    table = table.append_column(names.propensity, certain)
+    return estimate_propensities(_batch(table, names, offers=offers, window=window, is_weighted=is_weighted))
+
+
+def _batch(
+    table: pa.Table,
+    names: Columns,
+    *,
+    offers: OfferSet | Sequence[str] | None,
+    window: RewardWindow | None,
+    is_weighted: bool,
+) -> InteractionBatch:
+    if window is not None:
+        return _closed(table, names, offers=offers, window=window, is_weighted=is_weighted)
     if names.matured in table.column_names:
         table = table.filter(pc.fill_null(table[names.matured], False))
     if table.num_rows == 0:
@@ -73,18 +123,63 @@ def from_arrow(
     )
 
 
-def from_pandas(
-    frame: Any, *, offers: OfferSet | Sequence[str] | None = None, columns: Columns | None = None
+def _closed(
+    table: pa.Table,
+    names: Columns,
+    *,
+    offers: OfferSet | Sequence[str] | None,
+    window: RewardWindow,
+    is_weighted: bool,
 ) -> InteractionBatch:
-    """A log from a pandas data frame (which brings its own pandas)."""
-    return from_arrow(pa.Table.from_pandas(frame, preserve_index=False), offers=offers, columns=columns)
+    """A log whose rewards are known for some rows only, closed by one of the two ways there are."""
+    _need(table.schema, (names.at, names.rewarded_at))
+    if names.matured in table.column_names:
+        table = table.drop_columns([names.matured])
+    came = pc.is_valid(table[names.rewarded_at])
+    rewarded = _time(table.set_column(table.column_names.index(names.rewarded_at), names.rewarded_at,
+                                      pc.coalesce(table[names.rewarded_at], table[names.at])), names.rewarded_at)  # fmt: skip
+    reward = pc.fill_null(table[names.reward], 0)
+    table = table.set_column(table.column_names.index(names.reward), names.reward, reward)
+    log = _batch(table, names, offers=offers, window=None, is_weighted=False)
+    assert log.table.at is not None
+    assert rewarded is not None
+    delay = np.where(np.asarray(came), (rewarded - log.table.at) / np.timedelta64(1, "D"), np.nan)
+    early = int(np.count_nonzero(delay < 0))
+    if early:
+        raise InvalidInputError(
+            f"column {names.rewarded_at!r} lies before {names.at!r} in {early} rows; expected rewards after their decision"
+        )
+    return (inverse_censoring if is_weighted else matured)(log, window, delay)
+
+
+def from_pandas(
+    frame: Any,
+    *,
+    offers: OfferSet | Sequence[str] | None = None,
+    columns: Columns | None = None,
+    window: RewardWindow | None = None,
+    is_weighted: bool = False,
+) -> InteractionBatch:
+    """A log from a pandas data frame (which brings its own pandas); see ``from_arrow``."""
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    return from_arrow(table, offers=offers, columns=columns, window=window, is_weighted=is_weighted)
 
 
 def read_parquet(
-    path: Path | str, *, offers: OfferSet | Sequence[str] | None = None, columns: Columns | None = None
+    path: Path | str,
+    *,
+    offers: OfferSet | Sequence[str] | None = None,
+    columns: Columns | None = None,
+    window: RewardWindow | None = None,
+    is_weighted: bool = False,
 ) -> InteractionBatch:
-    """A log from a Parquet file or folder, whole in memory."""
-    return from_arrow(_dataset(path).to_table(), offers=offers, columns=columns)
+    """A log from a Parquet file or folder, whole in memory; see ``from_arrow``."""
+    return from_arrow(read_table(path), offers=offers, columns=columns, window=window, is_weighted=is_weighted)
+
+
+def read_table(path: Path | str) -> pa.Table:
+    """A Parquet file or folder as an Arrow table."""
+    return _dataset(path).to_table()
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +203,7 @@ class ParquetLog:
         if known is None:
             names = self.columns or Columns()
             data = _dataset(self.path)
-            _need(data.schema, names)
+            _need(data.schema, (names.offer, names.reward, names.propensity))
             if self.catalogue is None:
                 found: set[str] = set()
                 for batch in data.to_batches(columns=[names.offer]):
@@ -176,8 +271,8 @@ def _dataset(path: Path | str) -> Any:
         ) from error
 
 
-def _need(schema: pa.Schema, names: Columns) -> None:
-    for name in (names.offer, names.reward, names.propensity):
+def _need(schema: pa.Schema, wanted: Sequence[str]) -> None:
+    for name in wanted:
         if name not in schema.names:
             near = difflib.get_close_matches(name, schema.names, n=2, cutoff=0.4)
             hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""

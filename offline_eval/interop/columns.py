@@ -23,6 +23,8 @@ class Columns:
         List of the ids of the offers that could be shown; optional (all).
     matured
         Boolean: the reward's window is over; rows where it is not are left out, never taken for zero; optional.
+    rewarded_at
+        When the reward came, missing where none has; with ``at`` and a ``RewardWindow`` it says which rewards are still open.
     subject, at, decision_id, policy, variant, variant_probability, phase
         Optional.
     ignore
@@ -35,6 +37,7 @@ class Columns:
     probabilities: str = "probabilities"
     eligible: str = "eligible"
     matured: str = "is_matured"
+    rewarded_at: str = "rewarded_at"
     subject: str = "subject"
     at: str = "at"
     decision_id: str = "decision_id"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from offline_eval.candidates import Candidate, target_of
 from offline_eval.diagnostics import MIN_ESS, effective_sample_size
 from offline_eval.intervals import Bounds, normal
 from offline_eval.reward_models import FitReward, fit_ridge
@@ -16,9 +17,7 @@ from offline_eval.sequential.fqe import fitted_q
 from offline_eval.sequential.paths import Paths
 from offline_eval.verdict import Word
 from policies.errors import InvalidInputError
-from policies.protocols import Policy
 from policies.records import FloatArray, InteractionBatch
-from policies.sampling import check_distribution, with_explore_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ class SequentialPanel:
 
 def evaluate_sequences(
     log: InteractionBatch,
-    candidate: Policy | FloatArray,
+    candidate: Candidate,
     *,
     discount: float = 1.0,
     fit_q: FitReward = fit_ridge,
@@ -115,7 +114,7 @@ def evaluate_sequences(
     paths = Paths.of(log)
     if paths.n_paths < 3:
         raise InvalidInputError(f"the log has {paths.n_paths} subject(s); expected at least three")
-    target = _target(paths.log, candidate, explore_share)
+    target = target_of(candidate, paths.log.table, explore_share=explore_share)
     q = fitted_q(paths, target, fit=fit_q, discount=discount, seed=seed).values if q_values is None else q_values
     if q.shape != target.shape:
         raise InvalidInputError(f"q_values have shape {q.shape}; expected {target.shape}")
@@ -208,12 +207,3 @@ def _verdict(difference: PathEstimate, effective: float, n: int, returns: FloatA
     if difference.bounds.half_width <= 0.1 * abs(float(returns.mean())):
         return "caution", f"{told}: no gain shown."
     return "this log cannot answer", f"{told}: too wide to see a tenth of what the log's policy earned."
-
-
-def _target(log: InteractionBatch, candidate: Policy | FloatArray, explore_share: float) -> FloatArray:
-    if isinstance(candidate, np.ndarray):
-        check_distribution(candidate, log.table.eligible, policy_name="candidate")
-        return candidate
-    raw = np.asarray(candidate.probabilities(log.table), dtype=np.float64)
-    check_distribution(raw, log.table.eligible, policy_name=candidate.name)
-    return with_explore_share(np.where(log.table.eligible, raw, 0.0), log.table.eligible, explore_share)

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from api.cli.main import run
 from offline_eval import evaluate
 from offline_eval.interop.arrow import ParquetLog, from_arrow, from_pandas, read_parquet, to_arrow, write_parquet
 from offline_eval.interop.columns import Columns
@@ -132,22 +131,6 @@ def test_dsjson_is_read() -> None:
     assert log.table.columns["user.age"].tolist() == [30.0, 41.0]
     with pytest.raises(InvalidInputError, match="line 1 is not JSON"):
         from_dsjson(["{"])
-
-
-def test_command_writes_report_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The command prints the panel, writes report and figures, and exits 0 or 1 by the verdict, 2 on a wrong path."""
-    w = world(n=4000, n_subjects=1500)
-    log = tmp_path / "log.parquet"
-    write_parquet(w.log, log)
-    out, figures = tmp_path / "report.html", tmp_path / "figures.json"
-    code = run(["evaluate", "--log", str(log), "--policy", "uniform", "--out", str(out), "--json", str(figures)])
-    told = json.loads(figures.read_text())
-    verdict = told["candidates"]["uniform"]["verdict"]["verdict"]
-    assert code == (0 if verdict == "recommend" else 1)
-    assert verdict == "recommend"
-    assert "RECOMMEND" in capsys.readouterr().out
-    assert "uniform" in out.read_text()
-    assert run(["evaluate", "--log", str(tmp_path / "none.parquet"), "--policy", "uniform"]) == 2
 
 
 def _with(table: pa.Table, name: str, column: pa.Array) -> pa.Table:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from policies.protocols import PolicyTraits
 from policies.records import DecisionTable, FloatArray, InteractionBatch, Offer, OfferId, OfferSet
 
 
@@ -57,6 +58,25 @@ def world(
     table = DecisionTable(offer_set(k), np.ones((n, k), dtype=np.bool_), columns={"x": x}, subjects=subjects)
     log = InteractionBatch(table, chosen, logging[rows, chosen], reward, probabilities=logging)
     return World(log, softmax(sharpness * np.outer(x, slope)), np.full((n, k), 1.0 / k), q)
+
+
+class Better:
+    """A policy that likes the first offer for high x."""
+
+    name = "better"
+    traits = PolicyTraits()
+
+    def probabilities(self, table: DecisionTable) -> FloatArray:
+        """A softmax."""
+        return softmax(np.outer(table.columns["x"], np.linspace(1.0, -1.0, table.n_offers)))
+
+
+class Guess:
+    """A rough reward model."""
+
+    def expected_reward(self, table: DecisionTable) -> FloatArray:
+        """Linear in x."""
+        return np.outer(table.columns["x"], np.linspace(1.0, -1.0, table.n_offers))
 
 
 def tiny_log(n: int = 7, k: int = 3, *, seed: int = 3) -> tuple[InteractionBatch, FloatArray, FloatArray]:
