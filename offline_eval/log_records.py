@@ -160,8 +160,8 @@ class LogRecord:
     ----------
     counts, counts_by_group
         Shown offers against logged propensities: of all rows, and of those with one policy, variant, segment or day.
-    reward_total, lowest, highest, n_at_lowest
-        Sum and range of the rewards, and the number of rows with the least.
+    reward_total, reward2_total, lowest, highest, n_at_lowest
+        Sum, sum of squares and range of the rewards, and the number of rows with the least.
     spread
         Least and largest of propensity times number of eligible offers.
     ids
@@ -178,6 +178,7 @@ class LogRecord:
     counts: CountsByOffer | None = None
     counts_by_group: dict[tuple[str, str], CountsByOffer] = field(default_factory=dict)
     reward_total: float = 0.0
+    reward2_total: float = 0.0
     lowest: float = np.inf
     highest: float = -np.inf
     n_at_lowest: int = 0
@@ -196,6 +197,11 @@ class LogRecord:
     def mean_reward(self) -> float:
         """Mean reward of the log."""
         return self.reward_total / max(self.n_rows, 1)
+
+    @property
+    def reward_variance(self) -> float:
+        """Variance of the rewards over rows."""
+        return max(self.reward2_total / max(self.n_rows, 1) - self.mean_reward**2, 0.0)
 
     @property
     def n_duplicates(self) -> int | None:
@@ -220,6 +226,7 @@ class LogRecord:
         self.n_rows += len(reward)
         self.counts = counts if self.counts is None else self.counts.merge(counts)
         self.reward_total += float(reward.sum())
+        self.reward2_total += float(reward @ reward)
         low = float(reward.min())
         if low < self.lowest:
             self.lowest, self.n_at_lowest = low, 0
@@ -266,6 +273,7 @@ class LogRecord:
             for (kind, name), counts in record.counts_by_group.items():
                 out.add_group(kind, name, counts)
         out.reward_total = self.reward_total + other.reward_total
+        out.reward2_total = self.reward2_total + other.reward2_total
         out.lowest, out.highest = min(self.lowest, other.lowest), max(self.highest, other.highest)
         out.n_at_lowest = sum(r.n_at_lowest for r in (self, other) if r.lowest == out.lowest)
         out.spread = (min(self.spread[0], other.spread[0]), max(self.spread[1], other.spread[1]))

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from offline_eval.diagnostics import Check
+from offline_eval.diagnostics import MIN_ESS, MIN_POSITIVES, Check
 from offline_eval.intervals import Bounds
 from offline_eval.log_records import CandidateRecord, LogRecord
 
@@ -145,35 +145,63 @@ def _settle(
         out.append("Log the probability of each shown offer, or keep what the choice depended on beside the decision.")
     if names & {"propensities against shown offers", "shown offers against logged distributions", "A/A", "duplicates"}:
         out.append("Mend the log first: no amount of it helps while its propensities or rows are not what happened.")
+    needed = _needed_rows(effect, log)
     if names & {"support", "mean weight", "effective sample size", "weight of the top 1 %", "largest weight"}:
-        out.append(_exploration(record, log, offer_ids))
-    if "positives in the log" in names or "positives behind the estimate" in names:
-        rate = log.n_positive / log.n_rows
-        if rate > 0:
-            out.append(f"At this rate of rewards, about {math.ceil(50 / rate):,} rows of the candidate's own choices.")
-        else:
+        out.append(_exploration(needed, record, log, offer_ids))
+    elif names & {"positives in the log", "positives behind the estimate"}:
+        ess = record.effective_rows
+        if log.n_positive == 0:
             out.append("Rewards above the least: the log has none.")
+        elif ess > 0:
+            rows = math.ceil(log.n_rows * max(needed / ess, 1.0))
+            out.append(f"About {_rounded(rows)} rows like these{_in_days(log, rows)}: rewards are rare.")
     if not failed and bounds is not None and effect > 0 and math.isfinite(bounds.half_width):
         factor = (bounds.half_width / effect) ** 2
         rows = math.ceil(log.n_rows * factor)
-        out.append(f"About {rows:,} rows like these ({factor:.1f} times as many{_in_days(log, rows)}).")
+        out.append(f"About {_rounded(rows)} rows like these, {factor:.1f} times as many{_in_days(log, rows)}.")
     return tuple(out)
 
 
-def _exploration(record: CandidateRecord, log: LogRecord, offer_ids: Sequence[str]) -> str:
+def _needed_rows(effect: float, log: LogRecord) -> float:
+    """Rows of the candidate's own choices that pass the checks and show the effect that matters at 95 %."""
+    rate = log.n_positive / log.n_rows
+    wanted = [MIN_ESS]
+    if rate > 0:
+        wanted.append(MIN_POSITIVES / rate)
+    if effect > 0:
+        wanted.append(1.96**2 * log.reward_variance / effect**2)
+    return max(wanted)
+
+
+def _exploration(needed: float, record: CandidateRecord, log: LogRecord, offer_ids: Sequence[str]) -> str:
     """Uniform exploration over the offers the candidate wants and the log lacks, for as long as it takes."""
-    share = 0.05
-    if record.target_by_offer is None:
-        return f"{share:.0%} uniform exploration over all offers."
+    target = record.target_by_offer
+    if target is None:
+        return f"{EXPLORED:.0%} uniform exploration over all offers."
     assert log.counts is not None
-    shown = log.counts.shown / log.n_rows
-    lack = record.target_by_offer - shown
-    wanted = np.argsort(-lack)[: max(1, int(np.count_nonzero(lack > 0.02)))][:4]
-    k = max(1, int(np.count_nonzero(log.counts.could)))
-    # Each row under exploration shows a wanted offer with chance share / k; 100 effective rows are needed.
-    rows = math.ceil(100 * k / share)
-    names = ", ".join(str(offer_ids[int(j)]) for j in wanted)
-    return f"{share:.0%} uniform exploration, with {names} among the offers explored, for about {rows:,} decisions{_in_days(log, rows)}."
+    lack = target - log.counts.shown / log.n_rows
+    wanted = [int(j) for j in np.argsort(-lack) if lack[j] > 0.02] or [int(j) for j in np.argsort(-target)[:1]]
+    # A decision under exploration shows what the candidate would show with chance 1 / (offers explored).
+    rows = math.ceil(needed * len(wanted) / EXPLORED)
+    shown = [str(offer_ids[j]) for j in wanted[:4]]
+    named = ", ".join(shown[:-1]) + (" and " if len(shown) > 1 else "") + shown[-1]
+    others = len(wanted) - len(shown)
+    over = (
+        f"{named} and {others} others"
+        if others
+        else (named if len(wanted) == 1 else f"these {_NUMBERS[len(wanted)]} offers: {named}")
+    )
+    return f"{EXPLORED:.0%} uniform exploration over {over}; about {_rounded(rows)} decisions{_in_days(log, rows)}."
+
+
+EXPLORED = 0.05
+_NUMBERS = {2: "two", 3: "three", 4: "four"}
+
+
+def _rounded(rows: int) -> str:
+    """Two figures are all that such an estimate holds."""
+    size = 10 ** max(len(str(rows)) - 2, 0)
+    return f"{math.ceil(rows / size) * size:,}"
 
 
 def _in_days(log: LogRecord, rows: int) -> str:
@@ -181,4 +209,4 @@ def _in_days(log: LogRecord, rows: int) -> str:
     if not span > 0:
         return ""
     days = rows * span / log.n_rows
-    return f", {days:,.0f} days at this log's pace" if days >= 1 else ", less than a day at this log's pace"
+    return f", {math.ceil(days):,} days at this log's pace" if days >= 1 else ", less than a day at this log's pace"
