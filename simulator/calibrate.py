@@ -2,7 +2,7 @@
 
 ``python -m simulator.calibrate --data DIR`` fits price response on ``car_choice`` and return behaviour on ``online_retail`` and
 writes ``simulator/fitted.json``, which is shipped: every entry says from which file (by its SHA-256), how many people and by
-which likelihood. What no data here identifies stays *assumed* and is named in ``UNIDENTIFIED``.
+which likelihood. A log of the site itself identifies more: ``calibrated.calibrate``.
 """
 
 from __future__ import annotations
@@ -29,16 +29,6 @@ from simulator.rollouts import Rollout
 from simulator.world import MARKET_DAYS, MAX_DELAY_DAYS
 
 SHIPPED = Path(__file__).with_name("fitted.json")
-UNIDENTIFIED = (
-    "deal_affinity_weight",
-    "fatigue_per_view",
-    "fatigue_decay_per_day",
-    "cancel_per_discount",
-    "cancel_per_taste",
-    "retention_offer_effect",
-    "taste_spread",
-    "taste_shown",
-)
 # The bridge from buying to subscribing, assumed: a subscription costs 2.2 % of the car's price a month all in (so 100 EUR a
 # month stand for a car 4.5 thousand dearer), and the survey divides thousands by the log of income in thousands, 3.9 at 50.
 UNITS_PER_100_EUR = 0.1 / 0.022 / 3.9
@@ -194,17 +184,11 @@ def fit_delay(delays: IntArray) -> tuple[Fitted, Fitted]:
     )
 
 
-def calibrate_log(run: Rollout, *, pace: FloatArray | None = None) -> WorldParameters:
-    """Fill in what a log identifies without further assumptions: return rate, its spread, delay of signing.
+def returns_of(run: Rollout) -> tuple[IntArray, IntArray]:
+    """Returns and days at risk of each subject seen in a log, as ``fit_returns`` takes them.
 
-    Parameters
-    ----------
-    pace
-        Known factor on the return rate of each subject (traits of the site's people), shape ``(n_subjects,)``.
-
-    Notes
-    -----
-    A subject is watched from its first visit to the end of the market window, or to the visit at which it decided to sign.
+    A subject is watched from its first visit to the end of the market window or of the log, or to the visit at which it decided
+    to sign.
     """
     n = len(run.subjects.n_visits)
     first = np.full(n, np.iinfo(np.int64).max)
@@ -214,15 +198,16 @@ def calibrate_log(run: Rollout, *, pace: FloatArray | None = None) -> WorldParam
     last = np.full(n, -1, dtype=np.int64)
     np.maximum.at(last, run.row[before], run.day[before])
     visits = np.bincount(run.row[before], minlength=n)
-    is_watched = visits > 0
-    end = np.where(signed_on >= 0, last - first, MARKET_DAYS - 1)
-    rate, spread = fit_returns(
-        (visits - 1)[is_watched], end[is_watched], pace=None if pace is None else pace[is_watched]
-    )
-    share, mean = fit_delay((signed_on - last)[signed_on >= 0])
-    fitted = {"return_rate_per_day": rate, "return_rate_spread": spread, "delay_zero_share": share,
-              "delay_mean_days": mean}  # fmt: skip
-    return WorldParameters().with_fitted({k: (f.value, f.standard_error, f.source) for k, f in fitted.items()})
+    end = np.where(signed_on >= 0, last - first, np.minimum(MARKET_DAYS - 1, run.last_day - first))
+    seen = visits > 0
+    return (visits - 1)[seen], end[seen]
+
+
+def delays_of(run: Rollout) -> IntArray:
+    """Days from the last visit to signing, of contracts whose visit is old enough for every delay to have passed."""
+    credited = run.rewards["subscribed"] > 0
+    is_old = credited & (run.day + MAX_DELAY_DAYS <= run.last_day)
+    return np.asarray(run.subjects.signed_day[run.row[is_old]] - run.day[is_old], dtype=np.int64)
 
 
 CHOICE_NAMES = ("price", "range", "acc", "speed", "pollution", "size", "space", "cost", "station")

@@ -53,6 +53,8 @@ class Rollout:
     ----------
     row
         Which subject each decision belongs to, shape ``(n_decisions,)``.
+    last_day
+        Up to which day everything is known.
     """
 
     table: DecisionTable
@@ -63,6 +65,7 @@ class Rollout:
     rewards: dict[str, FloatArray]
     subjects: SubjectOutcomes
     policy: str
+    last_day: int
 
     def interactions(self, reward: RewardName = "subscribed") -> InteractionBatch:
         """The log as estimators and learners read it.
@@ -158,6 +161,7 @@ def rollout(
         rewards=rewards,
         subjects=outcomes,
         policy=policy.name,
+        last_day=days - 1,
     )
 
 

@@ -10,16 +10,15 @@ import numpy as np
 import pytest
 
 from policies.errors import InvalidInputError, SchemaError
-from simulator import world
 from simulator.calibrate import (
     SHIPPED,
-    UNIDENTIFIED,
-    calibrate_log,
     conditional_logit,
+    delays_of,
     fit_delay,
     fit_public_data,
     fit_returns,
     read_car_choice,
+    returns_of,
     shipped_fits,
     with_shipped,
 )
@@ -78,19 +77,18 @@ def test_delay_by_hand() -> None:
     np.testing.assert_allclose(mean.value, 25 / 5)
 
 
-@pytest.mark.slow
-def test_a_simulated_log_gives_back_the_truth() -> None:
-    """Return rate, spread and delay of the reference site are recovered from 8,000 visitors within three standard errors."""
-    scenario, n = reference(), 8_000
-    run = rollout(scenario, Uniform(), n_subjects=n, seed=2)
-    person = world.Subjects.draw(scenario, np.arange(n), seed=2).person
-    made = calibrate_log(run, pace=scenario.population.pace[person])
-    truth = scenario.parameters.values()
-    for name in ("return_rate_per_day", "return_rate_spread", "delay_zero_share", "delay_mean_days"):
-        parameter = getattr(made, name)
-        assert parameter.provenance == "fitted"
-        assert abs(parameter.value - truth[name]) < 3 * parameter.standard_error, name
-    assert all(getattr(made, name).provenance == "assumed" for name in UNIDENTIFIED)
+def test_returns_and_delays_of_a_log_cut_short() -> None:
+    """Nobody is watched longer than the log lasts, and contracts too young for every delay are left out."""
+    run = rollout(reference(), Uniform(), n_subjects=600, visit_days=20, follow_days=0, seed=3)
+    n_returns, n_days = returns_of(run)
+    assert (n_returns <= n_days).all()
+    first = np.full(600, 99)
+    np.minimum.at(first, run.row, run.day)
+    assert (n_days <= np.maximum(19 - first[np.unique(run.row)], 0)).all()
+    delays = delays_of(run)
+    signed_early = (run.subjects.signed_day >= 0) & (run.subjects.signed_day < 6)
+    assert 0 < len(delays) <= (run.subjects.signed_day >= 0).sum()
+    assert len(delays) >= signed_early.sum()
 
 
 def test_shipped_fits_fill_in_parameters_with_their_sources() -> None:

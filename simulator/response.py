@@ -1,0 +1,426 @@
+"""How visitors answer to offers, from a log: one likelihood of each visitor's clicks, contract and stay, over what is hidden.
+
+A visitor's clicks, the contract that follows a click and the days until it is cancelled share what the log does not show: taste for
+car classes, sensitivity to prices and the part of deal affinity that no trait tells. The likelihood of a visitor is the mean over
+fixed nodes of these, so that spreads between visitors are told from chance within them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit, logit, logsumexp
+from scipy.stats import norm, qmc
+
+from policies.errors import InvalidInputError
+from policies.records import FloatArray, IntArray
+from simulator.evidence import Evidence, Floats, evidence_of
+from simulator.rollouts import Rollout
+from simulator.scenarios.car_subscription import CAR_CLASSES, Scenario
+
+
+@dataclass(frozen=True, slots=True)
+class Coefficient:
+    """One unknown of the likelihood.
+
+    Parameters
+    ----------
+    prior_mean, prior_sd
+        Of its free form, weak: about half the width of what is plausible. Where the log says nothing they stay.
+    free, natural
+        Into and out of the form without limits that is searched.
+    """
+
+    name: str
+    prior_mean: float
+    prior_sd: float
+    free: Callable[[float], float] = float
+    natural: Callable[[float], float] = float
+
+
+def _positive(name: str, mean: float, log_sd: float) -> Coefficient:
+    return Coefficient(name, float(np.log(mean)), log_sd, lambda x: float(np.log(x)), lambda x: float(np.exp(x)))
+
+
+def _share(name: str, mean: float, logit_sd: float) -> Coefficient:
+    return Coefficient(name, float(logit(mean)), logit_sd, lambda x: float(logit(x)), lambda x: float(expit(x)))
+
+
+# Prior means are round numbers, not the values of the reference site: what a log does not say is not known.
+COEFFICIENTS = (
+    Coefficient("click_base", -1.5, 1.5),
+    Coefficient("no_offer_penalty", -0.5, 1.5),
+    Coefficient("discount_appeal", 1.5, 3.0),
+    Coefficient("perk_appeal", 0.3, 0.7),
+    Coefficient("term_dislike", 0.02, 0.05),
+    Coefficient("fatigue_per_view", 0.2, 0.3),
+    _share("fatigue_decay_per_day", 0.8, 0.8),
+    Coefficient("price_sensitivity", 0.7, 0.7),
+    _positive("price_sensitivity_spread", 0.4, 0.5),
+    _positive("taste_spread", 0.7, 0.7),
+    _share("taste_shown", 0.6, 0.9),
+    _positive("affinity_hidden", 1.0, 0.7),
+    Coefficient("convert_base", -4.0, 2.0),
+    _positive("cancel_per_day", 0.01, 1.0),
+    Coefficient("cancel_per_discount", 1.0, 2.0),
+    Coefficient("cancel_per_term", -0.05, 0.06),
+    Coefficient("cancel_per_perk", -0.3, 0.5),
+    Coefficient("cancel_per_taste", -0.2, 0.3),
+    Coefficient("retention_offer_effect", -0.3, 0.4),
+)
+# Effects across visits, which a site need not have: fitted where asked for.
+HISTORY = (
+    Coefficient("appeal_per_dependence", 0.0, 0.3),
+    Coefficient("cancel_per_dependence", 0.0, 0.7),
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ResponseFit:
+    """Estimates, in the free form in which they are searched.
+
+    Attributes
+    ----------
+    mode
+        Shape ``(d,)``.
+    information
+        Of the log and the priors, shape ``(d, d)``; its inverse is the covariance.
+    scores
+        Derivative of each visitor's log-likelihood at the mode, shape ``(n_subjects, d)``.
+    """
+
+    coefficients: tuple[Coefficient, ...]
+    mode: FloatArray
+    information: FloatArray
+    scores: FloatArray
+    log_likelihood: float
+    n_subjects: int
+    n_visits: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the coefficients, in order."""
+        return tuple(c.name for c in self.coefficients)
+
+    @property
+    def covariance(self) -> FloatArray:
+        """Of the free forms, shape ``(d, d)``."""
+        return np.asarray(np.linalg.inv(self.information), dtype=np.float64)
+
+    def natural(self, free: FloatArray | None = None) -> dict[str, float]:
+        """Values in their own units, by name; default: of the mode."""
+        at = self.mode if free is None else free
+        return {c.name: c.natural(float(x)) for c, x in zip(self.coefficients, at, strict=True)}
+
+    def standard_errors(self) -> dict[str, float]:
+        """In their own units, by the delta method."""
+        sd = np.sqrt(np.diag(self.covariance))
+        slope = [
+            (c.natural(x + 1e-5) - c.natural(x - 1e-5)) / 2e-5
+            for c, x in zip(self.coefficients, self.mode, strict=True)
+        ]
+        return {c.name: float(abs(s) * e) for c, s, e in zip(self.coefficients, slope, sd, strict=True)}
+
+    def identified(self) -> tuple[str, ...]:
+        """Coefficients of which the log leaves less than half of the spread that was plausible before it."""
+        sd = np.sqrt(np.diag(self.covariance))
+        return tuple(c.name for c, s in zip(self.coefficients, sd, strict=True) if s < 0.5 * c.prior_sd)
+
+    def draws(self, counts: NDArray[np.int64], rng: np.random.Generator) -> FloatArray:
+        """One set of coefficients for each resample of the visitors, by one step of Newton's from the mode.
+
+        Parameters
+        ----------
+        counts
+            How often each visitor is in each resample, shape ``(n_draws, n_subjects)``.
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape ``(n_draws, d)``, free form. Where the log says nothing they spread as the prior does.
+
+        References
+        ----------
+        Kline and Santos (2012), "A score based approach to wild bootstrap inference".
+        """
+        prior = np.asarray([1.0 / c.prior_sd for c in self.coefficients])
+        moved = (counts - 1.0) @ self.scores + rng.normal(size=(len(counts), len(prior))) * prior
+        return np.asarray(self.mode + np.linalg.solve(self.information, moved.T).T, dtype=np.float64)
+
+    def given(self, **values: float) -> FloatArray:
+        """Free forms of all coefficients where some are held at natural values, the others moved as the log asks."""
+        names = list(self.names)
+        held = np.asarray([names.index(n) for n in values])
+        wanted = np.asarray([self.coefficients[i].free(v) for i, v in zip(held, values.values(), strict=True)])
+        cov = self.covariance
+        shift = np.linalg.solve(cov[np.ix_(held, held)], wanted - self.mode[held])
+        return np.asarray(self.mode + cov[:, held] @ shift, dtype=np.float64)
+
+
+class Likelihood:
+    """Log-likelihood and its derivatives of every visitor, over fixed nodes of what is hidden.
+
+    Parameters
+    ----------
+    n_nodes
+        Power of two: points of a scrambled Sobol sequence in eight normals (three signs of taste the site reads, three it does
+        not, sensitivity, affinity). Signs are sorted so that the class searched for has the largest.
+    """
+
+    def __init__(
+        self, evidence: Evidence, coefficients: tuple[Coefficient, ...], *, n_nodes: int, rows_a_chunk: int
+    ) -> None:
+        self.evidence, self.coefficients = evidence, coefficients
+        self.at = {c.name: i for i, c in enumerate(coefficients)}
+        n_cars = len(CAR_CLASSES)
+        points = qmc.Sobol(2 * n_cars + 2, scramble=True, rng=np.random.default_rng(0)).random(n_nodes)
+        z = norm.ppf(np.clip(points, 1e-9, 1 - 1e-9))
+        largest = np.argmax(z[:, :n_cars], axis=1)
+        self._shown = np.zeros((n_cars * (n_cars + 1), n_nodes))
+        self._hidden = np.zeros_like(self._shown)
+        for searched in range(n_cars):
+            signs = z[:, :n_cars].copy()
+            signs[np.arange(n_nodes), largest] = z[:, searched]
+            signs[:, searched] = z[np.arange(n_nodes), largest]
+            block = slice(searched * (n_cars + 1) + 1, (searched + 1) * (n_cars + 1))
+            self._shown[block] = signs.T
+            self._hidden[block] = z[:, n_cars : 2 * n_cars].T
+        self._z_price, self._z_affinity = z[:, -2], z[:, -1]
+        self._chunks = _chunks(evidence.start, len(evidence.clicked), rows_a_chunk)
+
+    def __call__(self, free: FloatArray, subjects: IntArray | None = None) -> tuple[float, FloatArray]:
+        """Sum of the log-likelihoods, and their derivatives by subject in the free form, ``(n_subjects, d)``."""
+        v = {c.name: c.natural(float(x)) for c, x in zip(self.coefficients, free, strict=True)}
+        rho = v["taste_shown"]
+        rest = np.sqrt(1.0 - rho**2)
+        mix = rho * self._shown + rest * self._hidden
+        tables = {
+            "taste": v["taste_spread"] * mix,
+            "spread": mix,
+            "shown": v["taste_spread"] * (self._shown - rho / rest * self._hidden),
+        }
+        factor = np.exp(v["price_sensitivity_spread"] * self._z_price)
+        columns = [np.ones_like(factor), factor, self._z_price * factor, self._z_affinity]
+        basis = np.stack(columns, axis=1).astype(np.float32)
+        scores = np.zeros((self.evidence.n_subjects, len(free)))
+        total = 0.0
+        e = self.evidence
+        lag_days = np.arange(e.lags.shape[1])
+        faded = v["fatigue_decay_per_day"] ** lag_days
+        slope = lag_days * v["fatigue_decay_per_day"] ** np.maximum(lag_days - 1, 0)
+        effects = np.asarray([v[n] for n in e.linear_names], dtype=np.float32)
+        fading = np.stack([faded, slope], axis=1).astype(np.float32)
+        small = {name: np.ascontiguousarray(t, dtype=np.float32) for name, t in tables.items()}
+        for first, last, row_first, row_last in self._chunks:
+            part = slice(row_first, row_last)
+            fatigue = e.lags[part].astype(np.float32) @ fading
+            fixed = e.linear[part] @ effects - np.float32(v["fatigue_per_view"]) * fatigue[:, 0]
+            total += self._chunk(v, scores, slice(first, last), part, fixed, fatigue, small, tables, basis)
+        for i, c in enumerate(self.coefficients):
+            x = float(free[i])
+            scores[:, i] *= (c.natural(x + 1e-5) - c.natural(x - 1e-5)) / 2e-5
+        return total, scores
+
+    def _chunk(
+        self, v: dict[str, float], scores: FloatArray, who: slice, part: slice, fixed: Floats,
+        fatigue: Floats, small: dict[str, Floats], tables: dict[str, FloatArray], basis: Floats,
+    ) -> float:  # fmt: skip
+        e, at = self.evidence, self.at
+        start = e.start[who] - part.start
+        owner = np.repeat(np.arange(len(start)), np.diff(np.append(start, part.stop - part.start)))
+        group, weight = e.group[part], e.weight[part]
+        price, discount = e.price[part], e.discount[part]
+        design = np.stack(
+            [fixed, -np.float32(v["price_sensitivity"]) * price, np.float32(v["affinity_hidden"]) * discount], axis=1
+        )
+        log_odds = design @ basis[:, [0, 1, 3]].T
+        log_odds += small["taste"][group]
+        clicked = e.clicked[part][:, None]
+        chance = 1.0 / (1.0 + np.exp(-log_odds))
+        likelihood = np.log(np.where(clicked > 0, chance, 1.0 - chance) + np.float32(1e-30))
+        slope = clicked - chance
+        signs = np.flatnonzero(e.signs[part] >= 0)
+        signed = e.signs[part][signs][:, None].astype(np.float32)
+        contract = 1.0 / (1.0 + np.exp(-(log_odds[signs] + np.float32(v["convert_base"] - v["click_base"]))))
+        likelihood[signs] += np.log(np.where(signed > 0, contract, 1.0 - contract) + np.float32(1e-30))
+        slope_sign = signed - contract
+        slope[signs] += slope_sign
+        likelihood *= weight[:, None]
+        slope *= weight[:, None]
+        slope_sign *= weight[signs][:, None]
+        per_node = np.add.reduceat(likelihood, start, axis=0).astype(np.float64)
+        stay = self._stay(v, who, tables)
+        if stay is not None:
+            per_node[stay.local] += stay.likelihood
+        top = logsumexp(per_node, axis=1)
+        posterior = np.exp(per_node - top[:, None])
+        of_row = posterior.astype(np.float32)[owner]
+        slope *= of_row
+        sums = slope @ basis
+        self._add(scores, who, start, sums[:, :1] * e.linear[part], [at[n] for n in e.linear_names])
+        by_name = {
+            "price_sensitivity": -price * sums[:, 1],
+            "price_sensitivity_spread": -np.float32(v["price_sensitivity"]) * price * sums[:, 2],
+            "affinity_hidden": discount * sums[:, 3],
+            "fatigue_per_view": -fatigue[:, 0] * sums[:, 0],
+            "fatigue_decay_per_day": -np.float32(v["fatigue_per_view"]) * fatigue[:, 1] * sums[:, 0],
+            "taste_spread": np.einsum("nr,nr->n", slope, small["spread"][group]),
+            "taste_shown": np.einsum("nr,nr->n", slope, small["shown"][group]),
+        }
+        self._add(scores, who, start, np.stack(list(by_name.values()), axis=1), [at[n] for n in by_name])
+        moved = (slope_sign * of_row[signs]).sum(axis=1)
+        moved = np.bincount(owner[signs], weights=moved, minlength=len(start))
+        scores[who, at["convert_base"]] += moved
+        scores[who, at["click_base"]] -= moved
+        if stay is not None:
+            self._add_stay(scores, who, stay, posterior[stay.local], tables)
+        return float((top - np.log(per_node.shape[1])).sum())
+
+    @staticmethod
+    def _add(scores: FloatArray, who: slice, start: IntArray, rows: NDArray[Any], columns: list[int]) -> None:
+        scores[who.start : who.stop, columns] += np.add.reduceat(rows, start, axis=0)
+
+    def _stay(self, v: dict[str, float], who: slice, tables: dict[str, FloatArray]) -> Stay | None:
+        e = self.evidence
+        mine = slice(*np.searchsorted(e.contract, [who.start, who.stop]))
+        if mine.start == mine.stop:
+            return None
+        names = [n for n in e.hazard_names if n in self.at]
+        columns = e.hazard[mine][:, [e.hazard_names.index(n) for n in names]]
+        effects = np.asarray([np.log(v[n]) if n == "cancel_per_day" else v[n] for n in names])
+        taste = tables["taste"][e.hazard_group[mine]]
+        log_hazard = (columns @ effects)[:, None] + v["cancel_per_taste"] * taste
+        ends = e.is_cancelled[mine].astype(np.float64)[:, None]
+        cared_end = e.is_cared_at_end[mine].astype(np.float64)[:, None]
+        without, cared = (np.minimum(np.exp(log_hazard + x), 0.5) for x in (0.0, v["retention_offer_effect"]))
+        # The day of leaving counts among the days at risk: it is taken out there and put in as the event.
+        days_without = e.days[mine][:, :1] - ends * (1.0 - cared_end)
+        days_cared = e.days[mine][:, 1:] - ends * cared_end
+        hazard_at_end = np.where(cared_end > 0, cared, without)
+        likelihood = days_without * np.log1p(-without) + days_cared * np.log1p(-cared) + ends * np.log(hazard_at_end)
+        slope_cared = ends * cared_end - days_cared * cared / (1.0 - cared)
+        slope = ends * (1.0 - cared_end) - days_without * without / (1.0 - without) + slope_cared
+        return Stay(
+            e.contract[mine] - who.start, likelihood, slope, slope_cared, columns, names, taste, e.hazard_group[mine], v
+        )
+
+    def _add_stay(
+        self, scores: FloatArray, who: slice, stay: Stay, posterior: FloatArray, tables: dict[str, FloatArray]
+    ) -> None:
+        rows, at, v = who.start + stay.local, self.at, stay.values
+        slope = stay.slope * posterior
+        total = slope.sum(axis=1)
+        for j, name in enumerate(stay.names):
+            # The base hazard is positive: its derivative is that of its logarithm over itself.
+            scores[rows, at[name]] += total * stay.columns[:, j] / (v[name] if name == "cancel_per_day" else 1.0)
+        scores[rows, at["cancel_per_taste"]] += (slope * stay.taste).sum(axis=1)
+        scores[rows, at["retention_offer_effect"]] += (stay.slope_cared * posterior).sum(axis=1)
+        weight = v["cancel_per_taste"]
+        scores[rows, at["taste_spread"]] += weight * (slope * tables["spread"][stay.group]).sum(axis=1)
+        scores[rows, at["taste_shown"]] += weight * (slope * tables["shown"][stay.group]).sum(axis=1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stay:
+    """Likelihood of the contracts of a chunk at each node, shape ``(m, n_nodes)``, and its slopes in the log-hazard."""
+
+    local: IntArray
+    likelihood: FloatArray
+    slope: FloatArray
+    slope_cared: FloatArray
+    columns: FloatArray
+    names: list[str]
+    taste: FloatArray
+    group: IntArray
+    values: dict[str, float]
+
+
+def _chunks(start: IntArray, n_rows: int, rows_a_chunk: int) -> list[tuple[int, int, int, int]]:
+    """Subjects and rows of each chunk: small enough that its nodes stay in the processor's cache."""
+    edges = [0]
+    bounds = np.append(start, n_rows)
+    while edges[-1] < len(start):
+        goal = bounds[edges[-1]] + rows_a_chunk
+        edges.append(max(int(np.searchsorted(bounds, goal, side="right")) - 1, edges[-1] + 1))
+    return [(a, b, int(bounds[a]), int(bounds[b])) for a, b in itertools.pairwise(edges)]
+
+
+def fit_response(
+    run: Rollout,
+    scenario: Scenario,
+    *,
+    with_history_effects: bool = False,
+    is_weighted: bool = False,
+    n_nodes: int = 128,
+    max_steps: int = 60,
+) -> ResponseFit:
+    """Fit how visitors answer, by steps of Berndt, Hall, Hall and Hausman from a start that knows nothing.
+
+    Parameters
+    ----------
+    scenario
+        Its offers and rules are known; nothing else of it is read.
+    with_history_effects
+        Whether discounts seen before may matter (``HISTORY``).
+    is_weighted
+        As of ``evidence_of``.
+
+    Raises
+    ------
+    InvalidInputError
+        If the log has fewer than 200 visitors or 20 contracts, or the search does not settle.
+
+    References
+    ----------
+    Train (2009), "Discrete Choice Methods with Simulation", chapters 6, 8 and 9.
+    """
+    evidence = evidence_of(run, scenario, is_weighted=is_weighted)
+    if evidence.n_subjects < 200 or len(evidence.contract) < 20:
+        raise InvalidInputError(
+            f"the log has {evidence.n_subjects} visitors and {len(evidence.contract)} contracts; expected at least 200 and 20"
+        )
+    traits = tuple(Coefficient(n, 0.0, 2.0) for n in evidence.linear_names if n.startswith("affinity:"))
+    coefficients = (*COEFFICIENTS, *traits, *HISTORY)
+    is_used = np.asarray([with_history_effects or c not in HISTORY for c in coefficients])
+    of = Likelihood(evidence, coefficients, n_nodes=n_nodes, rows_a_chunk=250_000 // n_nodes)
+    mean = np.asarray([c.prior_mean for c in coefficients])
+    # What is not fitted is held where it has no effect by a prior that nothing moves.
+    precision = np.where(is_used, [c.prior_sd**-2.0 for c in coefficients], 1e12)
+
+    def judge(free: FloatArray) -> tuple[float, FloatArray, FloatArray]:
+        value, scores = of(free)
+        return (
+            value - 0.5 * float(precision @ (free - mean) ** 2),
+            scores.sum(axis=0) - precision * (free - mean),
+            scores,
+        )
+
+    at = mean.copy()
+    value, gradient, scores = judge(at)
+    for _ in range(max_steps):
+        information = scores.T @ scores + np.diag(precision)
+        step = np.linalg.solve(information, gradient)
+        size = 1.0
+        # Half a step whenever a whole one does not climb; a step that promises less than a thousandth of a unit ends it.
+        while True:
+            trial = judge(at + size * step)
+            if trial[0] > value - 1e-7 * abs(value) or size < 1e-3:
+                break
+            size /= 2.0
+        at = at + size * step
+        value, gradient, scores = trial
+        if float(gradient @ np.linalg.solve(scores.T @ scores + np.diag(precision), gradient)) < 1e-3:
+            break
+    else:
+        raise InvalidInputError(
+            f"the response model did not settle in {max_steps} steps; expected a log with more visitors"
+        )
+    used = np.flatnonzero(is_used)
+    information = (scores.T @ scores + np.diag(precision))[np.ix_(used, used)]
+    kept = tuple(coefficients[i] for i in used)
+    return ResponseFit(kept, at[used], information, scores[:, used], value, evidence.n_subjects, len(evidence.clicked))
