@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cyclopts import App
 
-app = App(name="data", help="Export public data to raw files")
+app = App(name="data", help="Export public data to raw files; import a log of Azure Personalizer")
 
 
 @app.command(name="export-complete-journey")
@@ -31,4 +31,44 @@ def export_complete_journey(*, out: Path, json: bool = False) -> int:
         for name, n in counts.items():
             print(f"{name:<24} {n:>10} rows", file=sys.stderr)  # noqa: T201 - words on stderr
         print(out)  # noqa: T201 - data on stdout
+    return 0
+
+
+@app.command(name="import-personalizer")
+def import_personalizer(export: Path, /, *, out: Path, seed: int = 0, json: bool = False) -> int:
+    """Turn Azure Personalizer's exported log into one that policies are judged on and trained from.
+
+    Every line is checked; what cannot be used is left out and counted by reason, with the number of the first such line.
+
+    Parameters
+    ----------
+    export
+        A file of dsjson lines, or a folder of them.
+    out
+        Parquet file to write; ``nextoffer evaluate --log`` reads it.
+    seed
+        Draws the repeats of events that the export itself had thinned out (pdrop).
+    json
+        Print the counts as JSON.
+    """
+    from engine.sources.personalizer_export import read_export
+    from offline_eval.interop.arrow import write_parquet
+
+    found = read_export(export, seed=seed)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_parquet(found.batch, out)
+    counts = found.to_json()
+    if json:
+        print(json_module.dumps({"log": str(out), **counts}))  # noqa: T201 - data on stdout
+        return 0
+    words = [
+        f"{counts['decisions']} decisions among {counts['offers']} offers, mean reward {counts['mean_reward']:.4f}"
+    ]
+    words += [f"left out {d.n} lines, the first at {d.first_line}: {reason}" for reason, d in found.dropped.items()]
+    if found.n_repeated:
+        words.append(f"{found.n_repeated} rows stand for events that the export had thinned out (pdrop)")
+    if found.n_changed_offers:
+        words.append(f"in {found.n_changed_offers} rows an offer had other features than at first; the first are kept")
+    print("\n".join(words), file=sys.stderr)  # noqa: T201 - words on stderr
+    print(out)  # noqa: T201 - data on stdout
     return 0

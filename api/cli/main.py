@@ -30,7 +30,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("db", "api.cli.db:app", "The store: schema, backup, export, move, erasure, retention"),
     ("console", "api.cli.console:app", "Serve the pages for people; fix an experiment's plan"),
     ("keys", "api.cli.keys:app", "Make, list and revoke API keys"),
-    ("data", "api.cli.data:app", "Export public data to raw files"),
+    ("data", "api.cli.data:app", "Export public data to raw files; import a log of Azure Personalizer"),
     ("sequences", "api.cli.sequences:app", "Build decision points with event sequences in Spark"),
     ("train", "api.cli.train:app", "Train, compare and audit propensity models"),
     ("evaluate", "api.cli.evaluate:evaluate", "Judge policies on a log in which another one acted"),

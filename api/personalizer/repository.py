@@ -1,37 +1,43 @@
-"""Where this door keeps its configuration: in an ordinary placement, so that it is versioned and audited like any other.
+"""Where this door keeps its configuration: with an ordinary placement, under ``doors``, versioned and audited like the rest of it.
 
 A Personalizer client sends its actions with every request, so the placement's own catalogue is never chosen from by this
-door. Its single entry carries what the foreign contract configures and our placements have no field for.
+door; its single entry says so.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import select
-
 from api.personalizer.schemas import PolicyConfiguration, ServiceConfiguration
+from engine.decisions.kept import SLOT_MARK
+from engine.decisions.requests import Role
 from engine.decisions.service import DecisionService
 from engine.offers.placement import CatalogueOffer, Placement
 from engine.rewards.definition import RewardDefinition, RewardTerm
-from engine.store import facts, tables
 from policies.errors import ConflictError, UnknownNameError
 from policies.records import Offer, OfferId
 
 DEFAULT_PLACEMENT = "personalizer"
 REWARD_KIND = "reward"
-_ENTRY = OfferId("personalizer-configuration")
+DOOR = "personalizer"
 DEFAULT_POLICY = PolicyConfiguration(
     name="nextoffer", arguments="--cb_explore_adf --squarecb --cb_type mtr --interactions :: -l 0.5"
 )
-SLOT_MARK = "#"
+_NO_CATALOGUE = CatalogueOffer(Offer(OfferId("sent-with-each-request")))
 
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """A Personalizer resource as this door sees it."""
+    """A Personalizer resource as this door sees it.
+
+    Attributes
+    ----------
+    online_policy
+        Version that decides in Online mode and learns in Apprentice mode; None: the baseline action and exploration.
+    """
 
     placement: Placement
     revision: int
@@ -55,14 +61,14 @@ class Loops:
             with suppress(ConflictError):  # another request made it meanwhile
                 self._service.put_placement(fresh, expected_revision=0, actor=actor)
             placement, revision = self._service.placement(placement_id)
-        kept: dict[str, Any] = next((dict(o.offer.payload) for o in placement.offers if o.offer.id == _ENTRY), {})
-        service = ServiceConfiguration.model_validate(kept.get("service", {}))
+        kept: Mapping[str, Any] = placement.doors.get(DOOR, {})
         return Loop(
             placement,
             revision,
-            service,
+            ServiceConfiguration.model_validate(kept.get("service", {})),
             PolicyConfiguration.model_validate(kept["policy"]) if "policy" in kept else DEFAULT_POLICY,
-            kept.get("online_policy") if service.learning_mode != "Online" else placement.policy,
+            # In LoggingOnly mode the placement itself has none.
+            placement.policy or kept.get("online_policy"),
         )
 
     def change(
@@ -74,44 +80,50 @@ class Loops:
         policy: PolicyConfiguration | None = None,
     ) -> None:
         """Write a changed configuration as a new revision of the placement."""
+        online_policy = loop.online_policy if policy is None else self._registered(policy.name)
         made = _placement(
-            loop.placement.id, service or loop.service, policy or loop.policy, online_policy=loop.online_policy
+            loop.placement.id, service or loop.service, policy or loop.policy, online_policy=online_policy
         )
-        kept = replace(made, rules=loop.placement.rules, encoder=loop.placement.encoder)
+        kept = replace(made, offers=loop.placement.offers, rules=loop.placement.rules, encoder=loop.placement.encoder)
         self._service.put_placement(kept, expected_revision=loop.revision, actor=actor)
 
     def slot_decisions(self, event_id: str) -> list[str]:
-        """Ids of the decisions of a multi-slot event."""
-        keys = tables.fact_keys
-        start = event_id + SLOT_MARK
-        with self._service.database.reading() as connection:
-            found = connection.execute(
-                select(keys.c.id).where(
-                    keys.c.kind == facts.DECISION, keys.c.id >= start, keys.c.id < start + "\U0010ffff"
-                )
-            ).scalars()
-            return [id_ for id_ in found if id_.startswith(start)]
+        """Ids of the decisions of a multi-slot event, whose subject is the event."""
+        found = self._service.database.rows("SELECT id FROM decisions WHERE subject = :event", event=event_id)
+        return [str(id_) for (id_,) in found if str(id_).startswith(f"{event_id}{SLOT_MARK}")]
+
+    def _registered(self, name: str) -> str | None:
+        try:
+            return str(self._service.policies.find(name).ref)
+        except UnknownNameError:
+            return None
+
+
+def role_in(placement: Placement) -> Role:
+    """How a decision of a loop is made: an apprentice shows the baseline action and learns from it."""
+    service = placement.doors.get(DOOR, {}).get("service", {})
+    return "apprentice" if service.get("learningMode") == "Apprentice" else "policy"
 
 
 def _placement(
     placement_id: str, service: ServiceConfiguration, policy: PolicyConfiguration, *, online_policy: str | None
 ) -> Placement:
-    is_online = service.learning_mode == "Online"
-    payload = {
+    kept = {
         "service": service.model_dump(mode="json", by_alias=True),
         "policy": policy.model_dump(mode="json", by_alias=True),
         "online_policy": online_policy,
     }
     return Placement(
         placement_id,
-        offers=(CatalogueOffer(Offer(_ENTRY, {}, payload)),),
-        # Apprentice and LoggingOnly answer with the baseline action, always: the first that is not excluded.
-        policy=online_policy if is_online else None,
-        explore_share=service.exploration_percentage if is_online else 0.0,
+        offers=(_NO_CATALOGUE,),
+        # LoggingOnly answers with the baseline action, the first that is not excluded, and nothing learns from it.
+        policy=None if service.learning_mode == "LoggingOnly" else online_policy,
+        explore_share=service.exploration_percentage if service.learning_mode == "Online" else 0.0,
         reward=RewardDefinition(
             terms=(RewardTerm(REWARD_KIND),),
             window_s=max(1.0, service.reward_wait_time.total_seconds()),
             default=service.default_reward,
             aggregation="first" if service.reward_aggregation == "earliest" else "sum",
         ),
+        doors={DOOR: kept},
     )

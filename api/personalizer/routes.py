@@ -23,8 +23,7 @@ from starlette.routing import Route
 from api.auth import ApiKey, Scope
 from api.errors import ForbiddenError, MalformedError, RateLimitError, TooLargeError, UnauthorizedError
 from api.operation import Parts, json_response, parse_body, read_body, request_id_of
-from api.personalizer.features import flatten
-from api.personalizer.repository import DEFAULT_PLACEMENT, DEFAULT_POLICY, REWARD_KIND, SLOT_MARK, Loop, Loops
+from api.personalizer.repository import DEFAULT_PLACEMENT, DEFAULT_POLICY, REWARD_KIND, Loop, Loops, role_in
 from api.personalizer.schemas import (
     MultiSlotRankRequest,
     MultiSlotReward,
@@ -32,9 +31,11 @@ from api.personalizer.schemas import (
     RankRequest,
     RewardValue,
     ServiceConfiguration,
-    Slot,
 )
-from engine.decisions.requests import DecisionAnswer, DecisionRequest, RewardRequest
+from engine.decisions.pages import slot_decision_id
+from engine.decisions.requests import DecisionAnswer, DecisionRequest, PageRequest, RewardRequest
+from engine.decisions.requests import Slot as PageSlot
+from engine.sources.nested_features import flatten
 from policies.errors import (
     ConflictError,
     DuplicateOfferError,
@@ -128,6 +129,7 @@ async def rank(ask: Ask) -> Response:
             offers=tuple(Offer(OfferId(a.id), flatten(a.features, where=f"action {a.id!r}")) for a in body.actions),
             exclude=tuple(e for e in excluded if any(e == a.id for a in body.actions)),
             is_activated=not body.defer_activation,
+            role=role_in(ask.parts.service.live_placement(ask.placement)),
         )
     )
     content = {
@@ -167,7 +169,7 @@ async def activate(ask: Ask) -> Response:
 
 
 async def multi_slot_rank(ask: Ask) -> Response:
-    """Which action in which slot: each slot is a decision of its own, among the actions not taken by earlier slots."""
+    """Which action in which slot: a page, each slot among the actions that the slots before it have left."""
     body = await ask.body(MultiSlotRankRequest)
     await ask.ensure_loop()
     if len({s.id for s in body.slots}) < len(body.slots):
@@ -179,47 +181,40 @@ async def multi_slot_rank(ask: Ask) -> Response:
         raise DuplicateOfferError(
             next(a.id for i, a in enumerate(body.actions) if a.id in [b.id for b in body.actions[:i]])
         )
-    taken: list[str] = []
-    slots: list[dict[str, str]] = []
     for slot in body.slots:
-        answer = await ask.parts.service.adecide(
+        if slot.baseline_action not in actions:
+            raise UnknownNameError(f"baseline action of slot {slot.id!r}:", slot.baseline_action, actions)
+    page = await ask.parts.service.adecide_page(
+        PageRequest(
             DecisionRequest(
                 placement=ask.placement,
                 subject=event_id,
-                features={**context, **_slot_features(slot)},
-                id=f"{event_id}{SLOT_MARK}{slot.id}",
-                offers=tuple(Offer(OfferId(a), actions[a]) for a in _candidates(slot, list(actions), taken)),
+                features=context,
+                id=event_id,
+                offers=tuple(Offer(OfferId(a), features) for a, features in actions.items()),
                 is_activated=not body.defer_activation,
-            )
+                role=role_in(ask.parts.service.live_placement(ask.placement)),
+            ),
+            tuple(
+                PageSlot(
+                    slot.id,
+                    flatten(slot.features or (), where=f"slot {slot.id!r}"),
+                    exclude=slot.excluded_actions or (),
+                    first=slot.baseline_action,
+                )
+                for slot in body.slots
+            ),
         )
-        taken.append(answer.decision.offer)
-        slots.append({"id": slot.id, "rewardActionId": answer.decision.offer})
+    )
+    slots = [{"id": slot, "rewardActionId": answer.decision.offer} for slot, answer in page.slots]
     return json_response({"slots": slots, "eventId": event_id}, status=201)
-
-
-def _slot_features(slot: Slot) -> dict[str, Any]:
-    features = flatten(slot.features or (), where=f"slot {slot.id!r}")
-    return {"slot": slot.id, **{f"slot.{name}": value for name, value in features.items()}}
-
-
-def _candidates(slot: Slot, action_ids: list[str], taken: list[str]) -> list[str]:
-    """Actions that a slot may show, its baseline first: the last rung shows the first of them."""
-    blocked = {*taken, *(slot.excluded_actions or ())}
-    free = [a for a in action_ids if a not in blocked]
-    if not free:
-        raise InvalidInputError(
-            f"slot {slot.id!r} has no action left; send at least as many actions as slots, and exclude fewer"
-        )
-    if slot.baseline_action not in action_ids:
-        raise UnknownNameError(f"baseline action of slot {slot.id!r}:", slot.baseline_action, action_ids)
-    return sorted(free, key=lambda a: a != slot.baseline_action)
 
 
 async def multi_slot_reward(ask: Ask) -> Response:
     """What came of slots of an event."""
     body = await ask.body(MultiSlotReward)
     for entry in body.reward:
-        await _reward(ask, f"{ask.event}{SLOT_MARK}{entry.slot_id}", entry.value)
+        await _reward(ask, slot_decision_id(ask.event, entry.slot_id), entry.value)
     return Response(status_code=204)
 
 
@@ -235,14 +230,17 @@ async def multi_slot_activate(ask: Ask) -> Response:
 
 async def get_service(ask: Ask) -> Response:
     """The loop's configuration in the contract's words."""
-    return json_response(_service_json((await ask.loop()).service))
+    return json_response((await ask.loop()).service.model_dump(mode="json", by_alias=True))
 
 
 async def put_service(ask: Ask) -> Response:
     """Change the loop's configuration; it counts from the next decision on."""
     body = await ask.body(ServiceConfiguration)
+    if body.is_auto_optimization_enabled or body.log_mirror_enabled:
+        what = "isAutoOptimizationEnabled" if body.is_auto_optimization_enabled else "logMirrorEnabled"
+        return _not_implemented(f"{what} is not part of this service; {_INSTEAD[what]}")
     await _change(ask, service=body)
-    return json_response(_service_json(body))
+    return await get_service(ask)
 
 
 async def get_policy(ask: Ask) -> Response:
@@ -283,17 +281,15 @@ async def _reward(ask: Ask, decision: str, value: float) -> None:
         ask.parts.metrics.observe("personalizer_reward_unjoined", 204, 0.0)
 
 
-def _service_json(service: ServiceConfiguration) -> dict[str, Any]:
-    return {**service.model_dump(mode="json", by_alias=True), "isAutoOptimizationEnabled": False}
-
-
 _INSTEAD = {
     "evaluations": "evaluate a policy on the log with 'nextoffer evaluate'",
     "featureImportances": "evaluate a policy on the log with 'nextoffer evaluate'",
     "logs": "the log is yours: read it in the store, or export it",
     "model": "register a policy with POST /v1/policies",
     "status": "see GET /v1/placements/{placement}/status",
-    "configurations": "register a policy with POST /v1/policies",
+    "configurations": "register a policy with POST /v1/policies and put its name into configurations/policy",
+    "isAutoOptimizationEnabled": "compare policies on the log with 'nextoffer evaluate', then in an experiment",
+    "logMirrorEnabled": "the log is yours: read it in the store, or export it",
 }
 
 
@@ -302,7 +298,18 @@ async def not_here(ask: Ask) -> Response:
     rest = ask.request.url.path.split("/personalizer/", 1)[-1]
     noun = next((n for n in _INSTEAD if f"/{n}" in f"/{rest}"), "model")
     message = f"{ask.request.method} {rest[:100]} is not part of this service; {_INSTEAD[noun]}"
+    return _not_implemented(message)
+
+
+def _not_implemented(message: str) -> Response:
     return json_response({"error": {"code": "NotImplemented", "message": message}}, status=501)
+
+
+async def nowhere(request: Request) -> Response:
+    """Answer an address that the contract does not have in the contract's form."""
+    message = f"there is nothing at {request.method} {request.url.path[:200]}; versions v1.0, v1.1-preview.N and 2022-09-01-preview are served"
+    content = {"error": {"code": "ResourceNotFound", "message": message}}
+    return json_response(content, status=404, headers={"apim-request-id": request_id_of(request)})
 
 
 Handler = Callable[[Ask], Awaitable[Response]]
@@ -357,6 +364,8 @@ def routes() -> list[Route]:
                     include_in_schema=False,
                 )
             )
+    every_method = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+    made.append(Route("/personalizer/{rest:path}", nowhere, methods=every_method, include_in_schema=False))
     return made
 
 

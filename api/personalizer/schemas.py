@@ -85,10 +85,17 @@ class ServiceConfiguration(Contract):
     reward_aggregation: Literal["earliest", "sum"] = Field(default="earliest", alias="rewardAggregation")
     exploration_percentage: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.2, alias="explorationPercentage")
     learning_mode: LearningMode = Field(default="Online", alias="learningMode")
+    # Kept and given back: snapshots are published every second here, and the log is kept as the operator says.
+    model_export_frequency: Any = Field(default="PT1M", alias="modelExportFrequency")
+    model_retrain_days: int = Field(default=0, alias="modelRetrainDays")
+    log_retention_days: int = Field(default=-1, alias="logRetentionDays")
+    # What asks for something that is not here, to be refused with a sentence.
+    is_auto_optimization_enabled: bool = Field(default=False, alias="isAutoOptimizationEnabled")
+    log_mirror_enabled: bool = Field(default=False, alias="logMirrorEnabled")
 
 
 class PolicyConfiguration(Contract):
-    """The learner's arguments; kept and given back, since policies are trained and registered elsewhere here."""
+    """Which policy decides: the ``name`` of a registered one. Other names, and the arguments, are kept and given back."""
 
     name: Annotated[str, Field(min_length=1, max_length=256)]
     arguments: Annotated[str, Field(min_length=1, max_length=4096)]

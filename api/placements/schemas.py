@@ -65,6 +65,9 @@ class PlacementBody(Body):
     explore_share: Annotated[float, Field(ge=0, lt=1)] = Field(0.05, description="Share of decisions that explore")
     reward: RewardDefinitionBody = Field(default_factory=RewardDefinitionBody)
     encoder: Id | None = Field(None, description="name@version of a registered sequence encoder")
+    doors: Annotated[dict[Name, dict[str, Any]], Field(max_length=10)] = Field(
+        default_factory=dict, description="What other contracts configure, by door; give it back as it was read"
+    )
     expected_revision: Revision | None = Field(
         None, description="Refuse the change if the placement has moved on; 0: new"
     )
@@ -82,6 +85,7 @@ class PlacementReply(Reply):
     explore_share: Share
     reward: dict[str, Any]
     encoder: str | None
+    doors: dict[str, dict[str, Any]]
 
 
 class PlacementListReply(Reply):

@@ -347,6 +347,16 @@ class DecisionService:
         """
         return self._placements.get(placement_id)
 
+    def live_placement(self, placement_id: str) -> Placement:
+        """Placement as this server decides by it, at most a quarter of a second old; no look at the store.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is none.
+        """
+        return self._configuration.placement(placement_id).placement
+
     def placements(self) -> list[str]:
         """Ids of all placements."""
         return self._placements.ids()

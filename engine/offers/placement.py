@@ -63,6 +63,9 @@ class Placement:
         What a learner and the reports count as success here.
     encoder
         ``name@version`` of the registered sequence encoder whose state vector policies see as ``sequence``; None: no vector.
+    doors
+        What other contracts configure and a placement has no word for, by door; kept with the placement so that one revision
+        holds both. Policies never see it.
     """
 
     id: str
@@ -73,6 +76,7 @@ class Placement:
     explore_share: float = DEFAULT_EXPLORE_SHARE
     reward: RewardDefinition = field(default_factory=RewardDefinition)
     encoder: str | None = None
+    doors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.id or len(self.id) > 128 or not all(c.isalnum() or c in "-_." for c in self.id):
@@ -107,6 +111,7 @@ class Placement:
             "explore_share": self.explore_share,
             "reward": self.reward.to_json(),
             "encoder": self.encoder,
+            "doors": {door: dict(kept) for door, kept in self.doors.items()},
         }
 
 
@@ -121,6 +126,7 @@ def placement_from_json(document: Mapping[str, Any]) -> Placement:
         explore_share=document.get("explore_share", DEFAULT_EXPLORE_SHARE),
         reward=RewardDefinition.from_json(document.get("reward", {})),
         encoder=document.get("encoder"),
+        doors=document.get("doors", {}),
     )
 
 

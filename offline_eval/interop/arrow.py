@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from policies.records import DecisionTable, InteractionBatch, Offer, OfferId, Of
 if TYPE_CHECKING:
     from offline_eval.estimated import EstimatedLog
 
+_OFFERS = b"nextoffer.offers"
+
 
 def from_arrow(
     table: pa.Table,
@@ -37,7 +40,7 @@ def from_arrow(
     Parameters
     ----------
     offers
-        All offers in the order candidates' columns have; None takes those in the log, sorted.
+        All offers in the order candidates' columns have; None takes those that the file describes, else those in the log, sorted.
     columns
         What the columns are called.
     window
@@ -94,7 +97,7 @@ def _batch(
     if table.num_rows == 0:
         raise InvalidInputError("the log has no rows (with a closed reward window); expected at least two decisions")
     shown = pc.cast(table[names.offer], pa.string())
-    catalogue = _catalogue(offers, shown)
+    catalogue = _catalogue(_described(table.schema) if offers is None else offers, shown)
     chosen = _positions(shown, catalogue, names.offer)
     n, k = table.num_rows, len(catalogue)
     features = [c for c in table.column_names if c not in names.names()]
@@ -204,7 +207,9 @@ class ParquetLog:
             names = self.columns or Columns()
             data = _dataset(self.path)
             _need(data.schema, (names.offer, names.reward, names.propensity))
-            if self.catalogue is None:
+            if self.catalogue is None and (described := _described(data.schema)) is not None:
+                known = described
+            elif self.catalogue is None:
                 found: set[str] = set()
                 for batch in data.to_batches(columns=[names.offer]):
                     found |= set(pc.unique(pc.cast(batch.column(0), pa.string())).to_pylist())
@@ -252,7 +257,16 @@ def to_arrow(batch: InteractionBatch) -> pa.Table:
         data[names.probabilities] = pa.array(list(batch.probabilities))
     if not batch.table.eligible.all():
         data[names.eligible] = pa.array([list(ids[row]) for row in batch.table.eligible])
-    return pa.table(data)
+    described = json.dumps([{"id": o.id, "features": dict(o.features)} for o in batch.table.offers])
+    return pa.table(data).replace_schema_metadata({_OFFERS: described})
+
+
+def _described(schema: pa.Schema) -> OfferSet | None:
+    """Offers with their features, where ``to_arrow`` wrote the log: a column holds only the ids of those shown."""
+    text = (schema.metadata or {}).get(_OFFERS)
+    if text is None:
+        return None
+    return OfferSet([Offer(OfferId(o["id"]), o["features"]) for o in json.loads(text)])
 
 
 def write_parquet(batch: InteractionBatch, path: Path | str) -> None:

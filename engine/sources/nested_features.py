@@ -1,4 +1,4 @@
-"""Personalizer's nested feature objects as our named features."""
+"""Nested feature objects, as Personalizer and dsjson have them, as our named features."""
 
 from __future__ import annotations
 

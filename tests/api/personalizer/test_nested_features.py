@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.personalizer.features import flatten
+from engine.sources.nested_features import flatten
 from policies.errors import InvalidInputError
 from policies.records import check_features
 from tests.api.conftest import Site
