@@ -51,27 +51,38 @@ export class Nextoffer {
 
   /**
    * Which offer to show; in time, whatever happens.
+   * With ttlS a reload within so many seconds gets the same offer and is no second exposure; the service then makes the id.
    * @param {string} placement
-   * @param {{subject: string, features?: object, id?: string, exclude?: string[], activated?: boolean}} request
+   * @param {{subject: string, features?: object, id?: string, exclude?: string[], activated?: boolean, ttlS?: number,
+   *          userAgent?: string}} request userAgent is the visitor's own, so that machines are recognised
    */
-  async decide(placement, { subject, features = {}, id = crypto.randomUUID(), exclude = [], activated = true }) {
+  async decide(placement, request) {
     try {
-      const path = `/v1/placements/${encodeURIComponent(placement)}/decisions`;
-      const answer = await this._call(path, { id, subject, features, exclude, activated }, this._timeoutMs);
-      return {
-        id: answer.id,
-        placement,
-        subject,
-        offerId: answer.offer.id,
-        payload: answer.offer.payload,
-        probability: answer.probability,
-        variant: answer.variant,
-        recorded: answer.recorded,
-        source: "service",
-        reason: "",
-      };
+      return choiceOf(placement, request.subject, await this._ask(placement, request, {}));
     } catch (error) {
-      return this._local(placement, subject, exclude, this._report(error));
+      return this._local(placement, request.subject, request.exclude ?? [], this._report(error));
+    }
+  }
+
+  /**
+   * An offer for each of several places, none twice: {place: choice}; in time, whatever happens.
+   * @param {string} placement
+   * @param {{subject: string, slots: string[]}} request places best first; the rest as for decide()
+   */
+  async decidePage(placement, request) {
+    try {
+      const answer = await this._ask(placement, request, { slots: request.slots.map((id) => ({ id })) });
+      return Object.fromEntries(
+        answer.slots.map((entry) => [entry.slot, choiceOf(placement, request.subject, entry.decision)]),
+      );
+    } catch (error) {
+      const reason = this._report(error);
+      const page = {};
+      for (const slot of request.slots ?? []) {
+        const shown = Object.values(page).map((choice) => choice.offerId);
+        page[slot] = this._local(placement, request.subject, [...(request.exclude ?? []), ...shown], reason);
+      }
+      return page;
     }
   }
 
@@ -91,10 +102,23 @@ export class Nextoffer {
     return this._send("/v1/events", { subject, kind, item, value, id });
   }
 
+  /** Say that a visitor has logged in: both ids are one person from now on. */
+  async identify(subject, identifiedAs) {
+    return this._send(`/v1/subjects/${encodeURIComponent(subject)}/identify`, { identified_as: identifiedAs });
+  }
+
   /** Say that the offer of a decision made with activated: false has been seen. */
   async activate(decision) {
     if (decision.source === "fallback") return { decision: decision.id, activated: false, first: false };
     return this._send(`/v1/decisions/${encodeURIComponent(decision.id ?? decision)}/activation`, null);
+  }
+
+  _ask(placement, { subject, features = {}, id, exclude = [], activated = true, ttlS, userAgent }, more) {
+    const body = { subject, features, exclude, activated, ...more };
+    if (userAgent !== undefined) body.user_agent = String(userAgent).slice(0, 1024);
+    if (ttlS === undefined) body.id = id ?? crypto.randomUUID();
+    else body.ttl_s = ttlS;
+    return this._call(`/v1/placements/${encodeURIComponent(placement)}/decisions`, body, this._timeoutMs);
   }
 
   _local(placement, subject, exclude, reason) {
@@ -175,6 +199,21 @@ export class Nextoffer {
     }
     throw problem;
   }
+}
+
+function choiceOf(placement, subject, answer) {
+  return {
+    id: answer.id,
+    placement,
+    subject,
+    offerId: answer.offer.id,
+    payload: answer.offer.payload,
+    probability: answer.probability,
+    variant: answer.variant,
+    recorded: answer.recorded,
+    source: "service",
+    reason: "",
+  };
 }
 
 // JSON.stringify turns NaN into null without a word; a feature that is not a number is a fault worth hearing of.

@@ -28,10 +28,11 @@ import urllib.parse
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 __all__ = ["Choice", "Nextoffer", "Problem"]
 
+_T = TypeVar("_T")
 _log = logging.getLogger("nextoffer.client")
 _RETRIED = frozenset({502, 503, 504})
 _FAILURES_TO_OPEN = 5
@@ -142,6 +143,8 @@ class Nextoffer:
         id: str | None = None,  # noqa: A002 - the service's word
         exclude: Sequence[str] = (),
         activated: bool = True,
+        ttl_s: float | None = None,
+        user_agent: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Choice:
         """Ask which offer to show; in time, whatever happens.
@@ -158,35 +161,92 @@ class Nextoffer:
             Ids of offers not to show this time.
         activated
             False if the page decides later whether the offer is seen; then call ``activate``.
+        ttl_s
+            A reload within so many seconds gets the same offer, and no second exposure; the service then makes the id.
+        user_agent
+            The visitor's own, so that known machines are recognised and never learned from.
         """
-        decision_id = id or uuid.uuid4().hex
-        body = {
-            "id": decision_id,
+        body = self._asked(
+            subject, features, id=id, exclude=exclude, activated=activated, ttl_s=ttl_s, agent=user_agent
+        )
+        answer, reason = self._ask(placement, body, headers, lambda found: _choice(placement, subject, found))
+        return answer or self._local(placement, subject, exclude, reason)
+
+    def decide_page(
+        self,
+        placement: str,
+        *,
+        subject: str,
+        slots: Sequence[str],
+        features: Mapping[str, Any] | None = None,
+        id: str | None = None,  # noqa: A002 - the service's word
+        exclude: Sequence[str] = (),
+        activated: bool = True,
+        ttl_s: float | None = None,
+        user_agent: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> dict[str, Choice]:
+        """Ask for an offer in each of several places, no offer twice; in time, whatever happens.
+
+        Parameters
+        ----------
+        slots
+            Names of the places, best first. The others are as for ``decide``; each choice has an id of its own.
+        """
+        body = self._asked(
+            subject, features, id=id, exclude=exclude, activated=activated, ttl_s=ttl_s, agent=user_agent
+        )
+        body["slots"] = [{"id": slot} for slot in slots]
+
+        def page(found: Any) -> dict[str, Choice]:
+            return {entry["slot"]: _choice(placement, subject, entry["decision"]) for entry in found["slots"]}
+
+        answer, reason = self._ask(placement, body, headers, page)
+        if answer is not None and set(answer) == set(slots):
+            return answer
+        local: dict[str, Choice] = {}
+        for slot in slots:
+            shown = [c.offer_id for c in local.values() if c.offer_id is not None]
+            local[slot] = self._local(placement, subject, [*exclude, *shown], reason)
+        return local
+
+    def _asked(
+        self,
+        subject: str,
+        features: Mapping[str, Any] | None,
+        *,
+        id: str | None,  # noqa: A002
+        exclude: Sequence[str],
+        activated: bool,
+        ttl_s: float | None,
+        agent: str | None,
+    ) -> dict[str, Any]:
+        body: dict[str, Any] = {
             "subject": subject,
             "features": dict(features or {}),
             "exclude": list(exclude),
             "activated": activated,
         }
+        if agent is not None:
+            body["user_agent"] = agent[:1024]
+        if ttl_s is None:
+            body["id"] = id or uuid.uuid4().hex
+        else:
+            body["ttl_s"] = ttl_s
+        return body
+
+    def _ask(
+        self, placement: str, body: Any, headers: Mapping[str, str] | None, read: Callable[[Any], _T]
+    ) -> tuple[_T | None, str]:
         path = f"/v1/placements/{urllib.parse.quote(str(placement), safe='')}/decisions"
         try:
-            answer = self._call("POST", path, body, timeout_s=self._timeout_s, headers=headers)
-            return Choice(
-                id=answer["id"],
-                placement=placement,
-                subject=subject,
-                offer_id=answer["offer"]["id"],
-                payload=answer["offer"]["payload"],
-                probability=answer["probability"],
-                variant=answer["variant"],
-                recorded=answer["recorded"],
-            )
+            return read(self._call("POST", path, body, timeout_s=self._timeout_s, headers=headers)), ""
         except Problem as problem:
             self._report(problem)
-            reason = str(problem)
+            return None, str(problem)
         except Exception as error:  # the page must not break, whatever the answer looks like
             self._report(Problem(f"unexpected answer: {error!r}", code="bad_answer"))
-            reason = f"unexpected answer: {error!r}"
-        return self._local(placement, subject, exclude, reason)
+            return None, f"unexpected answer: {error!r}"
 
     def reward(
         self,
@@ -235,6 +295,13 @@ class Nextoffer:
         """Report what a subject did; the next decision knows it."""
         body = {"subject": subject, "kind": kind, "item": item, "value": value, "id": id or uuid.uuid4().hex}
         return self._send("/v1/events", body, headers)
+
+    def identify(
+        self, subject: str, identified_as: str, *, headers: Mapping[str, str] | None = None
+    ) -> Mapping[str, Any] | None:
+        """Say that a visitor has logged in: both ids are one person from now on."""
+        path = f"/v1/subjects/{urllib.parse.quote(str(subject), safe='')}/identify"
+        return self._send(path, {"identified_as": identified_as}, headers)
 
     def activate(self, decision: Choice | str, *, headers: Mapping[str, str] | None = None) -> Mapping[str, Any] | None:
         """Say that the offer of a decision made with ``activated=False`` has been seen."""
@@ -345,6 +412,19 @@ class Nextoffer:
                     return status, raw
         connection.close()
         return status, raw
+
+
+def _choice(placement: str, subject: str, answer: Any) -> Choice:
+    return Choice(
+        id=answer["id"],
+        placement=placement,
+        subject=subject,
+        offer_id=answer["offer"]["id"],
+        payload=answer["offer"]["payload"],
+        probability=answer["probability"],
+        variant=answer["variant"],
+        recorded=answer["recorded"],
+    )
 
 
 def _problem_of(status: int, raw: bytes) -> Problem:

@@ -128,6 +128,25 @@ def test_a_fallback_choice_is_never_rewarded() -> None:
     assert client.decide("unknown", subject="v").offer_id is None
 
 
+def test_a_page_has_an_offer_in_every_place_whether_the_service_answers_or_not(server: ServerProcess) -> None:
+    """Each place gets an offer of its own and an id of its own; without the service the local list fills them, none twice."""
+    with make_client(server.url, server.key) as client:
+        page = client.decide_page("offer_page", subject="visitor-9", slots=["hero", "side"])
+        assert len({c.offer_id for c in page.values()}) == len({c.id for c in page.values()}) == 2
+        assert {c.source for c in page.values()} == {"service"}
+        assert client.reward(page["side"], "subscribed")["joined"] is True
+        assert client.identify("visitor-9", "customer-9")["person"] == ["customer-9", "visitor-9"]
+    dead = make_client("http://127.0.0.1:9").decide_page("offer_page", subject="v", slots=["hero", "side", "foot"])
+    assert [c.offer_id for c in dead.values()] == ["monthly", "annual", None]
+
+
+def test_a_reload_within_the_time_to_live_is_the_same_choice(server: ServerProcess) -> None:
+    """With ``ttl_s`` two calls are one decision."""
+    with make_client(server.url, server.key) as client:
+        first = client.decide("offer_page", subject="reloader", ttl_s=600)
+        assert client.decide("offer_page", subject="reloader", ttl_s=600, features={"x": 1}) == first
+
+
 def test_a_dead_service_is_left_alone_for_a_while() -> None:
     """After five failures in a row the fallback comes at once, without a connection being tried."""
     client = make_client("http://127.0.0.1:9")
