@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from api.operation import Call, Operation
-from api.subjects.schemas import IdentifyBody, IdentifyReply
+from api.subjects.schemas import ErasureReply, IdentifyBody, IdentifyReply
 from engine.decisions.requests import IdentifyRequest
 
 
@@ -28,6 +29,16 @@ async def identify(call: Call, body: IdentifyBody) -> dict[str, Any]:
     }
 
 
+async def erase(call: Call, _: None) -> dict[str, Any]:
+    """Erase a person: the subject and everybody linked with it.
+
+    Events, traits, links, features and state vectors are gone; which offer was shown with which probability, and what came of it, stays
+    under a random pseudonym, so that experiments and audits stay true. It cannot be undone. Asked again, nothing is found and nothing happens.
+    """
+    found = await call.in_thread(call.service.erase, call.path("subject"), actor=call.actor)
+    return asdict(found)
+
+
 OPERATIONS = (
     Operation(
         "POST",
@@ -37,6 +48,15 @@ OPERATIONS = (
         identify,
         body=IdentifyBody,
         reply=IdentifyReply,
+        tag="subjects",
+    ),
+    Operation(
+        "DELETE",
+        "/v1/subjects/{subject}",
+        "Erase a person",
+        "admin",
+        erase,
+        reply=ErasureReply,
         tag="subjects",
     ),
 )

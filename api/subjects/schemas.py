@@ -26,3 +26,14 @@ class IdentifyReply(Reply):
     status: Literal["recorded", "repeat"]
     person: list[str]
     offset: int | None
+
+
+class ErasureReply(Reply):
+    """What was erased. What counts in reports stays under ``pseudonym``, which leads nowhere; "" where nothing was known."""
+
+    pseudonym: str
+    n_ids: int = Field(description="Ids of the person, linked ones included")
+    n_decisions: int = Field(description="Rows that stay, without what says who it was")
+    n_outcomes: int = Field(description="The same of outcomes")
+    n_events: int = Field(description="Rows that are gone")
+    n_cold_files: int = Field(description="Files of old facts that were written anew")

@@ -24,6 +24,7 @@ ALLOWED = {
     ("GET", "/v1/placements/offer_page/status"): "read",
     ("GET", "/v1/decisions/d1"): "read",
     ("GET", "/v1/experiments"): "read",
+    ("DELETE", "/v1/subjects/u1"): "admin",
     ("PUT", "/v1/placements/offer_page"): "admin",
     ("POST", "/v1/policies"): "admin",
     ("POST", "/v1/experiments"): "admin",
@@ -34,7 +35,7 @@ ALLOWED = {
 def test_each_scope_opens_its_doors_only(site: Site, method: str, path: str) -> None:
     """A key without the scope of a door is refused before its body is read; admin opens all."""
     for scope in ("decide", "reward", "read", "admin"):
-        status = site.call(method, path, None if method == "GET" else {}, key=scope).status_code
+        status = site.call(method, path, None if method in ("GET", "DELETE") else {}, key=scope).status_code
         is_open = scope in (ALLOWED[method, path], "admin")
         assert (status != 403) == is_open, scope
     assert site.client.request(method, path, json={}).status_code == 401
