@@ -22,12 +22,17 @@ _FNV_PRIME = 0x01000193
 
 def fnv1a32(text: str) -> int:
     """32-bit FNV-1a over UTF-16 code units, as GrowthBook's clients compute it (JavaScript's ``charCodeAt``)."""
-    value = _FNV_OFFSET
+    return _fold(_FNV_OFFSET, code_units(text))
+
+
+def code_units(text: str) -> Sequence[int]:
+    """UTF-16 code units of a text."""
     if text.isascii():
-        units: Sequence[int] = text.encode("ascii")
-    else:
-        raw = text.encode("utf-16-le", "surrogatepass")
-        units = memoryview(raw).cast("H")
+        return text.encode("ascii")
+    return memoryview(text.encode("utf-16-le", "surrogatepass")).cast("H")
+
+
+def _fold(value: int, units: Sequence[int]) -> int:
     for unit in units:
         value = ((value ^ unit) * _FNV_PRIME) & 0xFFFFFFFF
     return value
@@ -102,11 +107,14 @@ class Variant:
         Its share in basis points.
     policy
         Name of the policy (or its version) that chooses for it.
+    value
+        Text that a flag of the experiment answers with instead of the key, for variants that are plain values.
     """
 
     key: str
     weight_bp: int
     policy: str
+    value: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,15 +139,131 @@ class Split:
 
     def assign(self, subject: str) -> Variant | None:
         """Variant of a subject; None where the coverage leaves it out."""
-        ranges = _cached_ranges(tuple(v.weight_bp for v in self.variants), self.coverage)
-        chosen = choose_range(bucket(self.seed, subject), ranges)
-        return None if chosen is None else self.variants[chosen]
+        chosen = self.table[Seed.of(self.seed).bucket(code_units(subject))]
+        return None if chosen == _NONE else self.variants[chosen]
+
+    @property
+    def table(self) -> bytes:
+        """Position of the variant for each of the 10,000 buckets; 255 where the coverage leaves it out."""
+        return _bucket_table(tuple(v.weight_bp for v in self.variants), self.coverage)
 
     def probability(self, key: str) -> float:
         """Probability of a variant among the subjects that take part."""
         return next(v.weight_bp for v in self.variants if v.key == key) / WEIGHT_TOTAL_BP
 
 
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """A seed hashed once: what is left of version 2 for each subject is its own code units."""
+
+    state: int
+
+    @staticmethod
+    @lru_cache(maxsize=4096)
+    def of(text: str) -> Seed:
+        """Seed of an experiment, a layer or a holdout."""
+        return Seed(fnv1a32(text))
+
+    def bucket(self, units: Sequence[int]) -> int:
+        """Whole bucket of a subject, 0 to 9,999; ``bucket`` times 10,000."""
+        value = self.state
+        for unit in units:
+            value = ((value ^ unit) * _FNV_PRIME) & 0xFFFFFFFF
+        outer = _FNV_OFFSET
+        for digit in b"%d" % value:
+            outer = ((outer ^ digit) * _FNV_PRIME) & 0xFFFFFFFF
+        return outer % WEIGHT_TOTAL_BP
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A running split as an allocator needs it.
+
+    Parameters
+    ----------
+    layer, slots
+        Name of the layer and the range of its buckets that belongs to this split; no layer: all subjects.
+    """
+
+    split: Split
+    layer: str = ""
+    slots: tuple[int, int] = (0, WEIGHT_TOTAL_BP)
+
+
+class Allocator:
+    """Variants of a subject in many splits at once, remembered for subjects that come again.
+
+    Parameters
+    ----------
+    holdout_bp
+        Basis points of all subjects that take part in nothing.
+    memory
+        Subjects remembered; beyond it, the oldest are forgotten and hashed again.
+    """
+
+    def __init__(self, trials: Sequence[Trial], *, holdout_bp: int = 0, memory: int = 100_000) -> None:
+        if not 0 <= holdout_bp <= WEIGHT_TOTAL_BP:
+            raise InvalidInputError(f"the holdout is {holdout_bp}; expected 0 to {WEIGHT_TOTAL_BP} basis points")
+        self.trials = tuple(trials)
+        self._holdout_bp = holdout_bp
+        self._memory = memory
+        self._known: dict[str, tuple[int | None, ...]] = {}
+        self._nothing: tuple[int | None, ...] = (None,) * len(self.trials)
+        self._compiled = [
+            (
+                Seed.of(t.split.seed),
+                t.split.table,
+                Seed.of(layer_seed(t.layer)) if t.layer else None,
+                t.slots[0],
+                t.slots[1],
+            )
+            for t in self.trials
+        ]
+
+    def positions(self, subject: str) -> tuple[int | None, ...]:
+        """Position of the subject's variant in each trial; None where it takes no part."""
+        found = self._known.get(subject)
+        if found is None:
+            found = self._hash(subject)
+            if len(self._known) >= self._memory:
+                del self._known[next(iter(self._known))]
+            self._known[subject] = found
+        return found
+
+    def is_held_out(self, subject: str) -> bool:
+        """Whether a subject is in the holdout."""
+        return self._holdout_bp > 0 and Seed.of(HOLDOUT_SEED).bucket(code_units(subject)) < self._holdout_bp
+
+    def _hash(self, subject: str) -> tuple[int | None, ...]:
+        if self.is_held_out(subject):
+            return self._nothing
+        units = code_units(subject)
+        slots: dict[Seed, int] = {}
+        out: list[int | None] = []
+        for seed, table, layer, first, last in self._compiled:
+            if layer is not None:
+                slot = slots.get(layer)
+                if slot is None:
+                    slot = slots[layer] = layer.bucket(units)
+                if not first <= slot < last:
+                    out.append(None)
+                    continue
+            chosen = table[seed.bucket(units)]
+            out.append(None if chosen == _NONE else chosen)
+        return tuple(out)
+
+
+HOLDOUT_SEED = "nextoffer holdout"
+_NONE = 255
+
+
+def layer_seed(layer: str) -> str:
+    """Seed of a layer; no experiment can have it, so that slots and variants are independent."""
+    return f"nextoffer layer\x1f{layer}"
+
+
 @lru_cache(maxsize=1024)
-def _cached_ranges(weights_bp: tuple[int, ...], coverage: float) -> tuple[tuple[float, float], ...]:
-    return bucket_ranges(weights_bp, coverage=coverage)
+def _bucket_table(weights_bp: tuple[int, ...], coverage: float) -> bytes:
+    ranges = bucket_ranges(weights_bp, coverage=coverage)
+    found = (choose_range(b / WEIGHT_TOTAL_BP, ranges) for b in range(WEIGHT_TOTAL_BP))
+    return bytes(_NONE if i is None else i for i in found)

@@ -1,4 +1,4 @@
-"""Draft, running, stopped: every change has a revision, an author and a row in the audit table.
+"""Draft, scheduled, running, stopped, archived: every change has a revision, an author and a row in the audit table.
 
 A phase is a stretch of time with one set of weights. Raising the coverage only adds subjects and stays in the phase;
 other weights open a new phase, whose subjects are analysed as a stratum of their own. A subject stays in the phase and
@@ -8,73 +8,46 @@ variant of its first exposure.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
+from engine.experiments.controls import read_controls
+from engine.experiments.records import (
+    OWN_POLICY,
+    Experiment,
+    Phase,
+    Plan,
+    State,
+    document_of,
+    variants_from_json,
+    variants_json,
+    with_document,
+)
 from engine.store import tables
 from engine.store.database import Database, record_change
 from engine.store.facts import check_text, from_us, to_us
-from policies.allocation import Split, Variant
+from policies.allocation import Split
 from policies.errors import ConflictError, InvalidInputError, StateError, UnknownNameError
 
-State = Literal["draft", "running", "stopped"]
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """A stretch of time with one set of weights."""
-
-    number: int
-    variants: tuple[Variant, ...]
-    coverage: float
-    started_at: datetime
-    ended_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Experiment:
-    """Which policies compete at a placement, and for whom.
-
-    Parameters
-    ----------
-    variants
-        Each names a registered policy version, or ``baseline`` for the placement's baseline order; the first is the control.
-    coverage
-        Share of subjects that take part; the others get the placement's own policy.
-    """
-
-    id: str
-    placement: str
-    variants: tuple[Variant, ...]
-    coverage: float = 1.0
-    hypothesis: str = ""
-    state: State = "draft"
-    revision: int = 0
-    phases: tuple[Phase, ...] = ()
-    started_at: datetime | None = None
-    stopped_at: datetime | None = None
-
-    def __post_init__(self) -> None:
-        check_text(self.id, what="id of an experiment", max_length=128)
-        if len(self.variants) < 2:
-            raise InvalidInputError(f"experiment {self.id!r} has {len(self.variants)} variants; expected at least two")
-        Split(self.id, self.variants, self.coverage)
-
-    def split(self, phase: Phase) -> Split:
-        """How a phase divides subjects."""
-        return Split(self.id, phase.variants, phase.coverage)
+# What an edit of a draft may not touch: the rest of the record is the store's.
+_KEPT_BY_EDIT = frozenset({"id", "state", "revision", "phases", "started_at", "stopped_at", "approved_by"})
+MAX_REASON = 2_000
 
 
 class Experiments:
-    """The experiments of a store."""
+    """The experiments of a store.
+
+    Every change takes the ``revision`` that its author last read, and may carry a ``reason`` for the audit log.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, experiment: Experiment, *, at: datetime, actor: str = "") -> Experiment:
+    def create(self, experiment: Experiment, *, at: datetime, actor: str = "", reason: str = "") -> Experiment:
         """Write down a draft.
 
         Raises
@@ -83,47 +56,135 @@ class Experiments:
             If the id is taken.
         UnknownNameError
             If the placement or a policy version does not exist.
+        InvalidInputError
+            If two variants would share a learner and the draft does not say that they may.
         """
-        draft = replace(experiment, state="draft", revision=1, phases=(), started_at=None, stopped_at=None)
+        draft = replace(
+            experiment, state="draft", revision=1, phases=(), started_at=None, stopped_at=None, approved_by=""
+        )
         with self._database.writing() as connection:
             if _row(connection, draft.id) is not None:
                 raise ConflictError(f"experiment {draft.id!r} exists already; choose another id")
             _check_names(connection, draft)
+            document = json.dumps(document_of(draft))
             connection.execute(
                 insert(tables.experiments).values(
-                    id=draft.id, revision=1, state="draft", placement=draft.placement, document=_document(draft)
+                    id=draft.id, revision=1, state="draft", placement=draft.placement, document=document
                 )
             )
-            _record(connection, draft, action="create", at=at, actor=actor)
+            _record(connection, None, draft, action="create", at=at, actor=actor, reason=reason)
         return draft
 
-    def start(self, experiment_id: str, *, revision: int, at: datetime, actor: str = "") -> Experiment:
+    def edit(
+        self, experiment_id: str, changes: Mapping[str, Any], *, revision: int, at: datetime, actor: str = "", reason: str = ""
+    ) -> Experiment:
+        """Change a draft; an approval that it had is taken back.
+
+        Parameters
+        ----------
+        changes
+            New values by name of the record's field.
+        """
+        known = {f.name for f in fields(Experiment)} - _KEPT_BY_EDIT
+        for name in changes:
+            if name not in known:
+                raise UnknownNameError("field of an experiment", name, known)
+        with self._database.writing() as connection:
+            found = _locked(connection, experiment_id, revision=revision, states=("draft",))
+            edited = replace(found, **changes, revision=revision + 1, approved_by="")
+            _check_names(connection, edited)
+            _update(connection, edited)
+            _record(connection, found, edited, action="edit", at=at, actor=actor, reason=reason)
+        return edited
+
+    def fix_plan(
+        self, experiment_id: str, plan: Plan, *, revision: int, at: datetime, actor: str = "", reason: str = ""
+    ) -> Experiment:
+        """Fix what an experiment is judged by: once, and marked as late where it runs already.
+
+        Raises
+        ------
+        ConflictError
+            If there is one: a plan that may change is no plan.
+        """
+        with self._database.writing() as connection:
+            found = _locked(connection, experiment_id, revision=revision, states=("draft", "scheduled", "running"))
+            if found.plan is not None:
+                raise ConflictError(
+                    f"experiment {experiment_id!r} has a plan already; it stays as it was fixed: stop the experiment and "
+                    "plan a new one"
+                )
+            planned = replace(found, revision=revision + 1, plan=replace(plan, is_late=found.started_at is not None))
+            _update(connection, planned)
+            _record(connection, found, planned, action="plan", at=at, actor=actor, reason=reason)
+        return planned
+
+    def approve(
+        self, experiment_id: str, *, revision: int, at: datetime, actor: str, reason: str = ""
+    ) -> Experiment:
+        """Say that a draft may start as it stands."""
+        check_text(actor, what="who approves")
+        with self._database.writing() as connection:
+            found = _locked(connection, experiment_id, revision=revision, states=("draft",))
+            approved = replace(found, revision=revision + 1, approved_by=actor)
+            _update(connection, approved)
+            _record(connection, found, approved, action="approve", at=at, actor=actor, reason=reason)
+        return approved
+
+    def schedule(
+        self, experiment_id: str, *, revision: int, starts_at: datetime, at: datetime, actor: str = "", reason: str = ""
+    ) -> Experiment:
+        """Let a draft start by itself at a moment to come."""
+        if starts_at <= at:
+            raise InvalidInputError(f"the start {starts_at.isoformat()} is not after now ({at.isoformat()}); start it instead")
+        with self._database.writing() as connection:
+            found = _locked(connection, experiment_id, revision=revision, states=("draft",))
+            _check_approval(connection, found)
+            _check_names(connection, found)
+            planned = replace(found, state="scheduled", revision=revision + 1, starts_at=starts_at)
+            _update(connection, planned)
+            _record(connection, found, planned, action="schedule", at=at, actor=actor, reason=reason)
+        return planned
+
+    def unschedule(
+        self, experiment_id: str, *, revision: int, at: datetime, actor: str = "", reason: str = ""
+    ) -> Experiment:
+        """Make a scheduled experiment a draft again."""
+        with self._database.writing() as connection:
+            found = _locked(connection, experiment_id, revision=revision, states=("scheduled",))
+            draft = replace(found, state="draft", revision=revision + 1, starts_at=None)
+            _update(connection, draft)
+            _record(connection, found, draft, action="unschedule", at=at, actor=actor, reason=reason)
+        return draft
+
+    def start(
+        self, experiment_id: str, *, revision: int, at: datetime, actor: str = "", reason: str = ""
+    ) -> Experiment:
         """Open the first phase.
 
         Raises
         ------
         StateError
-            If it is no draft, or another experiment runs at the placement.
+            If it is no draft, is not approved where approval is asked for, or would meet another running experiment.
         """
         with self._database.writing() as connection:
-            found = _locked(connection, experiment_id, revision=revision, states=("draft",))
-            table = tables.experiments
-            other = connection.execute(
-                select(table.c.id).where(table.c.placement == found.placement, table.c.state == "running")
-            ).scalar()
-            if other is not None:
-                raise StateError(
-                    f"experiment {other!r} runs at placement {found.placement!r}; stop it before starting {experiment_id!r}"
-                )
+            found = _locked(connection, experiment_id, revision=revision, states=("draft", "scheduled"))
+            _check_approval(connection, found)
             _check_names(connection, found)
-            phase = Phase(1, found.variants, found.coverage, at)
-            started = replace(found, state="running", revision=revision + 1, phases=(phase,), started_at=at)
+            _check_room(connection, found)
+            coverage = found.coverage if found.ramp is None else found.ramp.steps[0]
+            phase = Phase(1, found.variants, coverage, at)
+            started = replace(
+                found, state="running", revision=revision + 1, phases=(phase,), started_at=at, coverage=coverage
+            )
             _insert_phase(connection, experiment_id, phase)
             _update(connection, started)
-            _record(connection, started, action="start", at=at, actor=actor)
+            _record(connection, found, started, action="start", at=at, actor=actor, reason=reason)
         return started
 
-    def ramp(self, experiment_id: str, *, revision: int, coverage: float, at: datetime, actor: str = "") -> Experiment:
+    def ramp(
+        self, experiment_id: str, *, revision: int, coverage: float, at: datetime, actor: str = "", reason: str = ""
+    ) -> Experiment:
         """Let more subjects take part; nobody changes sides."""
         with self._database.writing() as connection:
             found = _locked(connection, experiment_id, revision=revision, states=("running",))
@@ -142,11 +203,18 @@ class Experiments:
                 .values(coverage=coverage)
             )
             _update(connection, changed)
-            _record(connection, changed, action="ramp", at=at, actor=actor)
+            _record(connection, found, changed, action="ramp", at=at, actor=actor, reason=reason)
         return changed
 
     def reweight(
-        self, experiment_id: str, *, revision: int, weights_bp: dict[str, int], at: datetime, actor: str = ""
+        self,
+        experiment_id: str,
+        *,
+        revision: int,
+        weights_bp: Mapping[str, int],
+        at: datetime,
+        actor: str = "",
+        reason: str = "",
     ) -> Experiment:
         """Open a new phase with other weights; who has been exposed stays where it was."""
         with self._database.writing() as connection:
@@ -165,10 +233,30 @@ class Experiments:
             _close_phase(connection, experiment_id, last.number, at)
             _insert_phase(connection, experiment_id, opened)
             _update(connection, changed)
-            _record(connection, changed, action="reweight", at=at, actor=actor)
+            _record(connection, found, changed, action="reweight", at=at, actor=actor, reason=reason)
         return changed
 
-    def stop(self, experiment_id: str, *, revision: int, at: datetime, actor: str = "") -> Experiment:
+    def force(
+        self,
+        experiment_id: str,
+        forced: Mapping[str, str],
+        *,
+        revision: int,
+        at: datetime,
+        actor: str = "",
+        reason: str = "",
+    ) -> Experiment:
+        """Say which subjects look at which variant without being counted; replaces the list before."""
+        with self._database.writing() as connection:
+            found = _locked(connection, experiment_id, revision=revision, states=("draft", "scheduled", "running"))
+            changed = replace(found, revision=revision + 1, forced=dict(forced))
+            _update(connection, changed)
+            _record(connection, found, changed, action="force", at=at, actor=actor, reason=reason)
+        return changed
+
+    def stop(
+        self, experiment_id: str, *, revision: int, at: datetime, actor: str = "", reason: str = ""
+    ) -> Experiment:
         """End it: the placement goes back to its own policy."""
         with self._database.writing() as connection:
             found = _locked(connection, experiment_id, revision=revision, states=("running",))
@@ -178,8 +266,26 @@ class Experiments:
             )
             _close_phase(connection, experiment_id, closed.number, at)
             _update(connection, stopped)
-            _record(connection, stopped, action="stop", at=at, actor=actor)
+            _record(connection, found, stopped, action="stop", at=at, actor=actor, reason=reason)
         return stopped
+
+    def archive(
+        self, experiment_id: str, *, revision: int, at: datetime, actor: str = "", reason: str = ""
+    ) -> Experiment:
+        """Put a draft or a stopped experiment out of sight; nothing of it is removed."""
+        with self._database.writing() as connection:
+            found = _locked(connection, experiment_id, revision=revision, states=("draft", "stopped"))
+            archived = replace(found, state="archived", revision=revision + 1)
+            _update(connection, archived)
+            _record(connection, found, archived, action="archive", at=at, actor=actor, reason=reason)
+        return archived
+
+    def note(self, experiment_id: str, text: str, *, at: datetime, actor: str = "") -> None:
+        """Put a note on the time line: a campaign began, the site was down."""
+        check_text(text.strip(), what="a note", max_length=MAX_REASON)
+        with self._database.writing() as connection:
+            found = _get(connection, experiment_id)
+            _record(connection, found, found, action="note", at=at, actor=actor, reason=text.strip())
 
     def get(self, experiment_id: str) -> Experiment:
         """Experiment by id.
@@ -194,11 +300,14 @@ class Experiments:
 
     def list(self, *, state: State | None = None) -> list[Experiment]:
         """All experiments, or those in one state."""
-        table = tables.experiments
+        table, phases = tables.experiments, tables.phases
         with self._database.reading() as connection:
             query = select(table).order_by(table.c.id)
             rows = connection.execute(query if state is None else query.where(table.c.state == state)).all()
-            return [_experiment(connection, row) for row in rows]
+            by_experiment: dict[str, list[Any]] = {}
+            for p in connection.execute(select(phases).order_by(phases.c.experiment, phases.c.number)):
+                by_experiment.setdefault(p.experiment, []).append(p)
+        return [_experiment(row, by_experiment.get(row.id, [])) for row in rows]
 
 
 def _row(connection: Connection, experiment_id: str) -> Any:
@@ -211,7 +320,9 @@ def _get(connection: Connection, experiment_id: str) -> Experiment:
     if row is None:
         known = connection.execute(select(tables.experiments.c.id)).scalars()
         raise UnknownNameError("experiment", experiment_id, known)
-    return _experiment(connection, row)
+    table = tables.phases
+    phases = connection.execute(select(table).where(table.c.experiment == row.id).order_by(table.c.number)).all()
+    return _experiment(row, phases)
 
 
 def _locked(connection: Connection, experiment_id: str, *, revision: int, states: tuple[State, ...]) -> Experiment:
@@ -226,30 +337,31 @@ def _locked(connection: Connection, experiment_id: str, *, revision: int, states
     return found
 
 
-def _experiment(connection: Connection, row: Any) -> Experiment:
-    table = tables.phases
+def _experiment(row: Any, phases: Any) -> Experiment:
     document = json.loads(row.document)
-    phases = connection.execute(select(table).where(table.c.experiment == row.id).order_by(table.c.number)).all()
-    return Experiment(
-        id=row.id,
-        placement=row.placement,
-        variants=_variants(document["variants"]),
-        coverage=document["coverage"],
-        hypothesis=document["hypothesis"],
-        state=row.state,
-        revision=row.revision,
-        phases=tuple(
-            Phase(
-                p.number,
-                _variants(json.loads(p.document)),
-                p.coverage,
-                from_us(p.started_at_us),
-                _moment(p.ended_at_us),
-            )
-            for p in phases
+    return with_document(
+        Experiment(
+            id=row.id,
+            placement=row.placement,
+            variants=variants_from_json(document["variants"]),
+            coverage=document["coverage"],
+            hypothesis=document["hypothesis"],
+            state=row.state,
+            revision=row.revision,
+            phases=tuple(
+                Phase(
+                    p.number,
+                    variants_from_json(json.loads(p.document)),
+                    p.coverage,
+                    from_us(p.started_at_us),
+                    _moment(p.ended_at_us),
+                )
+                for p in phases
+            ),
+            started_at=_moment(row.started_at_us),
+            stopped_at=_moment(row.stopped_at_us),
         ),
-        started_at=_moment(row.started_at_us),
-        stopped_at=_moment(row.stopped_at_us),
+        document,
     )
 
 
@@ -257,33 +369,51 @@ def _moment(at_us: int | None) -> datetime | None:
     return None if at_us is None else from_us(at_us)
 
 
-def _variants(document: list[dict[str, Any]]) -> tuple[Variant, ...]:
-    return tuple(Variant(v["key"], v["weight_bp"], v["policy"]) for v in document)
-
-
-def _variants_json(variants: tuple[Variant, ...]) -> list[dict[str, Any]]:
-    return [{"key": v.key, "weight_bp": v.weight_bp, "policy": v.policy} for v in variants]
-
-
-def _document(experiment: Experiment) -> str:
-    return json.dumps(
-        {
-            "variants": _variants_json(experiment.variants),
-            "coverage": experiment.coverage,
-            "hypothesis": experiment.hypothesis,
-        }
-    )
-
-
 def _check_names(connection: Connection, experiment: Experiment) -> None:
     placements = connection.execute(select(tables.placements.c.id)).scalars().all()
     if experiment.placement not in placements:
         raise UnknownNameError("placement", experiment.placement, placements)
     versions = connection.execute(select(tables.policy_versions.c.name, tables.policy_versions.c.version)).all()
-    known = {f"{name}@{version}" for name, version in versions} | {"baseline"}
+    without = {"baseline", OWN_POLICY}
+    known = {f"{name}@{version}" for name, version in versions} | without
+    seen: dict[str, str] = {}
     for variant in experiment.variants:
         if variant.policy not in known:
             raise UnknownNameError(f"policy version of variant {variant.key!r}:", variant.policy, known)
+        other = seen.setdefault(variant.policy, variant.key)
+        if other != variant.key and variant.policy not in without and experiment.data_scope == "own":
+            raise InvalidInputError(
+                f"variants {other!r} and {variant.key!r} are both decided by {variant.policy!r}, so what one learns changes the "
+                "other; register the policy once for each variant, or set data_scope to shared if that is meant"
+            )
+
+
+def _check_approval(connection: Connection, experiment: Experiment) -> None:
+    if read_controls(connection).needs_approval and not experiment.approved_by:
+        raise StateError(
+            f"experiment {experiment.id!r} has not been approved as it stands; ask somebody else to approve it, then start it"
+        )
+
+
+def _check_room(connection: Connection, experiment: Experiment) -> None:
+    """Refuse a start where some subject would be in two experiments that exclude each other."""
+    table = tables.experiments
+    for row in connection.execute(select(table).where(table.c.state == "running", table.c.id != experiment.id)).all():
+        other = _experiment(row, ())
+        is_apart = bool(experiment.layer) and experiment.layer == other.layer
+        is_apart &= experiment.slots[1] <= other.slots[0] or other.slots[1] <= experiment.slots[0]
+        if is_apart:
+            continue
+        if other.placement == experiment.placement:
+            raise StateError(
+                f"experiment {other.id!r} runs at placement {experiment.placement!r}; stop it before starting {experiment.id!r}, "
+                "or give both separate slots of one layer"
+            )
+        if experiment.layer and experiment.layer == other.layer:
+            raise StateError(
+                f"experiment {other.id!r} has slots {list(other.slots)} of layer {other.layer!r}, which overlap "
+                f"{list(experiment.slots)} of {experiment.id!r}; choose others"
+            )
 
 
 def _insert_phase(connection: Connection, experiment_id: str, phase: Phase) -> None:
@@ -292,7 +422,7 @@ def _insert_phase(connection: Connection, experiment_id: str, phase: Phase) -> N
             experiment=experiment_id,
             number=phase.number,
             coverage=phase.coverage,
-            document=json.dumps(_variants_json(phase.variants)),
+            document=json.dumps(variants_json(phase.variants)),
             started_at_us=to_us(phase.started_at),
         )
     )
@@ -313,21 +443,44 @@ def _update(connection: Connection, experiment: Experiment) -> None:
         .values(
             revision=experiment.revision,
             state=experiment.state,
-            document=_document(experiment),
+            placement=experiment.placement,
+            document=json.dumps(document_of(experiment)),
             started_at_us=None if experiment.started_at is None else to_us(experiment.started_at),
             stopped_at_us=None if experiment.stopped_at is None else to_us(experiment.stopped_at),
         )
     )
 
 
-def _record(connection: Connection, experiment: Experiment, *, action: str, at: datetime, actor: str) -> None:
+def _record(
+    connection: Connection,
+    before: Experiment | None,
+    after: Experiment,
+    *,
+    action: str,
+    at: datetime,
+    actor: str,
+    reason: str,
+) -> None:
+    if len(reason) > MAX_REASON:
+        raise InvalidInputError(f"the reason has {len(reason)} characters; at most {MAX_REASON} are kept")
+    old, new = (None if before is None else _state_of(before)), _state_of(after)
+    changed = [k for k in new if old is None or old[k] != new[k]]
     document = {
-        "revision": experiment.revision,
-        "state": experiment.state,
-        "variants": _variants_json(experiment.variants),
-        "coverage": experiment.coverage,
-        "phase": len(experiment.phases),
+        "before": None if old is None else {k: old[k] for k in changed},
+        "after": {k: new[k] for k in changed},
+        "reason": reason,
     }
     record_change(
-        connection, at_us=to_us(at), actor=actor, action=action, what=f"experiment {experiment.id}", document=document
+        connection, at_us=to_us(at), actor=actor, action=action, what=f"experiment {after.id}", document=document
     )
+
+
+def _state_of(experiment: Experiment) -> dict[str, Any]:
+    """What the audit log compares."""
+    return {
+        **document_of(experiment),
+        "placement": experiment.placement,
+        "state": experiment.state,
+        "revision": experiment.revision,
+        "phase": len(experiment.phases),
+    }

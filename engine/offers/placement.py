@@ -157,8 +157,8 @@ def rule_to_json(rule: EligibilityRule) -> dict[str, Any]:
     """Plain JSON values of one rule."""
     return {
         "id": rule.id,
-        "offers": [_condition_to_json(c) for c in rule.offers],
-        "requires": [_condition_to_json(c) for c in rule.requires],
+        "offers": [condition_to_json(c) for c in rule.offers],
+        "requires": [condition_to_json(c) for c in rule.requires],
     }
 
 
@@ -166,16 +166,18 @@ def rule_from_json(document: Mapping[str, Any]) -> EligibilityRule:
     """Read back what ``rule_to_json`` wrote."""
     return EligibilityRule(
         document["id"],
-        offers=tuple(_condition_from_json(c) for c in document.get("offers", ())),
-        requires=tuple(_condition_from_json(c) for c in document.get("requires", ())),
+        offers=tuple(condition_from_json(c) for c in document.get("offers", ())),
+        requires=tuple(condition_from_json(c) for c in document.get("requires", ())),
     )
 
 
-def _condition_to_json(condition: Condition) -> dict[str, Any]:
+def condition_to_json(condition: Condition) -> dict[str, Any]:
+    """Plain JSON values of one condition."""
     value = list(condition.value) if isinstance(condition.value, tuple) else condition.value
     return {"feature": condition.feature, "operator": condition.operator, "value": value}
 
 
-def _condition_from_json(document: Mapping[str, Any]) -> Condition:
+def condition_from_json(document: Mapping[str, Any]) -> Condition:
+    """Read back what ``condition_to_json`` wrote."""
     value = document.get("value")
     return Condition(document["feature"], document["operator"], tuple(value) if isinstance(value, list) else value)

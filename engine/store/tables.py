@@ -221,6 +221,81 @@ phases = Table(
     PrimaryKeyConstraint("experiment", "number"),
 )
 
+controls = Table(
+    "controls",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("is_paused", Boolean, nullable=False),
+    Column("holdout_bp", Integer, nullable=False),
+    Column("needs_approval", Boolean, nullable=False),
+)
+
+# One row per exposed subject: what experiment_cells is the sum of. Both are derived from facts and can be rebuilt.
+exposures = Table(
+    "exposures",
+    metadata,
+    Column("experiment", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("phase", Integer, nullable=False),
+    # Empty where the subject was seen in several variants: it is counted as such and is in no sum.
+    Column("variant", Text, nullable=False),
+    Column("exposed_us", BigInteger, nullable=False),
+    Column("subscribed", SmallInteger, nullable=False),
+    Column("kept", SmallInteger, nullable=False),
+    Column("margin", Float(53), nullable=False),
+    Column("segments", Text, nullable=False),
+    PrimaryKeyConstraint("experiment", "subject"),
+    sqlite_with_rowid=False,
+)
+
+experiment_cells = Table(
+    "experiment_cells",
+    metadata,
+    Column("experiment", Text, nullable=False),
+    Column("phase", Integer, nullable=False),
+    Column("variant", Text, nullable=False),
+    Column("hour", Integer, nullable=False),
+    Column("segments", Text, nullable=False),
+    Column("n", BigInteger, nullable=False),
+    Column("n_subscribed", BigInteger, nullable=False),
+    Column("n_kept", BigInteger, nullable=False),
+    Column("sum_margin", Float(53), nullable=False),
+    Column("sum_margin_squared", Float(53), nullable=False),
+    PrimaryKeyConstraint("experiment", "phase", "variant", "hour", "segments"),
+    sqlite_with_rowid=False,
+)
+
+rollups = Table(
+    "rollups",
+    metadata,
+    Column("experiment", Text, primary_key=True),
+    # Facts below this offset are in the exposures of the experiment.
+    Column("next_offset", BigInteger, nullable=False),
+    # What was counted, and how: other rules make a new rollup.
+    Column("rules", Text, nullable=False),
+)
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("role", String(16), nullable=False),
+    Column("password_hash", Text, nullable=False),
+    Column("created_at_us", BigInteger, nullable=False),
+    Column("is_active", Boolean, nullable=False),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    # SHA-256 of the cookie: who reads the store cannot sign in with it.
+    Column("digest", String(64), primary_key=True),
+    Column("account", Text, nullable=False),
+    Column("form_key", Text, nullable=False),
+    Column("expires_at_us", BigInteger, nullable=False),
+    Index("sessions_by_account", "account"),
+)
+
 traits = Table(
     "traits",
     metadata,

@@ -22,6 +22,8 @@ from offline_eval.abtest.records import (
     by_subject,
     standard_metrics,
 )
+from offline_eval.abtest.replay import Replay, replay
+from offline_eval.abtest.timeline import Timeline
 from offline_eval.abtest.verdict import Verdict
 
 __all__ = [
@@ -34,14 +36,17 @@ __all__ = [
     "Moments",
     "Phase",
     "PowerReading",
+    "Replay",
     "Rollup",
     "SubjectOutcomes",
+    "Timeline",
     "Verdict",
     "achieved_power",
     "analyse",
     "by_subject",
     "detectable_effect",
     "information_fraction",
+    "replay",
     "required_subjects",
     "standard_metrics",
 ]

@@ -230,7 +230,7 @@ class ExperimentPlan:
 
 def standard_metrics(
     *, currency: str = "€", conversion_days: float = 0.0, kept_days: float = 30.0, margin_tolerance: float | None = None,
-    primary: Literal["conversion", "kept"] = "kept", margin_days: float | None = None,
+    primary: Literal["conversion", "kept", "margin"] = "kept", margin_days: float | None = None,
 ) -> tuple[Metric, ...]:  # fmt: skip
     """Conversion, kept per visitor, margin per visitor and retention among subscribers, as the product defines them.
 
@@ -250,7 +250,7 @@ def standard_metrics(
             noun="subscribers still there after 30 days" if kept_days == 30 else "kept subscribers",
         ),
         Metric(
-            "margin", "mean", "guardrail", label="margin per visitor", unit=money(currency),
+            "margin", "mean", "primary" if primary == "margin" else "guardrail", label="margin per visitor", unit=money(currency),
             window_days=kept_days if margin_days is None else margin_days, tolerance=margin_tolerance, noun="margin",
         ),
         Metric(
@@ -394,8 +394,19 @@ class SubjectOutcomes:
         InvalidInputError
             If a matured subject has no finite value, or a proportion holds something else than 0 and 1.
         """
+        shape = (len(plan.all_phases), len(plan.variants))
+        cell, is_planned = self.cells(plan)
+        moments = {}
+        for metric in plan.metrics:
+            rows = is_planned & self.matured(metric.window_days)
+            y, x = self.of_metric(metric, rows)
+            moments[metric.name] = Moments.of(y, cell=cell[rows], shape=shape, x=x, cap=metric.cap)
+        exposed = np.bincount(cell[is_planned], minlength=shape[0] * shape[1]).reshape(shape).astype(np.int64)
+        return Rollup(moments, exposed, self.n_multiple_exposed, int((~is_planned).sum()))
+
+    def cells(self, plan: ExperimentPlan) -> tuple[IntArray, NDArray[np.bool_]]:
+        """``phase * n_variants + variant`` of each row, and whether the plan sends anybody there; each of shape ``(n,)``."""
         phases = plan.all_phases
-        shape = (len(phases), len(plan.variants))
         variant = _positions(self.variants, plan.variants)
         phase = (
             np.zeros(len(self), dtype=np.int64)
@@ -405,16 +416,12 @@ class SubjectOutcomes:
         weights = np.array([[p.weights_bp[v] for v in plan.variants] for p in phases])
         is_planned = (variant >= 0) & (phase >= 0)
         is_planned[is_planned] = weights[phase[is_planned], variant[is_planned]] > 0
-        cell = np.where(is_planned, phase * shape[1] + variant, 0)
-        moments = {}
-        for metric in plan.metrics:
-            rows = is_planned & self.matured(metric.window_days)
-            y = self._column(metric.column, metric, rows)
-            extra = metric.denominator or metric.covariate
-            x = self._column(extra, metric, rows) if extra else None
-            moments[metric.name] = Moments.of(y, cell=cell[rows], shape=shape, x=x, cap=metric.cap)
-        exposed = np.bincount(cell[is_planned], minlength=shape[0] * shape[1]).reshape(shape).astype(np.int64)
-        return Rollup(moments, exposed, self.n_multiple_exposed, int((~is_planned).sum()))
+        return np.where(is_planned, phase * len(plan.variants) + variant, 0), is_planned
+
+    def of_metric(self, metric: Metric, rows: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray | None]:
+        """Values of a metric, and its denominator or covariate where it has one, for the rows chosen."""
+        extra = metric.denominator or metric.covariate
+        return self._column(metric.column, metric, rows), self._column(extra, metric, rows) if extra else None
 
     def _column(self, name: str, metric: Metric, rows: NDArray[np.bool_]) -> FloatArray:
         if name not in self.values:

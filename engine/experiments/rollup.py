@@ -1,0 +1,268 @@
+"""What became of each exposed subject, kept up to date fact by fact, and the hourly sums that a results page reads.
+
+``exposures`` has a row per subject that has *seen* something of an experiment: the time is that of its first activated decision
+(of the activation, where that came later), and a decision that was taken back is none. ``experiment_cells`` is its sum by phase,
+variant, hour and segment. Both are derived: a subject that a new fact speaks of is worked out again from all its facts, so that
+the order in which facts come changes nothing, and a rebuild gives the same rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, insert, select, text, update
+from sqlalchemy.sql.elements import TextClause
+
+from engine.experiments.records import Experiment
+from engine.store import facts, tables
+from engine.store.database import Database
+
+# Facts looked at in one transaction: a few milliseconds of a SQLite store's one writer.
+CHUNK = 4_000
+# From so many facts behind, PostgreSQL works everything out anew by one statement.
+REBUILD_AFTER = 200_000
+HOUR_US = 3_600_000_000
+SEPARATOR = "\x1f"
+_SUBJECTS = 400
+
+Row = tuple[str, int, str, int, int, int, float, str]
+Cell = tuple[int, str, int, str]
+
+_SEEN = """
+SELECT d.subject AS subject, MIN(d.phase) AS phase,
+  CASE WHEN MIN(d.variant) = MAX(d.variant) THEN MIN(d.variant) ELSE '' END AS variant,
+  MIN(CASE WHEN d.is_activated THEN d.at_us ELSE a.at_us END) AS exposed_us
+FROM decisions d LEFT JOIN activations a ON a.decision = d.id
+WHERE d.experiment = :experiment AND (d.is_activated OR a.at_us IS NOT NULL) {only}
+  AND NOT EXISTS (SELECT 1 FROM voids v WHERE v.decision = d.id AND v.ledger_offset > d.ledger_offset)
+GROUP BY d.subject
+"""
+_CAME = """
+SELECT s.subject AS subject,
+  MAX(CASE WHEN o.kind = :subscribed AND o.value > 0 AND o.at_us <= s.exposed_us + :conversion_us THEN 1 ELSE 0 END) AS subscribed,
+  MAX(CASE WHEN o.kind = :kept AND o.value > 0 THEN 1 ELSE 0 END) AS kept,
+  SUM(CASE WHEN o.kind = :margin THEN o.value ELSE 0 END) AS margin
+FROM seen s JOIN outcomes o ON o.subject = s.subject
+WHERE o.kind IN (:subscribed, :kept, :margin) AND o.at_us >= s.exposed_us AND o.at_us <= s.exposed_us + :kept_us
+GROUP BY s.subject
+"""
+_ROWS = f"""
+WITH seen AS MATERIALIZED ({_SEEN}), came AS ({_CAME})
+SELECT s.subject, s.phase, s.variant, s.exposed_us, COALESCE(c.subscribed, 0) AS subscribed,
+  COALESCE(c.subscribed * c.kept, 0) AS kept, COALESCE(c.margin, 0) AS margin, {{segments}} AS segments
+FROM seen s LEFT JOIN came c ON c.subject = s.subject {{join}}
+"""
+_FIRST = """
+LEFT JOIN assignments f ON f.experiment = :experiment AND f.subject = s.subject
+LEFT JOIN fact_keys k ON k.kind = 1 AND k.id = f.decision
+LEFT JOIN decisions b ON b.ledger_offset = k.ledger_offset
+"""
+_TOUCHED = """
+SELECT d.subject FROM decisions d
+WHERE d.ledger_offset >= :first AND d.ledger_offset < :end AND d.experiment = :experiment
+UNION SELECT d.subject FROM activations a JOIN fact_keys k ON k.kind = 1 AND k.id = a.decision
+  JOIN decisions d ON d.ledger_offset = k.ledger_offset
+WHERE a.ledger_offset >= :first AND a.ledger_offset < :end AND d.experiment = :experiment
+UNION SELECT d.subject FROM voids v JOIN fact_keys k ON k.kind = 1 AND k.id = v.decision
+  JOIN decisions d ON d.ledger_offset = k.ledger_offset
+WHERE v.ledger_offset >= :first AND v.ledger_offset < :end AND d.experiment = :experiment
+UNION SELECT o.subject FROM outcomes o JOIN exposures e ON e.experiment = :experiment AND e.subject = o.subject
+WHERE o.ledger_offset >= :first AND o.ledger_offset < :end AND o.kind IN (:subscribed, :kept, :margin)
+"""
+_CELLS = """
+INSERT INTO experiment_cells
+  (experiment, phase, variant, hour, segments, n, n_subscribed, n_kept, sum_margin, sum_margin_squared)
+SELECT experiment, phase, variant, exposed_us / 3600000000, segments,
+  COUNT(*), SUM(subscribed), SUM(kept), SUM(margin), SUM(margin * margin)
+FROM exposures WHERE experiment = :experiment GROUP BY experiment, phase, variant, exposed_us / 3600000000, segments
+"""
+_ADD = text("""
+INSERT INTO experiment_cells
+  (experiment, phase, variant, hour, segments, n, n_subscribed, n_kept, sum_margin, sum_margin_squared)
+VALUES (:experiment, :phase, :variant, :hour, :segments, :n, :n_subscribed, :n_kept, :sum_margin, :sum_margin_squared)
+ON CONFLICT (experiment, phase, variant, hour, segments) DO UPDATE SET
+  n = experiment_cells.n + excluded.n, n_subscribed = experiment_cells.n_subscribed + excluded.n_subscribed,
+  n_kept = experiment_cells.n_kept + excluded.n_kept, sum_margin = experiment_cells.sum_margin + excluded.sum_margin,
+  sum_margin_squared = experiment_cells.sum_margin_squared + excluded.sum_margin_squared
+""")
+
+
+def refresh(database: Database, experiment: Experiment) -> None:
+    """Take in the facts that came since the last time."""
+    if experiment.started_at is None:
+        return
+    while True:
+        with database.writing() as connection:
+            first = _cursor(connection, experiment)
+            head = int(connection.execute(select(tables.ledger_head.c.next_offset)).scalar_one())
+            if first < 0 or (not database.is_sqlite and head - first > REBUILD_AFTER):
+                if database.is_sqlite and first < 0:
+                    _clear(connection, experiment.id)
+                    first = _first_fact(connection, experiment)
+                else:
+                    _rebuild(connection, experiment, is_sqlite=False)
+                    _move(connection, experiment, head)
+                    return
+            if first >= head:
+                return
+            end = min(head, first + CHUNK)
+            _fold(connection, experiment, first, end, is_sqlite=database.is_sqlite)
+            _move(connection, experiment, end)
+
+
+def rebuild(database: Database, experiment: Experiment) -> None:
+    """Work everything out anew from the facts."""
+    with database.writing() as connection:
+        _cursor(connection, experiment)
+        head = int(connection.execute(select(tables.ledger_head.c.next_offset)).scalar_one())
+        _rebuild(connection, experiment, is_sqlite=database.is_sqlite)
+        _move(connection, experiment, head)
+
+
+def rules_of(experiment: Experiment) -> str:
+    """What a rollup was made by; another text makes it anew."""
+    return json.dumps({"counting": asdict(experiment.counting), "segments": experiment.segments}, sort_keys=True)
+
+
+def _cursor(connection: Connection, experiment: Experiment) -> int:
+    """Offset up to which facts are in, locked until the end of the transaction; -1 where it has to be made anew."""
+    table = tables.rollups
+    connection.execute(
+        text("INSERT INTO rollups (experiment, next_offset, rules) VALUES (:id, -1, '') ON CONFLICT DO NOTHING"),
+        {"id": experiment.id},
+    )
+    row = connection.execute(select(table).where(table.c.experiment == experiment.id).with_for_update()).one()
+    return int(row.next_offset) if row.rules == rules_of(experiment) else -1
+
+
+def _move(connection: Connection, experiment: Experiment, offset: int) -> None:
+    table = tables.rollups
+    connection.execute(
+        update(table)
+        .where(table.c.experiment == experiment.id)
+        .values(next_offset=offset, rules=rules_of(experiment))
+    )
+
+
+def _clear(connection: Connection, experiment_id: str) -> None:
+    for table in (tables.exposures, tables.experiment_cells):
+        connection.execute(delete(table).where(table.c.experiment == experiment_id))
+
+
+def _first_fact(connection: Connection, experiment: Experiment) -> int:
+    """Offset of the first decision that can be of an experiment: facts of earlier times are passed over at once."""
+    table = tables.decisions
+    started_us = facts.to_us(experiment.started_at) if experiment.started_at else 0
+    query = select(table.c.ledger_offset).where(
+        table.c.placement == experiment.placement, table.c.at_us >= started_us, table.c.experiment == experiment.id
+    )
+    found = connection.execute(query.order_by(table.c.ledger_offset).limit(1)).scalar()
+    if found is not None:
+        return int(found)
+    return int(connection.execute(select(tables.ledger_head.c.next_offset)).scalar_one())
+
+
+def _fold(connection: Connection, experiment: Experiment, first: int, end: int, *, is_sqlite: bool) -> None:
+    values = _values(experiment)
+    touched = connection.execute(
+        text(_TOUCHED), {k: values[k] for k in ("experiment", "subscribed", "kept", "margin")} | {"first": first, "end": end}
+    ).scalars()
+    names = sorted(touched)
+    changes: dict[Cell, list[float]] = {}
+    for start in range(0, len(names), _SUBJECTS):
+        _work_out(connection, experiment, names[start : start + _SUBJECTS], changes, is_sqlite=is_sqlite)
+    rows = [
+        {
+            "experiment": experiment.id, "phase": phase, "variant": variant, "hour": hour, "segments": segments,
+            "n": round(n), "n_subscribed": round(s), "n_kept": round(k), "sum_margin": m, "sum_margin_squared": mm,
+        }
+        for (phase, variant, hour, segments), (n, s, k, m, mm) in changes.items()
+        if any((n, s, k, m, mm))
+    ]  # fmt: skip
+    if rows:
+        connection.execute(_ADD, rows)
+        cells = tables.experiment_cells
+        connection.execute(delete(cells).where(cells.c.experiment == experiment.id, cells.c.n == 0))
+
+
+def _work_out(
+    connection: Connection,
+    experiment: Experiment,
+    subjects: Sequence[str],
+    changes: dict[Cell, list[float]],
+    *,
+    is_sqlite: bool,
+) -> None:
+    """Replace the rows of some subjects, and note what that changes in the sums."""
+    table = tables.exposures
+    mine = (table.c.experiment == experiment.id, table.c.subject.in_(subjects))
+    columns = [c for c in table.c if c.name != "experiment"]
+    before: list[Row] = [tuple(r) for r in connection.execute(select(*columns).where(*mine))]  # type: ignore[misc]
+    query = _query(experiment, only="AND d.subject IN :subjects", is_sqlite=is_sqlite)
+    query = query.bindparams(bindparam("subjects", expanding=True))
+    found = connection.execute(query, {**_values(experiment), "subjects": list(subjects)})
+    after: list[Row] = [tuple(r) for r in found]  # type: ignore[misc]
+    same = set(before) & set(after)
+    _add(changes, (r for r in before if r not in same), -1)
+    _add(changes, (r for r in after if r not in same), 1)
+    gone = [r[0] for r in before if r not in same]
+    if gone:
+        connection.execute(delete(table).where(table.c.experiment == experiment.id, table.c.subject.in_(gone)))
+    fresh = [r for r in after if r not in same]
+    if fresh:
+        names = [c.name for c in columns]
+        connection.execute(
+            insert(table), [{"experiment": experiment.id, **dict(zip(names, r, strict=True))} for r in fresh]
+        )
+
+
+def _add(changes: dict[Cell, list[float]], rows: Iterable[Row], sign: int) -> None:
+    for _, phase, variant, exposed_us, subscribed, kept, margin, segments in rows:
+        sums = changes.setdefault((phase, variant, exposed_us // HOUR_US, segments), [0.0] * 5)
+        for i, value in enumerate((1, subscribed, kept, margin, margin * margin)):
+            sums[i] += sign * value
+
+
+def _rebuild(connection: Connection, experiment: Experiment, *, is_sqlite: bool) -> None:
+    _clear(connection, experiment.id)
+    rows = _query(experiment, only="", is_sqlite=is_sqlite)
+    target = "INSERT INTO exposures (experiment, subject, phase, variant, exposed_us, subscribed, kept, margin, segments)"
+    connection.execute(
+        text(f"{target} SELECT CAST(:experiment AS TEXT), r.* FROM ({rows.text}) r"), _values(experiment)
+    )
+    connection.execute(text(_CELLS), {"experiment": experiment.id})
+
+
+def _query(experiment: Experiment, *, only: str, is_sqlite: bool) -> TextClause:
+    parts = [_feature(i, is_sqlite=is_sqlite) for i in range(len(experiment.segments))]
+    return text(
+        _ROWS.format(
+            only=only, segments=f" || '{SEPARATOR}' || ".join(parts) or "''", join=_FIRST if parts else ""
+        )
+    )
+
+
+def _feature(i: int, *, is_sqlite: bool) -> str:
+    """Value of a feature in the stored body of the first decision, as text."""
+    if is_sqlite:
+        return f"COALESCE(CAST(json_extract(CAST(b.body AS TEXT), :path_{i}) AS TEXT), '')"
+    return f"COALESCE(convert_from(b.body, 'UTF8')::json -> 'x' ->> CAST(:name_{i} AS TEXT), '')"
+
+
+def _values(experiment: Experiment) -> dict[str, Any]:
+    counting = experiment.counting
+    names = {f"name_{i}": name for i, name in enumerate(experiment.segments)}
+    paths = {f"path_{i}": '$.x."' + name.replace('"', '""') + '"' for i, name in enumerate(experiment.segments)}
+    return {
+        "experiment": experiment.id,
+        "subscribed": counting.subscribed,
+        "kept": counting.kept,
+        "margin": counting.margin,
+        "conversion_us": round(counting.conversion_window_s * 1e6),
+        "kept_us": round(counting.kept_window_s * 1e6),
+        **names,
+        **paths,
+    }
