@@ -48,7 +48,7 @@ def serve(
     settings, database = _open(home, config, sandbox)
     print(f"Nextoffer console on http://{host}:{port}", file=sys.stderr)  # noqa: T201
     uvicorn.run(
-        create_console(database, settings.home, is_sandbox=settings.is_sandbox),
+        create_console(database, is_sandbox=settings.is_sandbox),
         host=host,
         port=port,
         log_level="warning",
@@ -63,7 +63,7 @@ def plan(
     *,
     planned_subjects: int,
     effect: float,
-    primary: Literal["conversion", "kept"] = "conversion",
+    primary: Literal["conversion", "kept", "margin"] = "conversion",
     looks: int = 5,
     currency: str = "€",
     margin_tolerance: float | None = None,
@@ -97,12 +97,14 @@ def plan(
     config
         TOML file of settings.
     """
-    from api.console.plans import PlanChoices, write_plan
-    from engine.experiments.lifecycle import Experiments
+    from datetime import UTC, datetime
 
-    settings, database = _open(home, config, None)
-    found = Experiments(database).get(experiment)
-    choices = PlanChoices(
+    from engine.experiments.lifecycle import Experiments
+    from engine.experiments.records import Plan
+
+    _, database = _open(home, config, None)
+    experiments = Experiments(database)
+    choices = Plan(
         planned_subjects=planned_subjects,
         effect=effect,
         primary=primary,
@@ -111,10 +113,10 @@ def plan(
         margin_tolerance=margin_tolerance,
         visitors_per_day=visitors_per_day,
         visitors_per_month=visitors_per_month,
-        is_late=found.state != "draft",
     )
-    path = write_plan(settings.home, found, choices)
-    print(path)  # noqa: T201
+    revision = experiments.get(experiment).revision
+    planned = experiments.fix_plan(experiment, choices, revision=revision, at=datetime.now(UTC), actor="command")
+    print(f"{planned.id}: {planned_subjects} visitors, judged by {primary}")  # noqa: T201
     return 0
 
 

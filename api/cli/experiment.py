@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import App
 
 if TYPE_CHECKING:
-    from engine.experiments.lifecycle import Experiment
+    from engine.experiments.records import Experiment
 
 app = App(name="experiment", help="Create, start, widen, reweight, stop and read experiments")
 _ACTOR = "command"
@@ -48,7 +48,7 @@ def create(
         TOML file of settings.
     """
     from api.cli.opening import opened
-    from engine.experiments.lifecycle import Experiment
+    from engine.experiments.records import Experiment
 
     with opened(home, config) as service:
         draft = Experiment(id, placement, _variants(variant), coverage, hypothesis)
@@ -116,7 +116,7 @@ def results(
     home: Path | None = None,
     config: Path | None = None,
 ) -> int:
-    """Print counts by variant and, against a plan, the reading, as JSON.
+    """Print counts by variant and, against its plan (or one given here), the reading, as JSON.
 
     Parameters
     ----------
@@ -132,15 +132,23 @@ def results(
         TOML file of settings.
     """
     from api.cli.opening import opened
-    from api.experiments.service import ReadingPlan, read_experiment
+    from api.experiments.routes import reading_json
+    from engine.experiments.reading import read_experiment
+    from engine.experiments.records import Plan
     from policies.errors import InvalidInputError
 
     if (planned_subjects is None) != (effect is None):
-        raise InvalidInputError("a plan is --planned-subjects and --effect; give both, or neither for the counts alone")
-    plan = None if planned_subjects is None or effect is None else ReadingPlan(planned_subjects, effect)
+        raise InvalidInputError(
+            "a plan is --planned-subjects and --effect; give both, or neither for the experiment's own"
+        )
+    plan = None
+    if planned_subjects is not None and effect is not None:
+        plan = Plan(planned_subjects, effect, primary="kept", n_looks=1)
     with opened(home, config) as service:
-        found = read_experiment(service, id, as_of=datetime.now(UTC), plan=plan, in_simulation=False)
-    print(json_module.dumps(found, indent=1))  # noqa: T201 - data on stdout
+        found = read_experiment(
+            service.database, service.experiments.get(id), as_of=datetime.now(UTC), in_simulation=False, plan=plan
+        )
+    print(json_module.dumps(reading_json(found), indent=1))  # noqa: T201 - data on stdout
     return 0
 
 

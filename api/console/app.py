@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.resources import files
-from pathlib import Path
 from urllib.parse import quote
 
 from fastapi import FastAPI, Request
@@ -14,8 +13,9 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.console import pages
-from api.console.readings import Reading, latest_moment, read_experiment
-from engine.experiments.lifecycle import Experiment, Experiments
+from engine.experiments.lifecycle import Experiments
+from engine.experiments.reading import Reading, latest_moment, read_experiment
+from engine.experiments.records import Experiment
 from engine.offers.placement import placement_from_json
 from engine.store import tables
 from engine.store.database import Database
@@ -36,14 +36,12 @@ _HEADERS = (
 
 
 def create_console(
-    database: Database, folder: Path, *, is_sandbox: bool, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    database: Database, *, is_sandbox: bool, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 ) -> ASGIApp:
     """Make the console over an open store.
 
     Parameters
     ----------
-    folder
-        Data folder of the service; plans are kept in it.
     is_sandbox
         Whether time and visitors are made up: pages say so, and read as of the newest fact.
     """
@@ -58,7 +56,7 @@ def create_console(
         return (latest_moment(database) if is_sandbox else None) or clock()
 
     def read(experiment: Experiment, at: datetime) -> Reading:
-        return read_experiment(database, experiment, folder, as_of=at, in_simulation=is_sandbox)
+        return read_experiment(database, experiment, as_of=at, in_simulation=is_sandbox)
 
     def show(view: pages.View, *, here: str, links: Mapping[str, str] | None = None, status: int = 200) -> HTMLResponse:
         html = template.render(view=view, here=here, menu=MENU, links=links or {}, render=render_blocks)

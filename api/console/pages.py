@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from api.console.readings import Reading
+from engine.experiments.reading import Reading
 from engine.offers.placement import Placement
 from offline_eval.abtest import ExperimentReading
 from offline_eval.abtest.pages import difference_unit, experiment_section, key_figures, verdict_callout
@@ -73,14 +73,14 @@ def home(readings: Sequence[Reading], *, in_simulation: bool) -> View:
 
 def experiments(readings: Sequence[Reading], *, in_simulation: bool) -> View:
     """All experiments in a table; the page links each of them."""
-    order = {"running": 0, "draft": 1, "stopped": 2}
+    order = {"running": 0, "scheduled": 1, "draft": 2, "stopped": 3, "archived": 4}
     rows: list[dict[str, Cell]] = [
         {
             "id": r.experiment.id,
             "state": r.experiment.state,
             "placement": r.experiment.placement,
             "variants": ", ".join(v.key for v in r.experiment.variants),
-            "subjects": len(r.outcomes),
+            "subjects": r.n_subjects,
             "verdict": _word(r),
         }
         for r in sorted(readings, key=lambda r: (order[r.experiment.state], r.experiment.id))
@@ -100,7 +100,7 @@ def experiments(readings: Sequence[Reading], *, in_simulation: bool) -> View:
 def experiment(reading: Reading, *, in_simulation: bool) -> View:
     """One experiment: the sentence first, then why."""
     blocks: list[Block] = [_verdict(reading)]
-    if reading.choices.is_late:
+    if reading.plan.is_late:
         blocks.append(
             Callout(
                 "The plan was written after the start",
@@ -219,7 +219,7 @@ def _over_time(r: Reading) -> list[Block]:
     if r.is_planned and r.found.looks:
         rows: list[dict[str, Cell]] = [
             {
-                "look": f"{i} of {r.choices.n_looks}",
+                "look": f"{i} of {r.plan.n_looks}",
                 "day": f"{day:.0f}",
                 "visitors": reading.power.matured,
                 "said": reading.verdict.decision + (f" {reading.verdict.variant}" if reading.verdict.variant else ""),
@@ -253,20 +253,20 @@ def _primary(reading: ExperimentReading, treatment: str):  # type: ignore[no-unt
 
 def _cohorts(r: Reading) -> Table:
     """Visitors by week of first exposure; a week whose windows are open has no figures yet."""
-    o = r.outcomes
-    week = ((o.exposed_at - o.exposed_at.min()) / np.timedelta64(COHORT_DAYS, "D")).astype(np.int64)
+    c = r.cells
+    week = (c.hour - c.hour.min()) // (24 * COHORT_DAYS)
     rows: list[dict[str, Cell]] = []
     for w in np.unique(week):
         for variant in (v.key for v in r.experiment.variants):
-            mine = (week == w) & (o.variants == variant)
-            converted, kept = mine & o.is_conversion_matured, mine & o.is_kept_matured
+            mine = c.where((week == w) & (c.variant == variant))
+            converted, kept = (mine.where(mine.is_matured(s, r.as_of)) for s in _windows(r))
             rows.append(
                 {
                     "week": f"week {w + 1}",
                     "variant": variant,
-                    "visitors": int(mine.sum()),
-                    "conversion": float(o.subscribed[converted].mean()) if converted.any() else None,
-                    "kept": float(o.kept[kept].mean()) if kept.any() else None,
+                    "visitors": int(mine.n.sum()),
+                    "conversion": float(converted.n_subscribed.sum() / converted.n.sum()) if len(converted) else None,
+                    "kept": float(kept.n_kept.sum() / kept.n.sum()) if len(kept) else None,
                 }
             )
     columns = [
@@ -282,6 +282,10 @@ def _cohorts(r: Reading) -> Table:
         caption="By week of the first visit",
         note="Only visitors whose window has closed are counted in a share; a dash is not known yet.",
     )
+
+
+def _windows(r: Reading) -> tuple[float, float]:
+    return r.experiment.counting.conversion_window_s, r.experiment.counting.kept_window_s
 
 
 def _phases(r: Reading) -> Table:
@@ -314,9 +318,9 @@ def _phases(r: Reading) -> Table:
 def _plan_hint(r: Reading) -> list[Block]:
     if r.is_planned:
         figures = [
-            KeyFigure("planned visitors", r.choices.planned_subjects, COUNT),
-            KeyFigure("planned looks", r.choices.n_looks, COUNT),
-            KeyFigure("judged by", r.choices.primary),
+            KeyFigure("planned visitors", r.plan.planned_subjects, COUNT),
+            KeyFigure("planned looks", r.plan.n_looks, COUNT),
+            KeyFigure("judged by", r.plan.primary),
         ]
         return [KeyFigures(figures)]
     command = f"nextoffer console plan {r.experiment.id} --planned-subjects 20000 --effect 0.01"

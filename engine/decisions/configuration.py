@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import func, select
 
-from engine.experiments.lifecycle import Experiment, Experiments
+from engine.experiments.allocation import PlacementTrials
+from engine.experiments.controls import controls_of
+from engine.experiments.lifecycle import Experiments
+from engine.experiments.records import Experiment
 from engine.offers.placement import Placement, placement_from_json
 from engine.store import tables
 from engine.store.database import Database
-from policies.allocation import Split
 from policies.errors import StoreUnavailableError, UnknownNameError
 from policies.records import OfferSet
 
@@ -29,8 +31,7 @@ class LivePlacement:
     revision: int
     offers: OfferSet
     order: tuple[str, ...]
-    experiment: Experiment | None
-    split: Split | None
+    trials: PlacementTrials
     has_limits: bool
     shown: dict[str, int] = field(default_factory=dict)
     offers_document: str = ""
@@ -98,7 +99,10 @@ def offer_set_document(offers: OfferSet) -> str:
 
 
 def _load(database: Database) -> dict[str, LivePlacement]:
-    running = {e.placement: e for e in Experiments(database).list(state="running")}
+    running: dict[str, list[Experiment]] = {}
+    for experiment in Experiments(database).list(state="running"):
+        running.setdefault(experiment.placement, []).append(experiment)
+    controls = controls_of(database)
     decisions = tables.decisions
     out: dict[str, LivePlacement] = {}
     with database.reading() as connection:
@@ -118,14 +122,13 @@ def _load(database: Database) -> dict[str, LivePlacement]:
                     .group_by(decisions.c.offer)
                 ).all()
                 shown = {str(offer): int(n) for offer, n in counts}
-            experiment = running.get(placement.id)
+            trials = PlacementTrials(running.get(placement.id, ()), controls, own_policy=placement.policy)
             out[placement.id] = LivePlacement(
                 placement=placement,
                 revision=row.revision,
                 offers=offers,
                 order=(*placement.baseline, *(o for o in offers.ids if o not in placement.baseline)),
-                experiment=experiment,
-                split=None if experiment is None else experiment.split(experiment.phases[-1]),
+                trials=trials,
                 has_limits=any(o.starts_at or o.ends_at or o.stock is not None for o in placement.offers),
                 shown=shown,
                 offers_document=offer_set_document(offers),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from engine.decisions.configuration import Configuration, LivePlacement, offer_set_document
 from engine.decisions.ladder import BASELINE, Ladder, Rung, baseline
 from engine.decisions.requests import DecisionRequest, Explanation
+from engine.experiments.allocation import Allocation
 from engine.offers.placement import MAX_OFFERS
 from engine.registry.versions import Registry
 from engine.rewards.attribution import BOT
@@ -22,7 +23,6 @@ from engine.store.database import Database
 from engine.store.facts import FactRow, check_text, decision_row, digest_of, to_us
 from engine.subjects.links import People
 from engine.subjects.state import Encoder, SubjectStates
-from policies.allocation import Variant
 from policies.eligibility import excluded_by
 from policies.errors import InvalidInputError, NoEligibleOfferError
 from policies.records import (
@@ -70,17 +70,6 @@ class Prepared:
         """What the site shows for an offer."""
         payload: Mapping[str, Any] = self.offers[self.offers.index_of(offer)].payload
         return payload
-
-
-@dataclass(frozen=True, slots=True)
-class Allocation:
-    """Who decides: a variant of the running experiment, or the placement's own policy."""
-
-    policy: str | None
-    experiment: str | None = None
-    phase: int | None = None
-    variant: str | None = None
-    probability: float | None = None
 
 
 class Pipeline:
@@ -135,7 +124,11 @@ class Pipeline:
         excluded = self._excluded(live, request, offers, features, at)
         if len(excluded) == len(offers):
             raise NoEligibleOfferError([0], subject=subject)
-        allocation = self._allocate(live, subject) if request.role == "policy" else _without_experiment(live, request)
+        allocation = (
+            live.trials.allocate(self._people.ids(subject), features, assigned=self._assigned)
+            if request.role == "policy"
+            else _without_experiment(live, request)
+        )
         vectors, cursor = self._state(live, subject, at)
         if excluded:
             eligible = np.asarray([[offer not in excluded for offer in offers.ids]], dtype=np.bool_)
@@ -258,24 +251,6 @@ class Pipeline:
                     excluded.setdefault(entry.offer.id, reason)
         return excluded
 
-    def _allocate(self, live: LivePlacement, subject: str) -> Allocation:
-        experiment, split = live.experiment, live.split
-        if experiment is None or split is None:
-            return Allocation(live.placement.policy)
-        phase = experiment.phases[-1]
-        ids = self._people.ids(subject)
-        # In the first phase the hash alone is sticky; later ones, and a login, must not move who was exposed.
-        if phase.number > 1 or len(ids) > 1:
-            kept = self._assigned(experiment.id, ids)
-            if kept is not None:
-                number, key, probability = kept
-                variant = _variant(experiment.phases[number - 1].variants, key)
-                return Allocation(variant.policy, experiment.id, number, key, probability)
-        chosen = split.assign(ids[0])
-        if chosen is None:
-            return Allocation(live.placement.policy)
-        return Allocation(chosen.policy, experiment.id, phase.number, chosen.key, split.probability(chosen.key))
-
     def _assigned(self, experiment: str, ids: tuple[str, ...]) -> tuple[int, str, float] | None:
         """Phase, variant and its probability of the first exposure of a person."""
         wanted = {f"id{i}": id_ for i, id_ in enumerate(ids)}
@@ -366,10 +341,6 @@ def _candidates(offers: tuple[Any, ...]) -> OfferSet:
     return OfferSet(offers)
 
 
-def _variant(variants: tuple[Variant, ...], key: str) -> Variant:
-    return next(v for v in variants if v.key == key)
-
-
 def _assignment(allocation: Allocation, subject: str, at_us: int, decision_id: str) -> tuple[Any, ...] | None:
     if allocation.experiment is None:
         return None
@@ -385,13 +356,14 @@ def _assignment(allocation: Allocation, subject: str, at_us: int, decision_id: s
 
 
 def _explain(decision: Decision, allocation: Allocation, rung: Rung) -> Explanation:
-    who = (
-        "the visitor is a machine: the baseline order answers, and nothing is learned"
-        if allocation.policy == BOT
-        else f"variant {allocation.variant!r} of experiment {allocation.experiment!r}, phase {allocation.phase}"
-        if allocation.variant is not None
-        else "no experiment: the placement's own policy"
-    )
+    if allocation.policy == BOT:
+        who = "the visitor is a machine: the baseline order answers, and nothing is learned"
+    elif allocation.forced:
+        who = f"made to look at {allocation.forced}: this is not counted in the experiment"
+    elif allocation.variant is not None:
+        who = f"variant {allocation.variant!r} of experiment {allocation.experiment!r}, phase {allocation.phase}"
+    else:
+        who = "no experiment: the placement's own policy"
     steps = [
         f"{len(decision.offers)} of {len(decision.offers) + len(decision.excluded)} offers may be shown",
         who,

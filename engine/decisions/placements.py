@@ -122,7 +122,7 @@ class Placements:
             revision=live.revision,
             n_offers=len(live.offers),
             policy=live.placement.policy or "baseline",
-            experiment=None if live.experiment is None else live.experiment.id,
+            experiment=", ".join(e.id for e in live.trials.experiments) or None,
             n_decisions=n,
             n_bot_decisions=n_bots,
             n_rewards=n_rewards,

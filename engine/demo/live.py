@@ -20,7 +20,7 @@ import numpy as np
 from engine.decisions.requests import DecisionRequest, EventRequest, OutcomeRequest, RewardRequest
 from engine.decisions.service import DecisionService, open_service
 from engine.demo.people import TRAITS, People
-from engine.experiments.lifecycle import Experiment
+from engine.experiments.records import Counting, Experiment, Plan
 from engine.offers.placement import CatalogueOffer, Placement
 from engine.rewards.definition import DAY_S, RewardDefinition, RewardTerm
 from policies.allocation import Variant
@@ -163,6 +163,8 @@ def prepare(
     policies: dict[str, Artifact],
     explore_share: float,
     seed: int,
+    counting: Counting,
+    plan: Plan | None,
 ) -> None:
     """Set up placement, policies and a running 50/50 experiment in a service's data folder.
 
@@ -172,6 +174,8 @@ def prepare(
         Sequence encoder whose state policies see; None where the population has no such vector.
     policies
         Artefacts of the control (``incumbent``) and the treatment (``challenger``).
+    counting, plan
+        What the experiment counts and what judges it, fixed before the first visitor.
     """
     home.mkdir(parents=True, exist_ok=True)
     secret = home / "secret"
@@ -200,7 +204,12 @@ def prepare(
         variants = tuple(Variant(name, 5_000, str(refs[name])) for name in (CONTROL, TREATMENT))
         draft = service.experiments.create(
             Experiment(
-                EXPERIMENT, PLACEMENT, variants, hypothesis="The challenger keeps more visitors than the incumbent."
+                EXPERIMENT,
+                PLACEMENT,
+                variants,
+                hypothesis="The challenger keeps more visitors than the incumbent.",
+                counting=counting,
+                plan=plan,
             ),
             at=start,
             actor="demo",

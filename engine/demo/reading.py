@@ -7,15 +7,16 @@ from datetime import UTC, datetime
 from math import sqrt
 from pathlib import Path
 
-import numpy as np
-
 from engine.decisions.service import open_service
 from engine.demo.config import DemoConfig
-from engine.demo.live import CONTROL, EXPERIMENT, TREATMENT
-from engine.experiments.results import ExperimentOutcomes, OutcomeKinds, experiment_results
+from engine.demo.live import EXPERIMENT
+from engine.experiments.reading import read_experiment as read
+from engine.experiments.records import Counting
+from engine.experiments.records import Plan as ExperimentChoices
+from engine.experiments.results import ExperimentOutcomes, experiment_results
 from engine.rewards.definition import DAY_S
-from offline_eval.abtest import ExperimentPlan, SubjectOutcomes, analyse, required_subjects, standard_metrics
-from offline_eval.abtest.analysis import ExperimentReading
+from offline_eval.abtest import ExperimentReading, required_subjects
+from policies.errors import StateError
 from simulator.rollouts import WINDOW_DAYS
 from simulator.site import KEPT_AFTER_DAYS
 
@@ -40,29 +41,32 @@ def plan_experiment(kept_per_visitor: float) -> Plan:
     return Plan(kept_per_visitor, effect, required_subjects(standard_deviation=spread, effect=effect))
 
 
-def read_experiment(home: Path, *, plan: Plan, config: DemoConfig) -> tuple[ExperimentReading, ExperimentOutcomes]:
-    """Per-subject outcomes from the store, and one look at the end of the plan."""
-    end = datetime(2027, 1, 1, tzinfo=UTC)
-    kinds = OutcomeKinds(conversion_window_s=_CONVERSION_DAYS * DAY_S, kept_window_s=(WINDOW_DAYS + 1) * DAY_S)
-    with open_service(home) as service:
-        outcomes = experiment_results(service.database, EXPERIMENT, as_of=end, kinds=kinds)
-    day = (outcomes.exposed_at - outcomes.exposed_at.min()) / np.timedelta64(1, "D")
-    data = SubjectOutcomes(
-        outcomes.variants,
-        {"subscribed": outcomes.subscribed, "kept": outcomes.kept, "margin": outcomes.margin_eur},
-        exposed_day=np.asarray(day, dtype=np.float64),
-        as_of_day=float(day.max()) + WINDOW_DAYS + 2,
-    )
-    experiment = ExperimentPlan(
-        EXPERIMENT,
-        control=CONTROL,
-        variants=(CONTROL, TREATMENT),
-        metrics=standard_metrics(
-            currency="€", primary="kept", conversion_days=_CONVERSION_DAYS, kept_days=float(WINDOW_DAYS)
-        ),
-        planned_subjects=len(outcomes),
+def counting() -> Counting:
+    """Windows of the demo's world."""
+    return Counting(conversion_window_s=_CONVERSION_DAYS * DAY_S, kept_window_s=(WINDOW_DAYS + 1) * DAY_S)
+
+
+def choices(plan: Plan, config: DemoConfig) -> ExperimentChoices:
+    """The plan as the experiment keeps it: everyone who comes is followed, and one look is taken at the end.
+
+    A random split of n subjects carries a hair less information than an even one, so that the look is due a hair before n.
+    """
+    return ExperimentChoices(
+        planned_subjects=round(0.99 * config.n_live_subjects),
         effect=plan.effect,
+        primary="kept",
         n_looks=1,
-        subjects_per_day=len(outcomes) / config.visit_days,
+        visitors_per_day=config.n_live_subjects / config.visit_days,
     )
-    return analyse(data, experiment, in_simulation=True), outcomes
+
+
+def read_experiment(home: Path) -> tuple[ExperimentReading, ExperimentOutcomes]:
+    """The service's own reading after the last window, and the rows behind it."""
+    end = datetime(2027, 1, 1, tzinfo=UTC)
+    with open_service(home) as service:
+        experiment = service.experiments.get(EXPERIMENT)
+        reading = read(service.database, experiment, as_of=end, in_simulation=True)
+        outcomes = experiment_results(service.database, EXPERIMENT, as_of=end)
+    if reading.found is None:
+        raise StateError("nobody was exposed; look into the server's log in the demo's folder")
+    return reading.found.now, outcomes

@@ -18,7 +18,7 @@ from engine.demo.judging import Truth, choose_challenger, judge_on_log, judged_j
 from engine.demo.live import CONTROL, TREATMENT, InProcess, OverHttp, live_through, load_traits, prepare, running_server
 from engine.demo.people import People, households_as_visitors
 from engine.demo.progress import Narrator, Step
-from engine.demo.reading import Plan, plan_experiment, read_experiment
+from engine.demo.reading import Plan, choices, counting, plan_experiment, read_experiment
 from offline_eval.abtest.analysis import ExperimentReading
 from offline_eval.panel import Panel
 from policies.artifact import load_artifact, save_artifact
@@ -114,10 +114,10 @@ def tell(config: DemoConfig, narrator: Narrator) -> Told:
     ours = artifacts({CONTROL: logs.incumbent, TREATMENT: candidates[challenger]})
     prepare(
         home, scenario=scenario, people=people, encoder=encoder, policies=ours,
-        explore_share=config.serve_explore_share, seed=config.seed,
+        explore_share=config.serve_explore_share, seed=config.seed, counting=counting(), plan=choices(plan, config),
     )  # fmt: skip
     n_requests, n_decisions = _experiment(home, scenario=scenario, people=people, config=config, narrator=narrator)
-    reading, _ = read_experiment(home, plan=plan, config=config)
+    reading, _ = read_experiment(home)
     for name, artifact in ours.items():
         save_artifact(artifact, out / "policies" / name)
     told = Told(

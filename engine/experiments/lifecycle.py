@@ -76,7 +76,14 @@ class Experiments:
         return draft
 
     def edit(
-        self, experiment_id: str, changes: Mapping[str, Any], *, revision: int, at: datetime, actor: str = "", reason: str = ""
+        self,
+        experiment_id: str,
+        changes: Mapping[str, Any],
+        *,
+        revision: int,
+        at: datetime,
+        actor: str = "",
+        reason: str = "",
     ) -> Experiment:
         """Change a draft; an approval that it had is taken back.
 
@@ -119,9 +126,7 @@ class Experiments:
             _record(connection, found, planned, action="plan", at=at, actor=actor, reason=reason)
         return planned
 
-    def approve(
-        self, experiment_id: str, *, revision: int, at: datetime, actor: str, reason: str = ""
-    ) -> Experiment:
+    def approve(self, experiment_id: str, *, revision: int, at: datetime, actor: str, reason: str = "") -> Experiment:
         """Say that a draft may start as it stands."""
         check_text(actor, what="who approves")
         with self._database.writing() as connection:
@@ -136,7 +141,9 @@ class Experiments:
     ) -> Experiment:
         """Let a draft start by itself at a moment to come."""
         if starts_at <= at:
-            raise InvalidInputError(f"the start {starts_at.isoformat()} is not after now ({at.isoformat()}); start it instead")
+            raise InvalidInputError(
+                f"the start {starts_at.isoformat()} is not after now ({at.isoformat()}); start it instead"
+            )
         with self._database.writing() as connection:
             found = _locked(connection, experiment_id, revision=revision, states=("draft",))
             _check_approval(connection, found)
@@ -254,9 +261,7 @@ class Experiments:
             _record(connection, found, changed, action="force", at=at, actor=actor, reason=reason)
         return changed
 
-    def stop(
-        self, experiment_id: str, *, revision: int, at: datetime, actor: str = "", reason: str = ""
-    ) -> Experiment:
+    def stop(self, experiment_id: str, *, revision: int, at: datetime, actor: str = "", reason: str = "") -> Experiment:
         """End it: the placement goes back to its own policy."""
         with self._database.writing() as connection:
             found = _locked(connection, experiment_id, revision=revision, states=("running",))

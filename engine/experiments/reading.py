@@ -46,6 +46,10 @@ class Cells:
         """Some of the cells."""
         return Cells(*(getattr(self, name)[rows] for name in self.__slots__))
 
+    def is_matured(self, window_s: float, as_of: datetime) -> NDArray[np.bool_]:
+        """Whether a window has closed for everyone in a cell, shape ``(n_cells,)``."""
+        return np.asarray((self.hour + 1) * HOUR_US + round(window_s * 1e6) <= to_us(as_of))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
@@ -76,8 +80,8 @@ class Reading:
     def counts(self) -> list[dict[str, Any]]:
         """One row per phase and variant; what has not matured is counted apart and never as "no"."""
         cells, counting = self.cells, self.experiment.counting
-        converted = _is_matured(cells, counting.conversion_window_s, self.as_of)
-        kept = _is_matured(cells, counting.kept_window_s, self.as_of)
+        converted = cells.is_matured(counting.conversion_window_s, self.as_of)
+        kept = cells.is_matured(counting.kept_window_s, self.as_of)
         out: list[dict[str, Any]] = []
         for phase in self.experiment.phases:
             for variant in phase.variants:
@@ -178,7 +182,3 @@ def latest_moment(database: Database) -> datetime | None:
         times = [connection.execute(select(func.max(t.c.at_us))).scalar() for t in (tables.decisions, tables.outcomes)]
     known = [t for t in times if t is not None]
     return from_us(max(known)) if known else None
-
-
-def _is_matured(cells: Cells, window_s: float, as_of: datetime) -> NDArray[np.bool_]:
-    return np.asarray((cells.hour + 1) * HOUR_US + round(window_s * 1e6) <= to_us(as_of))

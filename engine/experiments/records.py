@@ -105,7 +105,11 @@ class Ramp:
     hold_s: float = DAY_S
 
     def __post_init__(self) -> None:
-        if not self.steps or list(self.steps) != sorted(set(self.steps)) or not 0 < self.steps[0] <= self.steps[-1] <= 1:
+        if (
+            not self.steps
+            or list(self.steps) != sorted(set(self.steps))
+            or not 0 < self.steps[0] <= self.steps[-1] <= 1
+        ):
             raise InvalidInputError(f"steps of a ramp are {list(self.steps)}; expected increasing shares in (0, 1]")
         if self.hold_s < 0:
             raise InvalidInputError(f"a ramp holds {self.hold_s} s at each step; expected 0 or more")
@@ -202,7 +206,9 @@ class Experiment:
             if key not in keys:
                 raise UnknownNameError(f"variant of experiment {self.id!r}:", key, keys)
         if self.starts_at is not None and self.ends_at is not None and self.ends_at <= self.starts_at:
-            raise InvalidInputError(f"experiment {self.id!r} ends at {self.ends_at}, not after it starts at {self.starts_at}")
+            raise InvalidInputError(
+                f"experiment {self.id!r} ends at {self.ends_at}, not after it starts at {self.starts_at}"
+            )
         if self.plan is not None:
             plan_for_statistics(self, self.plan)
 
@@ -264,7 +270,9 @@ def document_of(experiment: Experiment) -> dict[str, Any]:
         "layer": experiment.layer,
         "slots": list(experiment.slots),
         "forced": dict(experiment.forced),
-        "ramp": None if experiment.ramp is None else {"steps": list(experiment.ramp.steps), "hold_s": experiment.ramp.hold_s},
+        "ramp": None
+        if experiment.ramp is None
+        else {"steps": list(experiment.ramp.steps), "hold_s": experiment.ramp.hold_s},
         "starts_at": _text(experiment.starts_at),
         "ends_at": _text(experiment.ends_at),
         "data_scope": experiment.data_scope,

@@ -9,7 +9,7 @@ the order in which facts come changes nothing, and a rebuild gives the same rows
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -19,6 +19,7 @@ from sqlalchemy.sql.elements import TextClause
 from engine.experiments.records import Experiment
 from engine.store import facts, tables
 from engine.store.database import Database
+from engine.subjects.links import everybody, people_of
 
 # Facts looked at in one transaction: a few milliseconds of a SQLite store's one writer.
 CHUNK = 4_000
@@ -31,36 +32,53 @@ _SUBJECTS = 400
 Row = tuple[str, int, str, int, int, int, float, str]
 Cell = tuple[int, str, int, str]
 
+# Ids that are one person share a name; the person has the phase, variant and time of the first exposure of any of them.
+_PEOPLE = "CREATE TEMP TABLE people (id TEXT PRIMARY KEY, name TEXT NOT NULL)"
 _SEEN = """
-SELECT d.subject AS subject, MIN(d.phase) AS phase,
-  CASE WHEN MIN(d.variant) = MAX(d.variant) THEN MIN(d.variant) ELSE '' END AS variant,
-  MIN(CASE WHEN d.is_activated THEN d.at_us ELSE a.at_us END) AS exposed_us
-FROM decisions d LEFT JOIN activations a ON a.decision = d.id
-WHERE d.experiment = :experiment AND (d.is_activated OR a.at_us IS NOT NULL) {only}
-  AND NOT EXISTS (SELECT 1 FROM voids v WHERE v.decision = d.id AND v.ledger_offset > d.ledger_offset)
-GROUP BY d.subject
+by_id AS MATERIALIZED (
+  SELECT d.subject AS id, MIN(d.phase) AS phase,
+    CASE WHEN MIN(d.variant) = MAX(d.variant) THEN MIN(d.variant) ELSE '' END AS variant,
+    MIN(CASE WHEN d.is_activated THEN d.at_us ELSE a.at_us END) AS exposed_us
+  FROM decisions d LEFT JOIN activations a ON a.decision = d.id
+  WHERE d.experiment = :experiment AND (d.is_activated OR a.at_us IS NOT NULL) {decisions}
+    AND NOT EXISTS (SELECT 1 FROM voids v WHERE v.decision = d.id AND v.ledger_offset > d.ledger_offset)
+  GROUP BY d.subject
+), seen AS MATERIALIZED (
+  SELECT b.id AS subject, b.* FROM by_id b LEFT JOIN people p ON p.id = b.id WHERE p.id IS NULL
+  UNION ALL SELECT name, id, phase, variant, exposed_us FROM (
+    SELECT p.name, b.*, ROW_NUMBER() OVER (PARTITION BY p.name ORDER BY b.exposed_us, b.id) AS place
+    FROM by_id b JOIN people p ON p.id = b.id
+  ) ranked WHERE place = 1
+)
 """
 _CAME = """
-SELECT s.subject AS subject,
-  MAX(CASE WHEN o.kind = :subscribed AND o.value > 0 AND o.at_us <= s.exposed_us + :conversion_us THEN 1 ELSE 0 END) AS subscribed,
-  MAX(CASE WHEN o.kind = :kept AND o.value > 0 THEN 1 ELSE 0 END) AS kept,
-  SUM(CASE WHEN o.kind = :margin THEN o.value ELSE 0 END) AS margin
-FROM seen s JOIN outcomes o ON o.subject = s.subject
-WHERE o.kind IN (:subscribed, :kept, :margin) AND o.at_us >= s.exposed_us AND o.at_us <= s.exposed_us + :kept_us
-GROUP BY s.subject
+came AS (
+  SELECT s.subject AS subject,
+    MAX(CASE WHEN o.kind = :subscribed AND o.value > 0 AND o.at_us <= s.exposed_us + :conversion_us THEN 1 ELSE 0 END) AS subscribed,
+    MAX(CASE WHEN o.kind = :kept AND o.value > 0 THEN 1 ELSE 0 END) AS kept,
+    SUM(CASE WHEN o.kind = :margin THEN o.value ELSE 0 END) AS margin
+  FROM (
+    SELECT COALESCE(p.name, q.subject) AS subject, q.kind, q.value, q.at_us
+    FROM outcomes q LEFT JOIN people p ON p.id = q.subject
+    WHERE q.kind IN (:subscribed, :kept, :margin) {outcomes}
+  ) o JOIN seen s ON s.subject = o.subject
+  WHERE o.at_us >= s.exposed_us AND o.at_us <= s.exposed_us + :kept_us
+  GROUP BY s.subject
+)
 """
 _ROWS = f"""
-WITH seen AS MATERIALIZED ({_SEEN}), came AS ({_CAME})
+WITH {_SEEN}, {_CAME}
 SELECT s.subject, s.phase, s.variant, s.exposed_us, COALESCE(c.subscribed, 0) AS subscribed,
   COALESCE(c.subscribed * c.kept, 0) AS kept, COALESCE(c.margin, 0) AS margin, {{segments}} AS segments
 FROM seen s LEFT JOIN came c ON c.subject = s.subject {{join}}
 """
 _FIRST = """
-LEFT JOIN assignments f ON f.experiment = :experiment AND f.subject = s.subject
+LEFT JOIN assignments f ON f.experiment = :experiment AND f.subject = s.id
 LEFT JOIN fact_keys k ON k.kind = 1 AND k.id = f.decision
 LEFT JOIN decisions b ON b.ledger_offset = k.ledger_offset
 """
-_TOUCHED = """
+# Subjects whose exposure a stretch of the ledger may have changed, and those of whom it tells an outcome.
+_SEEN_ANEW = """
 SELECT d.subject FROM decisions d
 WHERE d.ledger_offset >= :first AND d.ledger_offset < :end AND d.experiment = :experiment
 UNION SELECT d.subject FROM activations a JOIN fact_keys k ON k.kind = 1 AND k.id = a.decision
@@ -69,7 +87,10 @@ WHERE a.ledger_offset >= :first AND a.ledger_offset < :end AND d.experiment = :e
 UNION SELECT d.subject FROM voids v JOIN fact_keys k ON k.kind = 1 AND k.id = v.decision
   JOIN decisions d ON d.ledger_offset = k.ledger_offset
 WHERE v.ledger_offset >= :first AND v.ledger_offset < :end AND d.experiment = :experiment
-UNION SELECT o.subject FROM outcomes o JOIN exposures e ON e.experiment = :experiment AND e.subject = o.subject
+UNION SELECT l.subject FROM links l WHERE l.ledger_offset >= :first AND l.ledger_offset < :end
+"""
+_TOLD_OF = """
+SELECT DISTINCT o.subject FROM outcomes o
 WHERE o.ledger_offset >= :first AND o.ledger_offset < :end AND o.kind IN (:subscribed, :kept, :margin)
 """
 _CELLS = """
@@ -141,9 +162,7 @@ def _cursor(connection: Connection, experiment: Experiment) -> int:
 def _move(connection: Connection, experiment: Experiment, offset: int) -> None:
     table = tables.rollups
     connection.execute(
-        update(table)
-        .where(table.c.experiment == experiment.id)
-        .values(next_offset=offset, rules=rules_of(experiment))
+        update(table).where(table.c.experiment == experiment.id).values(next_offset=offset, rules=rules_of(experiment))
     )
 
 
@@ -166,14 +185,17 @@ def _first_fact(connection: Connection, experiment: Experiment) -> int:
 
 
 def _fold(connection: Connection, experiment: Experiment, first: int, end: int, *, is_sqlite: bool) -> None:
-    values = _values(experiment)
-    touched = connection.execute(
-        text(_TOUCHED), {k: values[k] for k in ("experiment", "subscribed", "kept", "margin")} | {"first": first, "end": end}
-    ).scalars()
-    names = sorted(touched)
+    groups = _touched(connection, experiment, first, end)
     changes: dict[Cell, list[float]] = {}
-    for start in range(0, len(names), _SUBJECTS):
-        _work_out(connection, experiment, names[start : start + _SUBJECTS], changes, is_sqlite=is_sqlite)
+    _name_people(
+        connection, {i: name for name, ids in groups.items() if len(ids) > 1 for i in ids}, is_sqlite=is_sqlite
+    )
+    part: list[str] = []
+    for position, ids in enumerate(groups.values(), start=1):
+        part += ids
+        if len(part) >= _SUBJECTS or position == len(groups):
+            _work_out(connection, experiment, part, changes, is_sqlite=is_sqlite)
+            part = []
     rows = [
         {
             "experiment": experiment.id, "phase": phase, "variant": variant, "hour": hour, "segments": segments,
@@ -188,6 +210,35 @@ def _fold(connection: Connection, experiment: Experiment, first: int, end: int, 
         connection.execute(delete(cells).where(cells.c.experiment == experiment.id, cells.c.n == 0))
 
 
+def _touched(connection: Connection, experiment: Experiment, first: int, end: int) -> dict[str, list[str]]:
+    """Ids of each person to be worked out again, by the person's name."""
+    values = _values(experiment)
+    span = {"first": first, "end": end}
+    seen = set(connection.execute(text(_SEEN_ANEW), {"experiment": experiment.id, **span}).scalars())
+    kinds = {k: values[k] for k in ("subscribed", "kept", "margin")}
+    told = set(connection.execute(text(_TOLD_OF), {**kinds, **span}).scalars()) - seen
+    names = people_of(connection, seen | told)
+    groups: dict[str, list[str]] = {}
+    for id_, name in sorted(names.items()):
+        groups.setdefault(name, []).append(id_)
+    table, known = tables.exposures, {names[s] for s in seen}
+    unknown = sorted(groups.keys() - known)
+    for start in range(0, len(unknown), _SUBJECTS):
+        part = [id_ for name in unknown[start : start + _SUBJECTS] for id_ in groups[name]]
+        exposed = select(table.c.subject).where(table.c.experiment == experiment.id, table.c.subject.in_(part))
+        known |= {names[s] for s in connection.execute(exposed).scalars()}
+    return {name: ids for name, ids in groups.items() if name in known}
+
+
+def _name_people(connection: Connection, names: Mapping[str, str], *, is_sqlite: bool) -> None:
+    """Say for the statements that follow which ids are one person."""
+    connection.execute(text("DROP TABLE IF EXISTS people"))
+    connection.execute(text(_PEOPLE if is_sqlite else f"{_PEOPLE} ON COMMIT DROP"))
+    if names:
+        rows = [{"id": i, "name": n} for i, n in names.items()]
+        connection.execute(text("INSERT INTO people (id, name) VALUES (:id, :name)"), rows)
+
+
 def _work_out(
     connection: Connection,
     experiment: Experiment,
@@ -200,11 +251,11 @@ def _work_out(
     table = tables.exposures
     mine = (table.c.experiment == experiment.id, table.c.subject.in_(subjects))
     columns = [c for c in table.c if c.name != "experiment"]
-    before: list[Row] = [tuple(r) for r in connection.execute(select(*columns).where(*mine))]  # type: ignore[misc]
-    query = _query(experiment, only="AND d.subject IN :subjects", is_sqlite=is_sqlite)
+    before: list[Row] = [tuple(r) for r in connection.execute(select(*columns).where(*mine))]
+    query = _query(experiment, only="AND {}.subject IN :subjects", is_sqlite=is_sqlite)
     query = query.bindparams(bindparam("subjects", expanding=True))
     found = connection.execute(query, {**_values(experiment), "subjects": list(subjects)})
-    after: list[Row] = [tuple(r) for r in found]  # type: ignore[misc]
+    after: list[Row] = [tuple(r) for r in found]
     same = set(before) & set(after)
     _add(changes, (r for r in before if r not in same), -1)
     _add(changes, (r for r in after if r not in same), 1)
@@ -228,8 +279,11 @@ def _add(changes: dict[Cell, list[float]], rows: Iterable[Row], sign: int) -> No
 
 def _rebuild(connection: Connection, experiment: Experiment, *, is_sqlite: bool) -> None:
     _clear(connection, experiment.id)
+    _name_people(connection, everybody(connection), is_sqlite=is_sqlite)
     rows = _query(experiment, only="", is_sqlite=is_sqlite)
-    target = "INSERT INTO exposures (experiment, subject, phase, variant, exposed_us, subscribed, kept, margin, segments)"
+    target = (
+        "INSERT INTO exposures (experiment, subject, phase, variant, exposed_us, subscribed, kept, margin, segments)"
+    )
     connection.execute(
         text(f"{target} SELECT CAST(:experiment AS TEXT), r.* FROM ({rows.text}) r"), _values(experiment)
     )
@@ -240,7 +294,10 @@ def _query(experiment: Experiment, *, only: str, is_sqlite: bool) -> TextClause:
     parts = [_feature(i, is_sqlite=is_sqlite) for i in range(len(experiment.segments))]
     return text(
         _ROWS.format(
-            only=only, segments=f" || '{SEPARATOR}' || ".join(parts) or "''", join=_FIRST if parts else ""
+            decisions=only.format("d"),
+            outcomes=only.format("q"),
+            segments=f" || '{SEPARATOR}' || ".join(parts) or "''",
+            join=_FIRST if parts else "",
         )
     )
 

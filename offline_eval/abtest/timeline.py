@@ -49,10 +49,14 @@ class Timeline:
     def __post_init__(self) -> None:
         n = len(self.closes)
         if self.opens.shape != (n,) or self.exposed.shape[:1] != (n,):
-            raise SchemaError(f"a timeline has {n} cells, opens {self.opens.shape} and exposed {self.exposed.shape}; expected one per cell")
+            raise SchemaError(
+                f"a timeline has {n} cells, opens {self.opens.shape} and exposed {self.exposed.shape}; expected one per cell"
+            )
         for name, sums in self.moments.items():
             if sums.shape != (len(_MOMENTS), *self.exposed.shape):
-                raise SchemaError(f"sums of {name!r} have shape {sums.shape}; expected {(len(_MOMENTS), *self.exposed.shape)}")
+                raise SchemaError(
+                    f"sums of {name!r} have shape {sums.shape}; expected {(len(_MOMENTS), *self.exposed.shape)}"
+                )
             self._sums[name] = _cumulative(sums, axis=1)
         self._sums[""] = _cumulative(self.exposed.astype(np.float64), axis=0)
 
@@ -66,7 +70,9 @@ class Timeline:
             If the rows have no days.
         """
         if data.exposed_day is None or data.as_of_day is None:
-            raise InvalidInputError("the rows have no exposed_day; replaying looks needs to know when each subject came")
+            raise InvalidInputError(
+                "the rows have no exposed_day; replaying looks needs to know when each subject came"
+            )
         days = data.exposed_day
         moments = np.unique(days)
         if len(moments) > _MAX_EXACT:
@@ -83,9 +89,7 @@ class Timeline:
             flat = Moments.of(y, cell=at[rows], shape=(full[0] * full[1], full[2]), x=x, cap=metric.cap)
             summed[metric.name] = np.stack([getattr(flat, name).reshape(full) for name in _MOMENTS])
         exposed = np.bincount(at[planned], minlength=int(np.prod(full))).reshape(full).astype(np.int64)
-        return cls(
-            moments, moments, exposed, summed, data.as_of_day, data.n_multiple_exposed, int((~planned).sum())
-        )
+        return cls(moments, moments, exposed, summed, data.as_of_day, data.n_multiple_exposed, int((~planned).sum()))
 
     def rollup(self, plan: ExperimentPlan, day: float) -> Rollup:
         """Sums of subjects that had matured by a day, and of those exposed by then."""

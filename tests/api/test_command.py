@@ -108,7 +108,12 @@ def test_policies_experiments_and_the_schema_from_a_shell(tmp_path: Path, capsys
         "0.5",
     ]
     assert run(["experiment", "create", "first", *arguments, *home]) == 0
-    assert json.loads(capsys.readouterr().out)["variants"][1] == {"key": "b", "weight_bp": 5000, "policy": ref}
+    assert json.loads(capsys.readouterr().out)["variants"][1] == {
+        "key": "b",
+        "weight_bp": 5000,
+        "policy": ref,
+        "value": "",
+    }
     for action in (["start", "first"], ["ramp", "first", "1.0"], ["results", "first"], ["stop", "first"]):
         assert run(["experiment", *action, *home]) == 0
     capsys.readouterr()

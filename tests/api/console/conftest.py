@@ -12,10 +12,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from api.console.app import create_console
-from api.console.plans import PlanChoices, write_plan
 from engine.decisions.requests import DecisionRequest, OutcomeRequest
 from engine.decisions.service import DecisionService, open_service
-from engine.experiments.lifecycle import Experiment
+from engine.experiments.records import Experiment, Plan
 from engine.offers.placement import CatalogueOffer, Placement
 from engine.store.database import Database, sqlite_url
 from policies.allocation import Variant
@@ -35,14 +34,10 @@ def fill(folder: Path, *, n: int = 2400, days: int = 80) -> None:
         service.experiments.create(_experiment("spring-welcome", "home_page", "incumbent", "personal"), at=START)
         service.experiments.create(_experiment("stay-a-while", "cancel_page", "incumbent", "win back"), at=START)
         service.experiments.create(_experiment("idea", "home_page", "incumbent", "bold"), at=START)
-        planned = service.experiments.get("spring-welcome")
-        write_plan(
-            folder,
-            planned,
-            PlanChoices(planned_subjects=2000, effect=0.06, visitors_per_day=30.0, visitors_per_month=90_000.0),
-        )
-        for name in ("spring-welcome", "stay-a-while"):
-            service.experiments.start(name, revision=1, at=START)
+        plan = Plan(planned_subjects=2000, effect=0.06, visitors_per_day=30.0, visitors_per_month=90_000.0)
+        service.experiments.fix_plan("spring-welcome", plan, revision=1, at=START)
+        for name, revision in (("spring-welcome", 2), ("stay-a-while", 1)):
+            service.experiments.start(name, revision=revision, at=START)
         service.refresh()
         _visit(service, rng, "home_page", n=n, days=days, rates={"incumbent": 0.14, "personal": 0.24})
         _visit(service, rng, "cancel_page", n=n // 4, days=days, rates={"incumbent": 0.2, "win back": 0.2})
@@ -98,6 +93,6 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
     folder = tmp_path_factory.mktemp("console")
     fill(folder)
     database = Database(sqlite_url(folder / "nextoffer.db"))
-    with TestClient(create_console(database, folder, is_sandbox=True)) as client:
+    with TestClient(create_console(database, is_sandbox=True)) as client:
         yield Console(client, folder)
     database.close()

@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
 from api.console.app import create_console
-from api.console.plans import PlanChoices, plan_path, read_choices, write_plan
-from engine.experiments.lifecycle import Experiments
 from engine.store.database import Database, sqlite_url
-from policies.errors import ConflictError, InvalidInputError
 from tests.api.console.conftest import TITLES, Console
 
 pytestmark = pytest.mark.slow  # the store is filled through the service's durable path
@@ -65,7 +61,7 @@ def test_a_sandbox_says_so_on_every_page_with_results(console: Console) -> None:
     for path in ("/", "/experiments", "/experiments/spring-welcome"):
         assert "in simulation" in console.get(path)
     database = Database(sqlite_url(console.folder / "nextoffer.db"))
-    real = create_console(database, console.folder, is_sandbox=False, clock=lambda: datetime(2026, 4, 1, tzinfo=UTC))
+    real = create_console(database, is_sandbox=False, clock=lambda: datetime(2026, 4, 1, tzinfo=UTC))
     with TestClient(real) as client:
         assert "in simulation" not in client.get("/experiments/spring-welcome").text
     database.close()
@@ -97,21 +93,3 @@ def test_pages_run_nothing_and_fetch_nothing_from_elsewhere(console: Console) ->
         assert " style=" not in answer.text
         addresses = re.findall(r'(?:href|src)="([^"]+)"', answer.text)
         assert all(a.startswith(("/", "#")) or a == "data:," for a in addresses)
-
-
-def test_a_plan_is_fixed_once(console: Console, tmp_path: Path) -> None:
-    """A second plan is refused, a damaged one named, and what was written is what is read."""
-    database = Database(sqlite_url(console.folder / "nextoffer.db"))
-    found = Experiments(database).get("idea")
-    database.close()
-    choices = PlanChoices(planned_subjects=5000, effect=0.02, primary="kept", margin_tolerance=0.1)
-    path = write_plan(tmp_path, found, choices)
-    assert path == plan_path(tmp_path, "idea")
-    assert read_choices(tmp_path, "idea") == choices
-    with pytest.raises(ConflictError, match="has a plan already"):
-        write_plan(tmp_path, found, choices)
-    path.write_text('{"colour": "red"}', encoding="utf-8")
-    with pytest.raises(InvalidInputError, match="damaged or of a newer version"):
-        read_choices(tmp_path, "idea")
-    with pytest.raises(InvalidInputError, match="expected a few subjects a variant"):
-        write_plan(tmp_path, found, PlanChoices(planned_subjects=1, effect=0.02))

@@ -10,10 +10,10 @@ import pytest
 
 from engine.decisions.service import open_service
 from engine.demo.candidates import artifacts
-from engine.demo.config import DemoConfig
 from engine.demo.live import CONTROL, TREATMENT, InProcess, OverHttp, live_through, load_traits, prepare, running_server
 from engine.demo.people import latent_correlation
-from engine.demo.reading import Plan, plan_experiment, read_experiment
+from engine.demo.reading import counting, plan_experiment, read_experiment
+from engine.experiments.records import Plan as ExperimentChoices
 from policies.fixed import FixedOrder, Uniform
 from policies.protocols import SaveablePolicy
 from simulator.scenarios.car_subscription import Scenario, reference
@@ -34,7 +34,7 @@ def _site(scenario: Scenario, n: int) -> LiveSite:
 def _prepared(home: Path, scenario: Scenario, policies: dict[str, SaveablePolicy] | None = None) -> Path:
     prepare(
         home, scenario=scenario, people=PEOPLE, encoder=None, policies=artifacts(policies or POLICIES),
-        explore_share=0.05, seed=3,
+        explore_share=0.05, seed=3, counting=counting(), plan=ExperimentChoices(1_000, 0.01, primary="kept", n_looks=1),
     )  # fmt: skip
     return home
 
@@ -77,7 +77,7 @@ def test_null_world_claims_no_lift(tmp_path: Path) -> None:
     load_traits(home, site, PEOPLE)
     with open_service(home) as service:
         live_through(site, InProcess(service), people=PEOPLE)
-    reading, outcomes = read_experiment(home, plan=Plan(0.05, 0.01, 10_000), config=DemoConfig(tmp_path, visit_days=3))
+    reading, outcomes = read_experiment(home)
     assert len(outcomes) == 1_200
     assert reading.verdict.decision != "ship"
     assert reading.in_simulation
@@ -94,13 +94,13 @@ def test_outcomes_of_the_store_are_those_of_the_site(tmp_path: Path) -> None:
     load_traits(home, site, PEOPLE)
     with open_service(home) as service:
         live_through(site, InProcess(service), people=PEOPLE)
-    _, outcomes = read_experiment(home, plan=Plan(0.05, 0.01, 10_000), config=DemoConfig(tmp_path, visit_days=3))
+    _, outcomes = read_experiment(home)
     order = np.argsort(outcomes.subjects)
     assert outcomes.subjects[order].tolist() == sorted(site.names.tolist())
     by_name = np.argsort(site.names)
     np.testing.assert_array_equal(outcomes.subscribed[order], (site.signed_day >= 0)[by_name])
     np.testing.assert_array_equal(outcomes.kept[order], site.is_kept[by_name])
-    np.testing.assert_allclose(outcomes.margin_eur[order], site.margin_eur[by_name])
+    np.testing.assert_allclose(outcomes.margin[order], site.margin_eur[by_name])
     assert site.is_kept.any()
 
 

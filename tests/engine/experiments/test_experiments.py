@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from engine.decisions.requests import DecisionRequest, OutcomeRequest
-from engine.experiments.lifecycle import Experiment
+from engine.experiments.records import Experiment
 from engine.experiments.results import experiment_results
 from engine.store import tables
 from policies.allocation import Split, Variant
@@ -167,7 +167,7 @@ def test_time_travel_to_day_40_shows_conversion_retention_and_margin_per_subject
         order = np.argsort(found.subjects)
         assert found.subscribed[order].tolist() == [1, 0, 1, 0, 0]
         assert found.kept[order].tolist() == [1, 0, 0, 0, 0]
-        assert found.margin_eur[order].tolist() == [6.5, 0, 0, 0, 0]
+        assert found.margin[order].tolist() == [6.5, 0, 0, 0, 0]
         split = Split("e1", TWO)
         expected = [v.key if (v := split.assign(str(s))) else "" for s in found.subjects]
         assert found.variants.tolist() == expected

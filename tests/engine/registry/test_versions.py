@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine.decisions.requests import DecisionRequest
-from engine.experiments.lifecycle import Experiment
+from engine.experiments.records import Experiment
 from policies.allocation import Variant
 from policies.artifact import Artifact, save_artifact
 from policies.errors import ArtifactError, InvalidInputError, UnknownNameError

@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from engine.decisions.requests import DecisionRequest, EventRequest, OutcomeRequest, RewardRequest
 from engine.decisions.service import DecisionService, open_service
-from engine.experiments.lifecycle import Experiment
+from engine.experiments.records import Experiment
 from engine.experiments.results import experiment_results
 from engine.rewards.export import export_interactions
 from engine.store.database import Database, sqlite_url

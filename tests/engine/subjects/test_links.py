@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine.decisions.requests import DecisionRequest, EventRequest, IdentifyRequest, OutcomeRequest
 from engine.decisions.service import DecisionService
-from engine.experiments.lifecycle import Experiment
+from engine.experiments.records import Experiment
 from engine.experiments.results import experiment_results
 from engine.rewards.export import export_interactions
 from engine.subjects.links import _names, people_of
@@ -90,9 +90,9 @@ def test_an_experiment_counts_a_person_once_with_all_outcomes(tmp_path: Path) ->
         service.outcome(OutcomeRequest("customer-7", "margin_eur", 4.0, id="o1"))
         service.outcome(OutcomeRequest(phone, "margin_eur", 3.0, id="o2"))
         found = experiment_results(service.database, "trial", as_of=clock.forward(days=60))
-        assert found.subjects.tolist() == [anonymous]
+        assert found.subjects.tolist() == ["customer-7"]
         assert found.variants.tolist() == ["other"]
-        assert found.margin_eur.tolist() == [7.0]
+        assert found.margin.tolist() == [7.0]
         assert found.subscribed.tolist() == [0.0]  # it was before the exposure
 
 
