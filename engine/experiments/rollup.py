@@ -32,22 +32,23 @@ _SUBJECTS = 400
 Row = tuple[str, int, str, int, int, int, float, str]
 Cell = tuple[int, str, int, str]
 
-# Ids that are one person share a name; the person has the phase, variant and time of the first exposure of any of them.
 _PEOPLE = "CREATE TEMP TABLE people (id TEXT PRIMARY KEY, name TEXT NOT NULL)"
+# Whoever is one id has one variant, or something is wrong. Ids that are one person share a name and may have crossed over before
+# the login: the person has the phase, variant and time of the first that any of them saw.
 _SEEN = """
-by_id AS MATERIALIZED (
-  SELECT d.subject AS id, MIN(d.phase) AS phase,
-    CASE WHEN MIN(d.variant) = MAX(d.variant) THEN MIN(d.variant) ELSE '' END AS variant,
-    MIN(CASE WHEN d.is_activated THEN d.at_us ELSE a.at_us END) AS exposed_us
-  FROM decisions d LEFT JOIN activations a ON a.decision = d.id
+shown AS MATERIALIZED (
+  SELECT d.subject AS id, p.name, d.phase, d.variant, d.ledger_offset,
+    CASE WHEN d.is_activated THEN d.at_us ELSE a.at_us END AS seen_us
+  FROM decisions d LEFT JOIN activations a ON a.decision = d.id LEFT JOIN people p ON p.id = d.subject
   WHERE d.experiment = :experiment AND (d.is_activated OR a.at_us IS NOT NULL) {decisions}
     AND NOT EXISTS (SELECT 1 FROM voids v WHERE v.decision = d.id AND v.ledger_offset > d.ledger_offset)
-  GROUP BY d.subject
 ), seen AS MATERIALIZED (
-  SELECT b.id AS subject, b.* FROM by_id b LEFT JOIN people p ON p.id = b.id WHERE p.id IS NULL
-  UNION ALL SELECT name, id, phase, variant, exposed_us FROM (
-    SELECT p.name, b.*, ROW_NUMBER() OVER (PARTITION BY p.name ORDER BY b.exposed_us, b.id) AS place
-    FROM by_id b JOIN people p ON p.id = b.id
+  SELECT id AS subject, id, MIN(phase) AS phase,
+    CASE WHEN MIN(variant) = MAX(variant) THEN MIN(variant) ELSE '' END AS variant, MIN(seen_us) AS exposed_us
+  FROM shown WHERE name IS NULL GROUP BY id
+  UNION ALL SELECT name, id, phase, variant, seen_us FROM (
+    SELECT s.*, ROW_NUMBER() OVER (PARTITION BY s.name ORDER BY s.seen_us, s.ledger_offset) AS place
+    FROM shown s WHERE s.name IS NOT NULL
   ) ranked WHERE place = 1
 )
 """
@@ -256,6 +257,8 @@ def _work_out(
     query = query.bindparams(bindparam("subjects", expanding=True))
     found = connection.execute(query, {**_values(experiment), "subjects": list(subjects)})
     after: list[Row] = [tuple(r) for r in found]
+    known = {r[0]: r for r in before}
+    after = [_with_known_segments(r, known.get(r[0])) for r in after]
     same = set(before) & set(after)
     _add(changes, (r for r in before if r not in same), -1)
     _add(changes, (r for r in after if r not in same), 1)
@@ -268,6 +271,13 @@ def _work_out(
         connection.execute(
             insert(table), [{"experiment": experiment.id, **dict(zip(names, r, strict=True))} for r in fresh]
         )
+
+
+def _with_known_segments(row: Row, before: Row | None) -> Row:
+    """The row, with the segments it had where the body that they came from is gone."""
+    if before is None or before[3] != row[3] or row[-1].strip(SEPARATOR):
+        return row
+    return (*row[:-1], before[-1])
 
 
 def _add(changes: dict[Cell, list[float]], rows: Iterable[Row], sign: int) -> None:
@@ -304,9 +314,13 @@ def _query(experiment: Experiment, *, only: str, is_sqlite: bool) -> TextClause:
 
 def _feature(i: int, *, is_sqlite: bool) -> str:
     """Value of a feature in the stored body of the first decision, as text."""
-    if is_sqlite:
-        return f"COALESCE(CAST(json_extract(CAST(b.body AS TEXT), :path_{i}) AS TEXT), '')"
-    return f"COALESCE(convert_from(b.body, 'UTF8')::json -> 'x' ->> CAST(:name_{i} AS TEXT), '')"
+    value = (
+        f"json_extract(CAST(b.body AS TEXT), :path_{i})"
+        if is_sqlite
+        else f"convert_from(b.body, 'UTF8')::json -> 'x' ->> CAST(:name_{i} AS TEXT)"
+    )
+    # Old bodies move to the cold path and leave nothing to read a feature from.
+    return f"COALESCE(CAST(CASE WHEN length(b.body) > 2 THEN {value} END AS TEXT), '')"
 
 
 def _values(experiment: Experiment) -> dict[str, Any]:

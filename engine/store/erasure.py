@@ -222,6 +222,15 @@ def _erase_rest(connection: Connection, ids: Sequence[str], pseudonym: str) -> N
         else:
             seen.add(experiment)
             connection.execute(update(assignments).where(*where).values(subject=pseudonym))
+    exposures, counted = tables.exposures, set[str]()
+    for row in connection.execute(
+        select(exposures.c.experiment, exposures.c.subject).where(exposures.c.subject.in_(ids))
+    ).all():
+        # More than one only where a link has not been taken into the rollup yet.
+        name = f"{pseudonym}-{uuid.uuid4().hex}" if row.experiment in counted else pseudonym
+        counted.add(row.experiment)
+        where = (exposures.c.experiment == row.experiment, exposures.c.subject == row.subject)
+        connection.execute(update(exposures).where(*where).values(subject=name))
 
 
 def _parts(values: list[str]) -> Iterable[list[str]]:
