@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine.decisions.requests import DecisionRequest, OutcomeRequest, RewardRequest
-from engine.experiments.lifecycle import Experiment
+from engine.experiments.records import Experiment
 from engine.experiments.results import experiment_results
 from engine.learner.audit import audit
 from engine.learner.learner import Learner

@@ -10,7 +10,7 @@ import pytest
 
 from engine.decisions.requests import DecisionRequest, EventRequest, IdentifyRequest, OutcomeRequest, RewardRequest
 from engine.decisions.service import DecisionService
-from engine.experiments.lifecycle import Experiment
+from engine.experiments.records import Experiment
 from engine.experiments.results import experiment_results
 from engine.learner.audit import ERASED, audit
 from engine.rewards.export import export_interactions
