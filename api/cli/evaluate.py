@@ -170,7 +170,7 @@ def _log(path: Path, *, columns: Columns, window: RewardWindow | None, weigh_ope
 
     if not path.exists():
         raise InvalidInputError(f"{path} does not exist; expected a log as Parquet or dsjson")
-    if path.suffix in (".json", ".dsjson", ".jsonl"):
+    if path.suffix in (".json", ".dsjson", ".jsonl") or (path.is_dir() and next(path.rglob("*.dsjson"), None)):
         return read_dsjson(path)
     if estimate:
         return estimated_from_arrow(read_table(path), columns=columns, window=window, is_weighted=weigh_open)

@@ -24,7 +24,8 @@ from policies.records import DecisionTable, InteractionBatch, Offer, OfferId, Of
 if TYPE_CHECKING:
     from offline_eval.estimated import EstimatedLog
 
-_OFFERS = b"nextoffer.offers"
+# Metadata of a schema: the offers of the log in their order, each with its features.
+OFFERS_KEY = b"nextoffer.offers"
 
 
 def from_arrow(
@@ -258,12 +259,12 @@ def to_arrow(batch: InteractionBatch) -> pa.Table:
     if not batch.table.eligible.all():
         data[names.eligible] = pa.array([list(ids[row]) for row in batch.table.eligible])
     described = json.dumps([{"id": o.id, "features": dict(o.features)} for o in batch.table.offers])
-    return pa.table(data).replace_schema_metadata({_OFFERS: described})
+    return pa.table(data).replace_schema_metadata({OFFERS_KEY: described})
 
 
 def _described(schema: pa.Schema) -> OfferSet | None:
     """Offers with their features, where ``to_arrow`` wrote the log: a column holds only the ids of those shown."""
-    text = (schema.metadata or {}).get(_OFFERS)
+    text = (schema.metadata or {}).get(OFFERS_KEY)
     if text is None:
         return None
     return OfferSet([Offer(OfferId(o["id"]), o["features"]) for o in json.loads(text)])
@@ -278,7 +279,16 @@ def _dataset(path: Path | str) -> Any:
     if not Path(path).exists():
         raise InvalidInputError(f"{path} does not exist; expected a Parquet file or a folder of them")
     try:
-        return ds.dataset(path, format="parquet")
+        data = ds.dataset(path, format="parquet")
+        files = [f.physical_schema for f in data.get_fragments()]
+        if len(files) < 2:
+            return data
+        # A log that grows by files has its later features and offers in the later files only.
+        described = {o["id"]: o for schema in files for o in json.loads((schema.metadata or {}).get(OFFERS_KEY, b"[]"))}
+        whole = pa.unify_schemas([schema.remove_metadata() for schema in files])
+        if described:
+            whole = whole.with_metadata({OFFERS_KEY: json.dumps(list(described.values()))})
+        return ds.dataset(path, format="parquet", schema=whole)
     except (pa.ArrowInvalid, OSError) as error:
         raise InvalidInputError(
             f"{path} is not readable as Parquet ({error}); write it again or pass another file"

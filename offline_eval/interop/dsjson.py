@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,27 @@ import numpy as np
 from policies.errors import InvalidInputError
 from policies.records import Context, DecisionTable, FeatureValue, InteractionBatch, Offer, OfferId, OfferSet, SubjectId
 
+# Where the decision service puts its own fields.
+OURS = "_nextoffer"
+
 
 def read_dsjson(path: Path | str) -> InteractionBatch:
-    """A log from a file of dsjson lines; empty lines and lines without a decision (dangling rewards) are skipped."""
-    with Path(path).open(encoding="utf-8") as lines:
-        return from_dsjson(lines)
+    """A log from a file of dsjson lines, or a folder of ``.dsjson`` files; lines without a decision (dangling rewards) are skipped."""
+    files = [Path(path)] if Path(path).is_file() else sorted(Path(path).rglob("*.dsjson"))
+    return from_dsjson(line for file in files for line in _lines(file))
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8") as lines:
+        yield from lines
 
 
 def from_dsjson(lines: Iterable[str]) -> InteractionBatch:
     """A log from dsjson lines.
 
-    The reward is minus ``_label_cost``; an offer is known by ``id`` or ``_tag`` among its features, else by its features.
+    The reward is minus ``_label_cost``; an offer is known by ``id`` or ``_tag`` among its features, else by its features. Lines that
+    the decision service exported carry more under ``_nextoffer``: features have their own names, and subject, time, policy,
+    experiment and variant are known.
 
     Raises
     ------
@@ -31,6 +42,7 @@ def from_dsjson(lines: Iterable[str]) -> InteractionBatch:
     """
     offers: dict[str, dict[str, FeatureValue]] = {}
     rows: list[tuple[Context, list[str], list[float], int, float, str]] = []
+    told: list[Mapping[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -43,6 +55,8 @@ def from_dsjson(lines: Iterable[str]) -> InteractionBatch:
         if "c" not in event or "_multi" not in event.get("c", {}):
             continue
         rows.append(_event(event, number, offers))
+        if OURS in event:
+            told.append(event[OURS])
     if not rows:
         raise InvalidInputError("no line holds a decision; expected dsjson events with 'c', 'a' and 'p'")
     catalogue = OfferSet([Offer(OfferId(i), features) for i, features in offers.items()])
@@ -61,7 +75,19 @@ def from_dsjson(lines: Iterable[str]) -> InteractionBatch:
         reward=np.asarray([r[4] for r in rows]),
         probabilities=probabilities,
         decision_ids=np.asarray([r[5] for r in rows], dtype=np.str_),
+        **(_told(told) if len(told) == n else {}),
     )
+
+
+def _told(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    phases = ["" if r["experiment"] is None else f"{r['experiment']}:{r['phase']}" for r in rows]
+    shares = [1.0 if r["variant_probability"] is None else r["variant_probability"] for r in rows]
+    return {
+        "policies": np.asarray([r["policy"] for r in rows], dtype=np.str_),
+        "variants": np.asarray([r["variant"] or "" for r in rows], dtype=np.str_),
+        "phases": np.asarray(phases, dtype=np.str_),
+        "variant_probability": np.asarray(shares, dtype=np.float64),
+    }
 
 
 def _event(
@@ -79,8 +105,9 @@ def _event(
     if not isinstance(cost, int | float):
         raise InvalidInputError(f"line {number} has _label_cost {cost!r}; expected a number (minus the reward)")
     ids = []
+    is_ours = OURS in event
     for choice in choices:
-        features = _flat(choice)
+        features = {**choice["o"], "_tag": choice["_tag"]} if is_ours else _flat(choice)
         tag = features.pop("id", None) or features.pop("_tag", None) or json.dumps(features, sort_keys=True)
         offers.setdefault(str(tag), features)
         ids.append(str(tag))
@@ -88,7 +115,11 @@ def _event(
     event_id = str(event.get("EventId") or event.get("m") or number)
     ordered = [ids[a - 1] for a in actions]
     total = sum(p)
-    context = Context(SubjectId(event_id), _flat(shared))
+    if is_ours:
+        at = datetime.fromisoformat(event["Timestamp"])
+        context = Context(SubjectId(event[OURS]["subject"]), shared["context"], shared.get("vectors", {}), at)
+    else:
+        context = Context(SubjectId(event_id), _flat(shared))
     return context, ordered, [x / total for x in p] if abs(total - 1) < 1e-4 else p, 0, -float(cost), event_id
 
 
