@@ -125,6 +125,8 @@ class CarSubscriptionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
         As of ``CarSubscriptionEnv``.
     is_copied
         Whether each answer has an observation of its own; without it all share one buffer, valid until the next step.
+    visit_days
+        Visitors arrive uniformly over these days of the scenario's calendar, where it has one.
 
     Raises
     ------
@@ -142,6 +144,7 @@ class CarSubscriptionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
         space: FeatureSpace | None = None,
         weights: RewardWeights | None = None,
         is_copied: bool = True,
+        visit_days: int = 60,
     ) -> None:
         self.num_envs, self.is_copied = num_envs, is_copied
         self.scenario = scenario or reference()
@@ -150,6 +153,7 @@ class CarSubscriptionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
                 f"scenario {self.scenario.name!r} has an eligibility rule on more than the stage; expected rules on stage "
                 "only: use CarSubscriptionEnv, or a rollout, for others"
             )
+        self.visit_days = 1 if self.scenario.calendar is None else visit_days
         self.space = space or reference_space(self.scenario)
         self.weights = weights or RewardWeights()
         self.single_observation_space = _observation_space(self.scenario, self.space)
@@ -168,7 +172,7 @@ class CarSubscriptionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
         super().reset(seed=one)
         if self.kernel is None or one is not None:
             own = int(self.np_random.integers(2**31))
-            self.kernel = VisitKernel(self.scenario, self.space, n=self.num_envs, seed=own)
+            self.kernel = VisitKernel(self.scenario, self.space, n=self.num_envs, seed=own, visit_days=self.visit_days)
             self._next_id = 0
         self._done = np.zeros(self.num_envs, dtype=np.bool_)
         self._renew(self.kernel, np.arange(self.num_envs))

@@ -83,6 +83,10 @@ def visit_odds(
         out["click"][:, a] = world.click_probability(p, log_odds)
         out["sign"][:, a] = out["click"][:, a] * world.contract_probability(p, log_odds)
         out["kept"][:, a] = (1.0 - hazard) ** KEPT_AFTER_DAYS
+        if 0 < p["trial_days"] <= KEPT_AFTER_DAYS:
+            out["kept"][:, a] *= 1.0 - world.cancel_hazard(
+                p, subjects, rows, offers, signed, np.full(n, is_cared_for), after, base="trial_leave"
+            )
         out["margin_eur"][:, a] = offers.margin[signed]
     return VisitOdds(**out)
 

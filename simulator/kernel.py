@@ -68,12 +68,15 @@ class VisitKernel:
         Number of slots.
     seed
         Of everything that happens.
+    visit_days
+        Visitors arrive uniformly over these days of the calendar; without a calendar the date means nothing.
     """
 
-    def __init__(self, scenario: Scenario, space: FeatureSpace, *, n: int, seed: int) -> None:
-        self.scenario, self.seed, self.n = scenario, seed, n
+    def __init__(self, scenario: Scenario, space: FeatureSpace, *, n: int, seed: int, visit_days: int = 1) -> None:
+        self.scenario, self.seed, self.n, self.visit_days = scenario, seed, n, visit_days
         self._compile_offers()
         self._compile_observations(space)
+        self._compile_calendar()
         k = len(scenario.offers)
         self._rows = np.arange(n, dtype=np.int64)
         self._flat = self._rows * k
@@ -95,6 +98,10 @@ class VisitKernel:
         self._discounts_seen = np.zeros(n, dtype=np.int32)
         self._exposure = np.zeros(n, dtype=np.float32)
         self._hazard = np.zeros((2, n), dtype=np.float32)
+        self._trial_end_hazard = np.zeros((2, n), dtype=np.float32)
+        self._arrival = np.zeros(n, dtype=np.int32)
+        self._views = np.zeros((n if self._view_limits is not None else 0, k), dtype=np.int32)
+        self._eligible = np.ones((n if self._is_mask_moving else 0, k), dtype=np.bool_)
         self.observation = np.zeros((n, self._width), dtype=np.float32)
 
     def _compile_offers(self) -> None:
@@ -124,6 +131,18 @@ class VisitKernel:
         self._spoils = (p["appeal_per_dependence"] * o.is_list_price).astype(np.float32)
         self._is_discounted = o.is_discounted.astype(np.int32)
         self._first_contract = int(np.flatnonzero(o.is_contract)[0])
+
+    def _compile_calendar(self) -> None:
+        """Tables of the calendar, None where it changes nothing."""
+        calendar, offers = self.scenario.calendar, self.scenario.offers
+        self._by_day = self._is_offered = self._view_limits = None
+        if calendar is not None:
+            by_day, is_offered = calendar.log_odds(offers), calendar.is_offered(offers)
+            self._by_day = by_day.astype(np.float32) if by_day.any() else None
+            self._is_offered = None if is_offered.all() else is_offered
+            self._view_limits = calendar.view_limits(offers)
+        self._is_mask_moving = self._is_offered is not None or self._view_limits is not None
+        self._trial_days = int(self._p["trial_days"])
 
     def _compile_observations(self, space: FeatureSpace) -> None:
         people, k = self.scenario.population, len(self.scenario.offers)
@@ -212,6 +231,8 @@ class VisitKernel:
         self._budget[rows] = -np.log(unit(words(keys, Purpose.CANCEL, 0)))
         self._fatigue[:, rows] = 0.0
         self._discounts_seen[rows] = 0
+        if self.visit_days > 1:
+            self._arrival[rows] = (unit(words(keys, Purpose.ARRIVAL, 0)) * self.visit_days).astype(np.int32)
         self._exposure[rows] = 0.0
         self.day[rows] = 0
         self._last_day[rows] = 0
@@ -222,13 +243,19 @@ class VisitKernel:
         fresh = self._person_rows[person]
         fresh += self._combo_rows[combo]
         self.observation[rows] = fresh
+        if self._is_mask_moving:
+            if self._view_limits is not None:
+                self._views[rows] = 0
+            self._move_mask(rows)
 
     def step(self, actions: IntArray) -> StepParts:
         """Show one offer to each and live on until each visitor's next visit or end; what may not be shown falls back."""
         p, k, n = self._p, len(self._constant), self.n
-        at_stage = self.stage.astype(np.int64) * k
-        may = self._allowed[at_stage + actions]
-        shown = actions if may.all() else np.where(may, actions, self._fallback[self.stage])
+        if self._is_mask_moving:
+            may, fallback = self._eligible.ravel().take(self._flat + actions), np.argmax(self._eligible, axis=1)
+        else:
+            may, fallback = self._allowed[self.stage.astype(np.int64) * k + actions], self._fallback[self.stage]
+        shown = actions if may.all() else np.where(may, actions, fallback)
         # What the offer adds to the log-odds: fixed appeal less fatigue of its family, which fades day by day.
         idle = self.day - self._last_day
         self._fatigue *= self._decay[np.minimum(idle, 63)]
@@ -240,6 +267,11 @@ class VisitKernel:
         if self._is_history_kept:
             log_odds -= self._spoils[shown] * np.minimum(self._discounts_seen, world.MAX_DEPENDENCE)
             self._discounts_seen += self._is_discounted[shown]
+        if self._by_day is not None:
+            today = np.minimum(self._arrival + self.day, len(self._by_day) - 1)
+            log_odds += self._by_day.ravel().take(today * k + shown)
+        if self._view_limits is not None:
+            self._views.ravel()[self._flat + shown] += 1
         np.put(self._fatigue.ravel(), family, tired + np.float32(1.0))
         keys = self._keys
         chance = log_odds + np.float32(p["click_base"])
@@ -283,11 +315,25 @@ class VisitKernel:
         self.n_visits += 1
         self._keys += COUNTER_STEP
         self._observe(subscribers, signers)
+        if self._is_mask_moving:
+            self._move_mask(self._rows)
         return StepParts(shown, clicked.astype(np.float32), subscribed, kept, margin, is_over)
 
     def mask(self) -> NDArray[np.int8]:
         """Which offers may be shown at each slot's present visit, shape ``(n, k)``."""
+        if self._is_mask_moving:
+            return self._eligible.view(np.int8).copy()
         return self._mask.view(np.int8)[self.stage]
+
+    def _move_mask(self, rows: IntArray) -> None:
+        """Eligibility that depends on the date and on what was shown, into the observation."""
+        may = self._mask[self.stage[rows]]
+        if self._is_offered is not None:
+            may = may & self._is_offered[np.minimum(self._arrival[rows] + self.day[rows], len(self._is_offered) - 1)]
+        if self._view_limits is not None:
+            may = may & (self._views[rows] < self._view_limits)
+        self._eligible[rows] = may
+        self.observation[rows, : may.shape[1]] = may
 
     def _sign(self, rows: IntArray, log_odds: Floats) -> tuple[IntArray, Ints]:
         p, keys = self._p, self._keys[rows]
@@ -310,7 +356,10 @@ class VisitKernel:
             log_ratio += np.float32(p["cancel_per_fatigue"]) * self._fatigue[1:, rows].sum(axis=0)
         for care in (0, 1):
             hazard = p["cancel_per_day"] * np.exp(log_ratio + np.float32(care * p["retention_offer_effect"]))
-            self._hazard[care, rows] = -np.log1p(-np.clip(hazard, 0.0, 0.5))
+            self._hazard[care, rows] = -np.log1p(-np.clip(hazard, 0.0, world.MAX_HAZARD))
+            if self._trial_days:
+                leave = p["trial_leave"] / p["cancel_per_day"] * hazard
+                self._trial_end_hazard[care, rows] = -np.log1p(-np.clip(leave, 0.0, world.MAX_HAZARD))
         self.stage[rows] = world.SUBSCRIBER
         self.signed_day[rows], self.signed_offer[rows] = day, offer
 
@@ -322,6 +371,10 @@ class VisitKernel:
         n_cared = np.clip(self._cared_until[rows] - start + 1, 0, n_days)
         exposure = self._exposure[rows]
         exposure += n_cared * self._hazard[1, rows] + (n_days - n_cared) * self._hazard[0, rows]
+        if self._trial_days:
+            end = self.signed_day[rows] + self._trial_days
+            is_cared = (self._cared_until[rows] >= end).astype(np.int64)
+            exposure += ((start <= end) & (end <= last)) * self._trial_end_hazard[is_cared, rows]
         self._exposure[rows] = exposure
         stays = exposure < self._budget[rows]
         return stays, stays & (last == kept_day)
@@ -347,7 +400,12 @@ class VisitKernel:
             obs[subscribers, at] = _standard(self.day[subscribers] - self.signed_day[subscribers], spec)
             if spec.may_be_missing:
                 obs[subscribers, at + 1] = 0.0
-        if len(signers):
+        if self._trial_days and len(subscribers):
+            is_trial = self.day[subscribers] < self.signed_day[subscribers] + self._trial_days
+            stage = np.where(is_trial, world.TRIAL, world.SUBSCRIBER).astype(np.int8)
+            self.stage[subscribers] = stage
+            obs[np.ix_(subscribers, self._stage_columns)] = self._stage_rows[stage][:, self._stage_columns]
+        elif len(signers):
             obs[np.ix_(signers, self._stage_columns)] = self._stage_rows[world.SUBSCRIBER, self._stage_columns]
 
 

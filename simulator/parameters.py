@@ -91,6 +91,12 @@ class WorldParameters:
     cancel_per_fatigue: Parameter = Parameter(
         0.0, "assumed", "log-hazard per tiring view left over at signing: off unless a world asks for it"
     )
+    trial_days: Parameter = Parameter(
+        0.0, "assumed", "days of a contract on trial, whole and at least 0: off unless a world asks for it"
+    )
+    trial_leave: Parameter = Parameter(
+        0.0, "assumed", "hazard of the day on which a trial ends, before what the contract and its owner make of it"
+    )
     margin_contrast: Parameter = Parameter(
         1.0, "assumed", "1: each offer has the contribution its catalogue entry states; 0: all have the mean"
     )
@@ -130,7 +136,8 @@ class WorldParameters:
         zero = (
             "no_offer_penalty", "taste_spread", "price_sensitivity", "discount_appeal", "deal_affinity_weight", "perk_appeal",
             "term_dislike", "fatigue_per_view", "cancel_per_discount", "cancel_per_term", "cancel_per_perk", "cancel_per_taste",
-            "retention_offer_effect", "margin_contrast", "appeal_per_dependence", "cancel_per_dependence", "cancel_per_fatigue",
+            "retention_offer_effect", "margin_contrast", "appeal_per_dependence", "cancel_per_dependence",
+            "cancel_per_fatigue",
         )  # fmt: skip
         return replace(self, **{n: _assumed(0.0, "null world: offers make no difference") for n in zero})
 
@@ -153,3 +160,5 @@ class WorldParameters:
             p = getattr(self, f.name)
             if p.value != p.value or abs(p.value) == float("inf"):
                 raise InvalidInputError(f"parameter {f.name} is {p.value}; expected a finite number")
+        if self.trial_days.value < 0 or self.trial_days.value % 1:
+            raise InvalidInputError(f"trial_days is {self.trial_days.value}; expected whole days, 0 for no trial")

@@ -19,6 +19,7 @@ from scipy.stats import norm, qmc
 
 from policies.errors import InvalidInputError
 from policies.records import FloatArray, IntArray
+from simulator import world
 from simulator.evidence import Evidence, Floats, evidence_of
 from simulator.rollouts import Rollout
 from simulator.scenarios.car_subscription import CAR_CLASSES, Scenario
@@ -297,7 +298,9 @@ class Likelihood:
         log_hazard = (columns @ effects)[:, None] + v["cancel_per_taste"] * taste
         ends = e.is_cancelled[mine].astype(np.float64)[:, None]
         cared_end = e.is_cared_at_end[mine].astype(np.float64)[:, None]
-        without, cared = (np.minimum(np.exp(log_hazard + x), 0.5) for x in (0.0, v["retention_offer_effect"]))
+        without, cared = (
+            np.minimum(np.exp(log_hazard + x), world.MAX_HAZARD) for x in (0.0, v["retention_offer_effect"])
+        )
         # The day of leaving counts among the days at risk: it is taken out there and put in as the event.
         days_without = e.days[mine][:, :1] - ends * (1.0 - cared_end)
         days_cared = e.days[mine][:, 1:] - ends * cared_end

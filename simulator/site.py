@@ -136,6 +136,11 @@ class LiveSite:
         self.scenario, self.seed, self.visit_days = scenario, seed, visit_days
         self.parameters = scenario.parameters.values()
         self.offers = world.OfferNumbers.of(scenario)
+        self._is_on_trial = self.parameters["trial_days"] > 0
+        calendar = scenario.calendar
+        self._by_day = None if calendar is None else calendar.log_odds(scenario.offers)
+        self._is_offered = None if calendar is None else calendar.is_offered(scenario.offers)
+        self._view_limits = None if calendar is None else calendar.view_limits(scenario.offers)
         self._populate(np.arange(first_subject, first_subject + n_subjects, dtype=np.int64))
 
     def _populate(self, ids: IntArray) -> None:
@@ -149,6 +154,7 @@ class LiveSite:
         self.n_visits = np.zeros(n, dtype=np.int64)
         self.stage = np.zeros(n, dtype=np.int64)
         self.fatigue = np.zeros((n, len(FAMILIES)), dtype=np.float64)
+        self.views = np.zeros((n if self._view_limits is not None else 0, len(scenario.offers)), dtype=np.int64)
         self.discounts_seen = np.zeros(n, dtype=np.int64)
         self.dependence_at_signing = np.zeros(n, dtype=np.float64)
         self.fatigue_at_signing = np.zeros(n, dtype=np.float64)
@@ -176,7 +182,7 @@ class LiveSite:
         since = np.where(self.last_visit[rows] < 0, np.nan, day - self.last_visit[rows])
         tenure = np.where(self.stage[rows] == world.SUBSCRIBER, day - self.signed_day[rows], np.nan)
         columns: dict[str, NDArray[Any]] = {
-            "stage": np.asarray(world.STAGES, dtype=np.str_)[self.stage[rows]],
+            "stage": np.asarray(world.STAGES, dtype=np.str_)[self._stage_shown(rows, day)],
             "searched_class": np.asarray(CAR_CLASSES, dtype=np.str_)[self.subjects.searched_class[rows]],
             "device": self.subjects.device[rows],
             "channel": self.subjects.channel[rows],
@@ -191,13 +197,28 @@ class LiveSite:
         seconds = (uniforms(self.seed, self.ids[rows], Purpose.TIME_OF_DAY, day) * 86_000).astype(np.int64)
         table = DecisionTable(
             offers=self.scenario.offers,
-            eligible=eligible_mask(self.scenario.rules, self.scenario.offers, columns, n=len(rows)),
+            eligible=self._eligible(rows, day, columns),
             columns=columns,
             vectors={name: block[person] for name, block in self.scenario.population.vectors.items()},
             subjects=self.names[rows],
             at=START + day.astype("timedelta64[D]") + seconds.astype("timedelta64[s]"),
         )
         return Visits(rows, day, self.n_visits[rows].copy(), table)
+
+    def _stage_shown(self, rows: IntArray, day: IntArray) -> IntArray:
+        if not self._is_on_trial:
+            return self.stage[rows]
+        is_young = day < self.signed_day[rows] + self.parameters["trial_days"]
+        is_trial = (self.stage[rows] == world.SUBSCRIBER) & is_young
+        return np.where(is_trial, world.TRIAL, self.stage[rows])
+
+    def _eligible(self, rows: IntArray, day: IntArray, columns: dict[str, NDArray[Any]]) -> NDArray[np.bool_]:
+        out = eligible_mask(self.scenario.rules, self.scenario.offers, columns, n=len(rows))
+        if self._is_offered is not None:
+            out = out & self._is_offered[np.minimum(day, len(self._is_offered) - 1)]
+        if self._view_limits is not None:
+            out = out & (self.views[rows] < self._view_limits)
+        return out
 
     def respond(self, visits: Visits, chosen: IntArray) -> Responses:
         """Let visitors answer to what each was shown."""
@@ -208,6 +229,8 @@ class LiveSite:
         self.fatigue[rows] *= p["fatigue_decay_per_day"] ** idle[:, None]
         dependence = np.minimum(self.discounts_seen[rows], world.MAX_DEPENDENCE).astype(np.float64)
         log_odds = world.appeal(p, self.subjects, rows, self.offers, chosen, self.fatigue[rows, family], dependence)
+        if self._by_day is not None:
+            log_odds = log_odds + self._by_day[np.minimum(day, len(self._by_day) - 1), chosen]
         clicked = uniforms(self.seed, ids, Purpose.CLICK, visits.visit_number) < world.click_probability(p, log_odds)
         may_sign = clicked & (self.stage[rows] == world.VISITOR) & (self.signing_day[rows] < 0)
         signs = may_sign & (
@@ -220,6 +243,8 @@ class LiveSite:
         self.cared_until[rows[cared]] = day[cared] + 14
         self.margin_eur[rows[cared]] += self.offers.margin[chosen[cared]]
         self.fatigue[rows, family] += 1.0
+        if self._view_limits is not None:
+            self.views[rows, chosen] += 1
         self.discounts_seen[rows] += self.offers.is_discounted[chosen]
         signers = rows[signs]
         self.dependence_at_signing[signers] = np.minimum(self.discounts_seen[signers], world.MAX_DEPENDENCE)
@@ -258,17 +283,10 @@ class LiveSite:
         margin = self.offers.margin[offer]
         self.margin_eur[signed] += margin
         active = np.flatnonzero((self.stage == world.SUBSCRIBER) & (self.signed_day < today) & (today >= 0))
-        hazard = world.cancel_hazard(
-            self.parameters,
-            self.subjects,
-            active,
-            self.offers,
-            self.signed_offer[active],
-            self.cared_until[active] >= today[active],
-            self.dependence_at_signing[active],
-            self.fatigue_at_signing[active],
-        )
-        self.exposure[active] -= np.log1p(-hazard)
+        self.exposure[active] -= np.log1p(-self._hazard(active, today, "cancel_per_day"))
+        if self._is_on_trial:
+            ending = active[self.signed_day[active] + self.parameters["trial_days"] == today[active]]
+            self.exposure[ending] -= np.log1p(-self._hazard(ending, today, "trial_leave"))
         leaves = active[self.exposure[active] >= self.budget[active]]
         self.stage[leaves] = world.LAPSED
         self.cancelled_day[leaves] = today[leaves]
@@ -278,6 +296,19 @@ class LiveSite:
         )
         self.is_kept[kept] = True
         return DayFacts(signed, margin, leaves, kept)
+
+    def _hazard(self, rows: IntArray, today: IntArray, base: str) -> FloatArray:
+        return world.cancel_hazard(
+            self.parameters,
+            self.subjects,
+            rows,
+            self.offers,
+            self.signed_offer[rows],
+            self.cared_until[rows] >= today[rows],
+            self.dependence_at_signing[rows],
+            self.fatigue_at_signing[rows],
+            base,
+        )
 
 
 def end_of(day: int) -> np.datetime64:

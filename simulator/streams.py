@@ -33,6 +33,7 @@ class Purpose(IntEnum):
     DELAY = 8
     CANCEL = 9
     DRAW = 10
+    DRIFT = 11
 
 
 def subject_keys(seed: int, subjects: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -117,7 +117,7 @@ class Oracle:
         worth = visit_odds(self._scenario, subjects).immediate(self._outcome)
         # A subscriber has signed: the only offer that does something is the one that looks after them.
         is_loyalty = world.OfferNumbers.of(self._scenario).family == FAMILIES.index("loyalty")
-        is_subscriber = table.columns["stage"] == world.STAGES[world.SUBSCRIBER]
+        is_subscriber = np.isin(table.columns["stage"], (world.STAGES[world.SUBSCRIBER], world.STAGES[world.TRIAL]))
         worth[is_subscriber] = is_loyalty if self._outcome == "kept_30d" else 0.0
         worth[~table.eligible] = -np.inf
         out = np.zeros(table.eligible.shape)

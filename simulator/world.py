@@ -12,14 +12,15 @@ from policies.records import FloatArray, IntArray
 from simulator.scenarios.car_subscription import CAR_CLASSES, FAMILIES, Scenario
 from simulator.streams import Purpose, normals, uniforms
 
-VISITOR, SUBSCRIBER, LAPSED = 0, 1, 2
-STAGES = ("visitor", "subscriber", "lapsed")
+VISITOR, SUBSCRIBER, LAPSED, TRIAL = 0, 1, 2, 3
+STAGES = ("visitor", "subscriber", "lapsed", "trial")
 MAX_DELAY_DAYS = 14
 # A visitor is in the market for two weeks after the first visit; a subscriber looks in every ten days at most.
 MARKET_DAYS = 14
 SUBSCRIBER_GAP_DAYS = 10
 # How often a discount can make a visitor more dependent on discounts: a small number keeps exact recursions small.
 MAX_DEPENDENCE = 3
+MAX_HAZARD = 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -196,6 +197,7 @@ def cancel_hazard(
     is_cared_for: NDArray[np.bool_],
     dependence: FloatArray | float = 0.0,
     fatigue: FloatArray | float = 0.0,
+    base: str = "cancel_per_day",
 ) -> FloatArray:
     """Probability that a subscriber cancels today, shape ``(n,)``.
 
@@ -209,6 +211,8 @@ def cancel_hazard(
         Whether a loyalty offer was taken in the last two weeks.
     dependence, fatigue
         Discounts seen up to signing, at most ``MAX_DEPENDENCE``, and tiring views left over then, shape ``(n,)``.
+    base
+        Parameter that the ratio multiplies; ``trial_leave`` on the day on which a trial ends.
     """
     contract = offers.is_contract[signed]
     taste = np.where(contract, subjects.taste[rows, offers.car_class[signed]], 0.0)
@@ -221,7 +225,7 @@ def cancel_hazard(
         + p["cancel_per_dependence"] * dependence
         + p["cancel_per_fatigue"] * fatigue
     )
-    return np.asarray(np.clip(p["cancel_per_day"] * np.exp(log_ratio), 0.0, 0.5), dtype=np.float64)
+    return np.asarray(np.clip(p[base] * np.exp(log_ratio), 0.0, MAX_HAZARD), dtype=np.float64)
 
 
 def next_gap_days(return_rate: FloatArray, u: FloatArray) -> IntArray:

@@ -9,6 +9,7 @@ import numpy as np
 
 from policies.eligibility import Condition, EligibilityRule
 from policies.records import FloatArray, Offer, OfferId, OfferSet
+from simulator.calendar import Calendar
 from simulator.parameters import WorldParameters
 from simulator.population import Population
 
@@ -74,6 +75,21 @@ RULES = (
 )
 
 
+# Where contracts begin with a trial, whoever is on trial has a car already and is looked after as subscribers are.
+TRIAL_RULES = (
+    EligibilityRule(
+        "who has a car sees loyalty offers only",
+        offers=(Condition("family", "in", ("plain", "discount", "perk")),),
+        requires=(Condition("stage", "not in", ("subscriber", "trial")),),
+    ),
+    EligibilityRule(
+        "loyalty offers are for who has a car",
+        offers=(Condition("family", "==", "loyalty"),),
+        requires=(Condition("stage", "in", ("subscriber", "trial")),),
+    ),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """A site: its offers and rules, its people, and the laws it follows.
@@ -82,6 +98,8 @@ class Scenario:
     ----------
     shows_history
         Whether policies also see how many discounts a visitor has been shown and how long ago the first visit was.
+    calendar
+        What the date does; None: nothing.
     """
 
     name: str
@@ -90,10 +108,11 @@ class Scenario:
     offers: OfferSet = OFFERS
     rules: tuple[EligibilityRule, ...] = RULES
     shows_history: bool = False
+    calendar: Calendar | None = None
 
     def null(self) -> Self:
         """The same site where offers make no difference."""
-        return replace(self, name=f"{self.name}-null", parameters=self.parameters.null())
+        return replace(self, name=f"{self.name}-null", parameters=self.parameters.null(), calendar=None)
 
     def open(self, *, n_subjects: int, visit_days: int, seed: int, first_subject: int = 0) -> LiveSite:
         """A cohort of visitors of this site."""

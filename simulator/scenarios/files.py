@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 
 from policies.artifact import Artifact, load_artifact, save_artifact
 from policies.errors import ArtifactError
+from simulator.calendar import Calendar, Shock
 from simulator.parameters import Parameter, WorldParameters
 from simulator.population import Population
-from simulator.scenarios.car_subscription import Scenario
+from simulator.scenarios.car_subscription import RULES, TRIAL_RULES, Scenario
 
 KIND = "car_subscription_scenario"
 
 
 def save_scenario(scenario: Scenario, folder: Path) -> Path:
-    """Write the people and the parameters of a scenario; its offers and rules are those of the reference site."""
+    """Write the people, parameters and calendar of a scenario; its offers are those of the reference site."""
     people = scenario.population
     arrays: dict[str, NDArray[Any]] = {"deal_affinity": people.deal_affinity, "pace": people.pace}
     arrays |= {f"column.{name}": np.asarray(column) for name, column in people.columns.items()}
@@ -28,6 +29,8 @@ def save_scenario(scenario: Scenario, folder: Path) -> Path:
         "name": scenario.name,
         "people": people.label,
         "shows_history": scenario.shows_history,
+        "calendar": None if scenario.calendar is None else asdict(scenario.calendar),
+        "rules": "trial" if scenario.rules == TRIAL_RULES else "reference",
         "parameters": {f.name: asdict(getattr(scenario.parameters, f.name)) for f in fields(scenario.parameters)},
     }
     return save_artifact(Artifact(KIND, manifest, arrays), folder)
@@ -60,4 +63,19 @@ def load_scenario(folder: Path) -> Scenario:
             label=manifest["people"],
         ),
         shows_history=manifest.get("shows_history", False),
+        calendar=_calendar(manifest.get("calendar")),
+        rules=TRIAL_RULES if manifest.get("rules") == "trial" else RULES,
+    )
+
+
+def _calendar(told: dict[str, Any] | None) -> Calendar | None:
+    if told is None:
+        return None
+    return Calendar(
+        **{
+            **told,
+            "weekday_log_odds": tuple(told["weekday_log_odds"]),
+            "shocks": tuple(Shock(**{**shock, "offers": tuple(shock["offers"])}) for shock in told["shocks"]),
+            "offered": {offer: (days[0], days[1]) for offer, days in told["offered"].items()},
+        }
     )

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from policies.errors import InvalidInputError, UnknownNameError
+from simulator.calendar import Calendar, Shock
 from simulator.habit import HabitScenario
 from simulator.parameters import WorldParameters
 from simulator.population import Population
-from simulator.scenarios.car_subscription import Scenario, reference, tabular
+from simulator.scenarios.car_subscription import TRIAL_RULES, Scenario, reference, tabular
 
 
 def alike(population: Population | None = None) -> Scenario:
@@ -61,6 +62,28 @@ def retention_tabular(*, discount_dependence: float = 0.9) -> Scenario:
     return tabular(parameters=laws, name=f"retention-tabular-{discount_dependence:g}")
 
 
+def trial(population: Population | None = None) -> Scenario:
+    """Every contract begins with seven days on trial; a fifth of average contracts ends with it."""
+    site = reference(population=population)
+    laws = site.parameters.with_assumed(trial_days=7.0, trial_leave=0.2, cancel_per_day=0.006)
+    return replace(site, name="trial", parameters=laws, rules=TRIAL_RULES)
+
+
+def changing(population: Population | None = None, *, seed: int = 0) -> Scenario:
+    """Weekdays, season and drift; discounts lose their appeal in week three; one offer comes late, one sells out."""
+    calendar = Calendar(
+        weekday_log_odds=(0.0, 0.0, 0.0, 0.0, -0.1, 0.25, 0.3),
+        season_log_odds=0.2,
+        season_days=120.0,
+        drift_per_day=0.03,
+        shocks=(Shock(15, 10_000, -1.0, ("city_deal", "compact_deal", "suv_deal")),),
+        offered={"compact_year": (10, 10_000), "suv_care": (0, 40)},
+        max_views={"city_deal": 3},
+        seed=seed,
+    )
+    return replace(reference(population=population), name="changing", calendar=calendar)
+
+
 @dataclass(frozen=True, slots=True)
 class NamedWorld:
     """A world with a name and a sentence."""
@@ -77,6 +100,10 @@ WORLDS: dict[str, NamedWorld] = {
     "retention": NamedWorld(retention, "each discount seen makes a visitor dearer to keep: planning pays"),
     "retention-tabular": NamedWorld(
         lambda _: retention_tabular(), "the same in three visible segments, exact by recursion"
+    ),
+    "trial": NamedWorld(trial, "contracts begin with a trial that many end"),
+    "changing": NamedWorld(
+        changing, "weekdays, season, drift, a shock, an offer that comes late and one that sells out"
     ),
     "tabular": NamedWorld(lambda _: tabular(), "three visible segments, exact values by recursion"),
     "habit": NamedWorld(

@@ -15,7 +15,7 @@ from simulator.env import CarSubscriptionVectorEnv, reference_space
 from simulator.kernel import VisitKernel
 from simulator.population import Population
 from simulator.scenarios.car_subscription import Scenario, reference
-from simulator.scenarios.named import retention
+from simulator.scenarios.named import changing, retention, trial
 from simulator.site import LiveSite
 
 
@@ -30,8 +30,12 @@ def _dependent() -> Scenario:
     return replace(site, parameters=site.parameters.with_assumed(cancel_per_fatigue=0.1))
 
 
-@pytest.mark.parametrize("make", [_with_vectors, _dependent], ids=["reference", "retention"])
-def test_compiled_visitors_meet_the_fate_of_plain_ones(make: Callable[[], Scenario]) -> None:
+@pytest.mark.parametrize(
+    ("make", "visit_days"),
+    [(_with_vectors, 1), (_dependent, 1), (trial, 1), (changing, 50)],
+    ids=["reference", "retention", "trial", "changing"],
+)
+def test_compiled_visitors_meet_the_fate_of_plain_ones(make: Callable[[], Scenario], visit_days: int) -> None:
     """Offer by offer, the same visitors see the same pages, click, sign, stay and earn the same in both forms.
 
     float32 against float64 can tip a draw that falls within 1e-6 of its threshold: one visitor in a thousand is allowed to.
@@ -39,7 +43,7 @@ def test_compiled_visitors_meet_the_fate_of_plain_ones(make: Callable[[], Scenar
     scenario, n, seed = make(), 4_000, 12
     space = reference_space(scenario, n_subjects=300)
     k = len(scenario.offers)
-    kernel = VisitKernel(scenario, space, n=n, seed=seed)
+    kernel = VisitKernel(scenario, space, n=n, seed=seed, visit_days=visit_days)
     kernel.renew(np.arange(n), np.arange(n, dtype=np.int64))
     totals = {name: np.zeros(n) for name in ("clicked", "subscribed", "kept_30d", "margin_eur")}
     seen: dict[tuple[int, int], np.ndarray[tuple[int, ...], np.dtype[np.float32]]] = {}
@@ -56,15 +60,16 @@ def test_compiled_visitors_meet_the_fate_of_plain_ones(make: Callable[[], Scenar
         alive &= ~parts.is_over
     assert not alive.any()
 
-    site = LiveSite(scenario, n_subjects=n, visit_days=1, seed=seed)
+    site = LiveSite(scenario, n_subjects=n, visit_days=visit_days, seed=seed)
     clicks, n_compared = np.zeros(n), 0
-    for day in range(60):
+    for day in range(59 + visit_days):
         visits = site.visits(day)
         if len(visits):
             features = space.encode_contexts(visits.table)
             for i, row in enumerate(visits.rows):
-                if (int(row), day) in seen:
-                    known = seen[int(row), day]
+                age = day - int(site.arrival_day[row])
+                if (int(row), age) in seen:
+                    known = seen[int(row), age]
                     np.testing.assert_array_equal(known[:k], visits.table.eligible[i])
                     np.testing.assert_allclose(known[k:], features[i], atol=2e-5)
                     n_compared += 1
