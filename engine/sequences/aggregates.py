@@ -128,14 +128,27 @@ def _slugs(kinds: Words[str]) -> dict[str, str]:
     return out
 
 
-def affinity(spark: SparkSession, points: DataFrame, spec: Affinity, *, people: DataFrame | None = None) -> DataFrame:
-    """Share of a subject's lines before each point that are among the items of its offer: ``point`` and ``agg_<name>``."""
+def affinity(
+    spark: SparkSession,
+    points: DataFrame,
+    spec: Affinity,
+    *,
+    windows: Words[int] = (),
+    people: DataFrame | None = None,
+) -> DataFrame:
+    """What a subject did before each point with the items of its offer: ``point`` and the ``agg_<name>_…`` columns of ``Affinity``.
+
+    A subject without any line before the point is not in it; one with lines but none of the offer's has zeros and a null recency.
+    """
     from pyspark.sql import functions as F
 
+    flags = {name: F.coalesce(F.expr(condition).cast("int"), F.lit(0)) for name, condition in spec.flags.items()}
     lines = spark.table(spec.lines).select(
         F.expr(spec.subject).cast("string").alias("subject"),
         F.expr(spec.at).cast("timestamp").alias("at"),
         F.expr(spec.item).cast("string").alias("item"),
+        (F.coalesce(F.expr(spec.value).cast("double"), F.lit(0.0)) if spec.value else F.lit(0.0)).alias("amount"),
+        *[flag.alias(f"is_{name}") for name, flag in flags.items()],
     )
     if people is not None:
         lines = replace_ids(lines, people)
@@ -148,13 +161,28 @@ def affinity(spark: SparkSession, points: DataFrame, spec: Affinity, *, people: 
         )
         .distinct()
     )
-    keys = points.select("point", "subject", "offer", "as_of")
+    since = F.unix_micros("as_of") - F.unix_micros("at")
     # Counted per item before the items of the offer are joined, so that that join meets few rows.
+    counted = {
+        "n": F.count(F.lit(1)),
+        "amount": F.sum("amount"),
+        **{f"n_{w}d": F.count_if(since <= F.lit(w * _DAY_US)) for w in windows},
+        **{f"n_{name}": F.sum(f"is_{name}") for name in flags},
+    }
     seen = (
-        keys.join(lines, "subject")
+        points.select("point", "subject", "offer", "as_of")
+        .join(lines, "subject")
         .where(F.col("at") < F.col("as_of"))
         .groupBy("point", "offer", "item")
-        .agg(F.count(F.lit(1)).alias("n"))
+        .agg(F.min(since).alias("since_us"), *[column.alias(name) for name, column in counted.items()])
     )
-    share = F.sum(F.when(F.col("own") == 1, F.col("n")).otherwise(0)) / F.sum("n")
-    return seen.join(items, ["offer", "item"], "left").groupBy("point").agg(share.alias(f"agg_{spec.name}"))
+    is_own = F.col("own") == 1
+    own = {
+        name: F.sum(F.when(is_own, F.col(name)).otherwise(0)).cast("double")
+        for name in counted
+        if name != "amount" or spec.value
+    }
+    own["share"] = own["n"] / F.sum("n")
+    own["days_since"] = F.min(F.when(is_own, F.col("since_us"))) / F.lit(float(_DAY_US))
+    columns = [column.alias(f"agg_{spec.name}_{name}") for name, column in own.items()]
+    return seen.join(items, ["offer", "item"], "left").groupBy("point").agg(*columns)

@@ -150,7 +150,9 @@ def _assemble(
 
     sequences = histories(with_ids(spark, events, words), points, sequence=source.sequence)
     parts = [sequences, aggregates(events, points, kinds=words["event_type"], sequence=source.sequence)]
-    parts += [affinity(spark, points, spec, people=people) for spec in source.affinity]
+    parts += [
+        affinity(spark, points, spec, windows=source.sequence.windows_days, people=people) for spec in source.affinity
+    ]
     if source.customer is not None:
         parts.append(_attributes(spark, source.customer, points, by="subject", prefix="customer_", people=people))
     if source.offer is not None:

@@ -60,7 +60,7 @@ def histories(events: DataFrame, points: DataFrame, *, sequence: Sequence) -> Da
     -------
     DataFrame
         ``point, event_type, item, gap_s, value`` (lists, oldest first, at most ``last_events``) and ``gap_to_as_of_s``. Points of subjects
-        without events are not in it.
+        without any event are not in it; those with later events only have empty lists and no ``gap_to_as_of_s``.
     """
     from pyspark.sql import functions as F
 
@@ -83,28 +83,32 @@ def histories(events: DataFrame, points: DataFrame, *, sequence: Sequence) -> Da
     event = F.struct("at", "id", "event_type", "item", F.col("value").cast("float").alias("value"))
     whole = kept.groupBy("subject").agg(F.sort_array(F.collect_list(event)).alias("events"))
     joined = points.select("point", "subject", "as_of").join(whole, "subject")
-    # Events are sorted by time, so the history is the part before the first one at or after the decision.
-    before = F.filter("events", lambda e: e["at"] < F.col("as_of"))
-    cut = joined.select("point", "as_of", before.alias("events")).where(F.size("events") > 0)
-    n = F.size("events")
-    start = F.greatest(n - F.lit(sequence.last_events), F.lit(0)) + 1
-    cut = cut.select("point", "as_of", F.slice("events", start, F.lit(sequence.last_events)).alias("events"))
-    seconds = F.transform("events", lambda e: F.unix_seconds(e["at"]))
-    cut = cut.withColumn("seconds", seconds)
-    gaps = F.transform(
-        "seconds",
-        lambda s, i: (
-            F.when(i == 0, F.lit(0)).otherwise(F.least(s - F.get(F.col("seconds"), i - 1), F.lit(_MAX_GAP))).cast("int")
-        ),
+    # Events are sorted by time, so the history is the part before the first one at or after the decision; mostly that is all of them,
+    # which the newest one tells without looking at the rest.
+    newest = F.try_element_at("events", F.lit(-1))["at"]
+    before = F.when(newest < F.col("as_of"), F.col("events")).otherwise(
+        F.filter("events", lambda e: e["at"] < F.col("as_of"))
     )
-    closing = F.least(F.unix_seconds("as_of") - F.element_at("seconds", -1), F.lit(_MAX_GAP)).cast("int")
+    n = sequence.last_events
+    cut = joined.select("point", "as_of", before.alias("events"))
+    start = F.greatest(F.size("events") - F.lit(n), F.lit(0)) + 1
+    cut = cut.select("point", "as_of", F.slice("events", start, F.lit(n)).alias("events"))
+    cut = cut.withColumn("seconds", F.transform("events", lambda e: F.unix_seconds(e["at"])))
+    # Each second beside the one before it; the first beside itself.
+    earlier = F.concat(F.slice("seconds", 1, 1), F.slice("seconds", 1, n - 1)) if n > 1 else F.col("seconds")
+    gaps = F.zip_with(
+        "seconds", F.slice(earlier, 1, F.size("seconds")), lambda b, a: F.least(b - a, F.lit(_MAX_GAP)).cast("int")
+    )
+    last = F.try_element_at("seconds", F.lit(-1))
     return cut.select(
         "point",
         F.col("events.event_type").alias("event_type"),
         F.col("events.item").alias("item"),
         gaps.alias("gap_s"),
         F.col("events.value").alias("value"),
-        closing.alias("gap_to_as_of_s"),
+        F.when(last.isNotNull(), F.least(F.unix_seconds("as_of") - last, F.lit(_MAX_GAP)))
+        .cast("int")
+        .alias("gap_to_as_of_s"),
     )
 
 

@@ -204,7 +204,10 @@ class Period:
 
 @dataclass(frozen=True, slots=True)
 class Affinity:
-    """Share of a subject's past lines that are among the items of the offer, as ``agg_<name>``.
+    """What a subject did before with the items that belong to the offer at hand, as ``agg_<name>_…``.
+
+    ``_share`` of its past lines, their number ``_n`` (and ``_n_<days>d`` for the trailing windows of the sequence), ``_days_since`` the last,
+    ``_amount`` where ``value`` is given, and ``_n_<flag>`` for each flag.
 
     Parameters
     ----------
@@ -212,6 +215,10 @@ class Affinity:
         What was bought, from a table or view.
     items, items_offer, items_item
         Which items belong to which offer.
+    value
+        Amount of a line.
+    flags
+        Name to a condition over lines that are counted apart (bought on a coupon).
     """
 
     name: str
@@ -222,6 +229,8 @@ class Affinity:
     items: str
     items_offer: str
     items_item: str
+    value: str = ""
+    flags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from engine.models.calibration import Calibrator, choose_calibrator
 from engine.models.dataset import SequenceDataset
 from engine.models.metrics import average_precision, evaluate, expit, log_loss, logit, paired_difference, roc_auc
+from engine.models.segments import segments_of
 from engine.training.candidates import CANDIDATES, known_candidate
 from engine.training.fit_one import checked_part
 from policies.errors import InvalidInputError, NextofferError
@@ -271,6 +272,9 @@ def compare(data: SequenceDataset, predictions: Mapping[str, FloatArray], *, con
         else "the validation split, which also stopped the fits",
         "not_matured": int((~data.is_matured).sum()),
         "models": table,
+        "segments": segments_of(
+            data.take(test), calibrated[chosen][test], calibrated[reference][test], seed=config.seed
+        ),
     }
 
 

@@ -15,10 +15,10 @@ import pytest
 
 from engine.models.dataset import SequenceDataset
 from engine.models.encoder import SequenceEncoder
-from engine.sequences.aggregates import aggregates
+from engine.sequences.aggregates import affinity, aggregates
 from engine.sequences.build import build, main
 from engine.sequences.histories import histories, vocabulary, with_ids
-from engine.sources.description import Sequence, load_source
+from engine.sources.description import Affinity, Sequence, load_source
 from policies.artifact import Artifact
 from policies.errors import InvalidInputError
 from policies.records import Event, SubjectId
@@ -86,7 +86,11 @@ def _histories(
     found = {}
     for row in rows:
         values = row.asDict()
-        found[values.pop("point")] = values
+        point = values.pop("point")
+        if values["event_type"]:
+            found[point] = values
+        else:
+            assert (values["gap_s"], values["gap_to_as_of_s"]) == ([], None)
     return found
 
 
@@ -140,6 +144,35 @@ def test_aggregates_equal_plain_loops(spark: SparkSession) -> None:
         assert row["agg_days_since_k2"] == (pytest.approx((as_of - own[-1][1]) / DAY) if own else None)
         gap = pytest.approx((past[-1][1] - past[0][1]) / DAY / (len(past) - 1)) if len(past) > 1 else None
         assert row["agg_gap_days_mean"] == gap
+
+
+def test_affinity_equals_plain_loops(spark: SparkSession) -> None:
+    """What a subject did before with the offer's own items, strictly before the decision, is that of plain loops."""
+    events, points = _raw(8)
+    frame, at = _frames(spark, events, points)
+    frame.createOrReplaceTempView("own_lines")
+    items = {("o0", "i0"), ("o0", "i1"), ("o1", "i3")}
+    spark.createDataFrame(sorted(items), "offer string, item string").createOrReplaceTempView("own_items")
+    spec = Affinity(
+        name="own", lines="own_lines", subject="subject", at="at", item="item", items="own_items", items_offer="offer",
+        items_item="item", value="value", flags={"big": "value > 5"},
+    )  # fmt: skip
+    offered = at.selectExpr("*", "concat('o', point % 3) AS offer")
+    rows = {r["point"]: r.asDict() for r in affinity(spark, offered, spec, windows=(9,)).collect()}
+    for point, subject, as_of in points:
+        past = [e for e in events if e[0] == subject and e[1] < as_of]
+        own = [e for e in past if (f"o{point % 3}", e[3]) in items]
+        row = rows.pop(point, None)
+        assert (row is None) == (not past)
+        if row is not None:
+            assert row["agg_own_n"] == len(own)
+            assert row["agg_own_share"] == pytest.approx(len(own) / len(past))
+            assert row["agg_own_amount"] == sum(e[4] for e in own)
+            assert row["agg_own_n_9d"] == sum(e[1] >= as_of - 9 * DAY for e in own)
+            assert row["agg_own_n_big"] == sum(e[4] > 5 for e in own)
+            since = min(((as_of - e[1]) / DAY for e in own), default=None)
+            assert row["agg_own_days_since"] == (since if since is None else pytest.approx(since))
+    assert not rows
 
 
 def test_rare_words_are_unknown(spark: SparkSession) -> None:
