@@ -92,17 +92,14 @@ def test_estimated_propensities_balance_what_the_context_explains() -> None:
     assert status["A/A"] == status["shown offers against logged distributions"] == "not known"
 
 
-def test_a_choice_the_context_does_not_explain_fails_the_balance_check() -> None:
-    """A logger that likes the middle of x least leaves an imbalance that a linear model cannot mend, and the log cannot answer."""
-    rng = np.random.default_rng(4)
-    n = 6000
-    x = np.abs(rng.normal(size=n))
-    chosen = (rng.random(n) < 1 / (1 + np.exp(-(3 * (x - 1) ** 2 - 1)))).astype(np.int64)
-    table = DecisionTable(offer_set(2), np.ones((n, 2), dtype=np.bool_), columns={"x": x})
-    log = InteractionBatch(table, chosen, np.ones(n), (rng.random(n) < 0.3).astype(np.float64))
-    panel = evaluate(estimate_propensities(log), {"first": np.tile([1.0, 0.0], (n, 1))})
-    assert panel.verdicts["first"].word == "this log cannot answer"
-    assert "for offer" in panel.verdicts["first"].reasons[0]
+def test_a_choice_the_model_cannot_express_fails_the_balance_check() -> None:
+    """A logger with a floor of exploration is no logistic one: weighted rows stay unbalanced, and the log cannot answer."""
+    w = world(n=8000)
+    log = replace(w.log, probabilities=None, propensity=np.ones(8000))
+    panel = evaluate(estimate_propensities(log), {"better": w.better})
+    assert panel.verdicts["better"].word == "this log cannot answer"
+    assert "in x for offer" in panel.verdicts["better"].reasons[0]
+    assert "Log the probability of each shown offer" in panel.verdicts["better"].would_settle[0]
 
 
 def test_rare_offers_are_named_where_propensities_are_estimated() -> None:
