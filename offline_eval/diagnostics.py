@@ -155,8 +155,12 @@ def _largest_weight(record: CandidateRecord) -> Check:
         "pass" if share <= 0.05 else ("warn" if share <= 0.2 else "fail"),
         largest,
         "at most 5 % of all weight, fails above 20 %",
-        f"The heaviest row weighs {largest:,.4g} and carries {share:.2%} of the estimate.",
+        f"The heaviest row weighs {_weight(largest)} and carries {share:.2%} of the estimate.",
     )
+
+
+def _weight(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _tail(top: FloatArray) -> Check:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +22,48 @@ class TailValue:
     share: float
     value: float
     bounds: Bounds
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"share": self.share, "value": self.value, "interval": self.bounds.to_json()}
+
+
+SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
+WORST_SHARE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """Quantiles of the reward of a decision under a candidate, and the mean of the worst part."""
+
+    quantiles: tuple[TailValue, ...]
+    worst: TailValue
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"quantiles": [t.to_json() for t in self.quantiles], "worst_mean": self.worst.to_json()}
+
+
+def distribution(
+    log: InteractionBatch,
+    candidate: Candidate | None,
+    *,
+    explore_share: float = 0.0,
+    n_resamples: int = 100,
+    seed: int = 0,
+) -> Distribution:
+    """Quantiles and the mean of the worst tenth; None stands for the policy that logged.
+
+    Raises
+    ------
+    InvalidInputError
+        If no logged row shows an offer that the candidate would show.
+    """
+    weights = _weights(log, candidate, explore_share)
+    *quantiles, worst = _tails(
+        log, weights, [(share, False) for share in SHARES] + [(WORST_SHARE, True)], n_resamples, seed
+    )
+    return Distribution(tuple(quantiles), worst)
 
 
 def quantile(
@@ -61,20 +105,39 @@ def _tail(
 ) -> TailValue:
     if not 0 < share < 1:
         raise InvalidInputError(f"share is {share}; expected a number between 0 and 1")
-    target = target_of(candidate, log.table)
-    of = weighted_worst_mean if use_mean else weighted_quantile
-    order = np.argsort(log.reward, kind="stable")
-    values = log.reward[order]
-    weights = (target[np.arange(len(log)), log.chosen] / log.propensity)[order]
+    return _tails(log, _weights(log, candidate, 0.0), [(share, use_mean)], n_resamples, seed)[0]
+
+
+def _weights(log: InteractionBatch, candidate: Candidate | None, explore_share: float) -> FloatArray:
+    if candidate is None:
+        return np.ones(len(log))
+    target = target_of(candidate, log.table, explore_share=explore_share)
+    weights: FloatArray = target[np.arange(len(log)), log.chosen] / log.propensity
     if not weights.sum() > 0:
         raise InvalidInputError("no logged row shows an offer that the candidate would show; there is nothing to weigh")
+    return weights
+
+
+def _tails(
+    log: InteractionBatch, weights: FloatArray, wanted: Sequence[tuple[float, bool]], n_resamples: int, seed: int
+) -> list[TailValue]:
+    """Several tails on the same resamples of subjects; each a share, and whether its mean is wanted."""
+    order = np.argsort(log.reward, kind="stable")
+    values, weights = log.reward[order], weights[order]
     groups, n_groups, _, _ = unit_groups(log.table.subjects, len(log))
     groups = groups[order]
     rng = np.random.default_rng(seed)
-    resampled = np.full(n_resamples, np.nan)
+    resampled = np.full((n_resamples, len(wanted)), np.nan)
+
+    def tails(w: FloatArray) -> list[float]:
+        return [
+            (weighted_worst_mean if use_mean else weighted_quantile)(values, w, share) for share, use_mean in wanted
+        ]
+
     for b in range(n_resamples):
         counts = np.bincount(rng.integers(0, n_groups, size=n_groups), minlength=n_groups)
         again = weights * counts[groups]
         if again.sum() > 0:
-            resampled[b] = of(values, again, share)
-    return TailValue(share, of(values, weights, share), percentile(resampled, alpha=0.05))
+            resampled[b] = tails(again)
+    found = tails(weights)
+    return [TailValue(share, found[j], percentile(resampled[:, j], alpha=0.05)) for j, (share, _) in enumerate(wanted)]

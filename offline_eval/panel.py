@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from offline_eval.diagnostics import TESTS_OF_PROPENSITIES, Check, candidate_checks, log_checks
+from offline_eval.distribution import Distribution, distribution
 from offline_eval.estimated import NO_TEST, EstimatedLog
 from offline_eval.estimators import Estimator, Shrunk, default_estimators
 from offline_eval.estimators.base import ONE, REWARD, Value
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from offline_eval.report import Page
 
 LOGGED = "logging policy"
+# Distributions are sorted; beyond this many rows they would take longer than all the rest.
+MAX_SORTED_ROWS = 200_000
 HEADLINES = ("SNDR", "DR", "SNIPS", "IPS")
 
 
@@ -68,7 +71,7 @@ class Estimate:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Panel:
     """Estimates of all candidates by all estimators, their differences to the incumbent, checks and verdicts.
 
@@ -86,6 +89,10 @@ class Panel:
         By candidate, without the incumbent.
     headline
         Name of the estimator verdicts rest on.
+    distributions
+        Quantiles of the reward by candidate, for logs in memory of at most 200,000 rows and rewards of more than two values.
+    settings
+        What the panel was made with.
     """
 
     incumbent: str
@@ -105,6 +112,15 @@ class Panel:
     data: Pass = field(repr=False)
     resampled: FloatArray | None = field(repr=False, default=None)
     notes: Sequence[str] = ()
+    distributions: Mapping[str, Distribution] = field(default_factory=dict)
+    settings: Mapping[str, float | int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.to_table()
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{name}: {v.word}" for name, v in self.verdicts.items())
+        return f"Panel({self.n_rows:,} rows, incumbent {self.incumbent!r}; {told})"
 
     def estimate(self, candidate: str, estimator: str | None = None) -> Estimate:
         """One estimate; by the headline estimator unless told otherwise.
@@ -150,30 +166,42 @@ class Panel:
                 }
                 for name in self.estimates
             },
+            "distributions": {name: d.to_json() for name, d in self.distributions.items()},
+            "settings": dict(self.settings),
             "notes": list(self.notes),
         }
 
     def to_table(self) -> str:
-        """The panel as plain text, one line per candidate and estimator."""
-        lines = [f"{'candidate':<24} {'estimator':<24} {'value':>10} {'interval':>23} {'vs ' + self.incumbent:>34}"]
+        """The panel as plain text: per candidate its verdict, its estimates, and the checks that did not pass."""
+        lines = [
+            f"{self.n_rows:,} rows, mean reward {self.mean_reward:.5g}; incumbent: {self.incumbent}",
+        ]
         for name, by_estimator in self.estimates.items():
+            verdict = self.verdicts.get(name)
+            word = "incumbent" if verdict is None else verdict.word.upper()
+            lines += [
+                "",
+                f"{name}: {word} (effective rows {self.effective_rows[name]:,.0f}, largest weight {self.largest_weight[name]:,.4g})",
+            ]
+            if verdict is not None:
+                lines += [f"  {reason}" for reason in verdict.reasons]
+                lines += [f"  What would settle it: {data}" for data in verdict.would_settle]
+            lines.append(f"  {'estimator':<22} {'value':>10} {'interval':>24} {'difference':>12} {'interval':>24}")
             for key, e in by_estimator.items():
                 value = "-" if e.value is None else f"{e.value:.5g}"
-                lines.append(
-                    f"{name:<24} {key:<24} {value:>10} {_told(e.bounds):>23} "
-                    f"{_told_difference(self.differences.get(name, {}).get(key)):>34}".rstrip()
-                )
-            verdict = self.verdicts.get(name)
-            tail = "incumbent" if verdict is None else f"{verdict.word.upper()}: {verdict.reasons[0]}"
-            lines.append(
-                f"  {tail} (ESS {self.effective_rows[name]:,.0f}, largest weight {self.largest_weight[name]:.4g})"
-            )
-            lines.extend(
-                f"  {c.status}: {c.name}: {c.sentence}" for c in self.checks[name] if c.status in ("warn", "fail")
-            )
-        lines.extend(f"log {c.status}: {c.name}: {c.sentence}" for c in self.log_checks if c.status in ("warn", "fail"))
-        lines.extend(self.notes)
-        return "\n".join(lines)
+                off = self.differences.get(name, {}).get(key)
+                gain = "" if off is None or off.value is None else f"{off.value:+.4g}"
+                told = "" if off is None else _told(off.bounds)
+                mark = " <" if key == self.headline and verdict is not None else ""
+                lines.append(f"  {key:<22} {value:>10} {_told(e.bounds):>24} {gain:>12} {told:>24}{mark}".rstrip())
+            said = () if verdict is None else verdict.reasons
+            lines += [
+                f"  {c.status}: {c.name}: {c.sentence}"
+                for c in self.checks[name]
+                if c.status in ("warn", "fail") and f"{c.name}: {c.sentence}" not in said
+            ]
+        loud = [f"{c.status}: {c.name}: {c.sentence}" for c in self.log_checks if c.status in ("warn", "fail")]
+        return "\n".join([*lines, *(["", "the log", *(f"  {x}" for x in loud)] if loud else []), *self.notes])
 
     def page(self, *, title: str = "Off-policy evaluation", in_simulation: bool = False) -> Page:
         """The panel as a report page with charts; needs the drawing packages."""
@@ -250,6 +278,7 @@ def evaluate(
             notes.append(note)
     read = log.read_once if isinstance(log, DistributedLog) else partial(read_once, log)
     data = read(everyone, used, model=model, explore_share=explore_share)
+    distributions = _distributions(log, everyone, explore_share=explore_share, n_resamples=n_resamples, seed=seed)
     return _panel(
         data,
         incumbent_name,
@@ -261,7 +290,33 @@ def evaluate(
         seed=seed,
         notes=notes,
         said_of_log=said_of_log,
+        distributions=distributions,
+        settings={"explore share": explore_share, "folds": n_folds, "resamples": n_resamples, "seed": seed},
     )
+
+
+def _distributions(
+    log: InteractionBatch | Log,
+    everyone: Mapping[str, Candidate | None],
+    *,
+    explore_share: float,
+    n_resamples: int,
+    seed: int,
+) -> dict[str, Distribution]:
+    """Who loses, where more than "yes" or "no" is known of them and the rows can be sorted."""
+    if not isinstance(log, InteractionBatch) or len(log) > MAX_SORTED_ROWS or n_resamples <= 0:
+        return {}
+    if len(np.unique(log.reward)) <= 2:
+        return {}
+    found: dict[str, Distribution] = {}
+    for name, candidate in everyone.items():
+        try:
+            found[name] = distribution(
+                log, candidate, explore_share=explore_share, n_resamples=min(n_resamples, 100), seed=seed
+            )
+        except InvalidInputError:  # nothing to weigh: the panel says so beside each estimator
+            return {}
+    return found
 
 
 def _panel(
@@ -276,6 +331,8 @@ def _panel(
     seed: int,
     notes: Sequence[str],
     said_of_log: Sequence[Check],
+    distributions: Mapping[str, Distribution],
+    settings: Mapping[str, float | int],
 ) -> Panel:
     resampled = None
     if n_resamples > 0:
@@ -334,6 +391,8 @@ def _panel(
         data=data,
         resampled=resampled,
         notes=tuple(notes),
+        distributions=distributions,
+        settings=settings,
     )
 
 
@@ -520,8 +579,4 @@ def _offer_ids(log: InteractionBatch | Log) -> tuple[str, ...]:
 
 
 def _told(bounds: Bounds | None) -> str:
-    return "-" if bounds is None else f"{bounds.low:.5g} to {bounds.high:.5g}"
-
-
-def _told_difference(e: Estimate | None) -> str:
-    return "" if e is None or e.value is None else f"{e.value:+.4g} ({_told(e.bounds)})"
+    return "-" if bounds is None else f"{bounds.low:.4g} to {bounds.high:.4g}"

@@ -1,20 +1,23 @@
-"""A panel as a report page: the verdict first, then differences, values, checks, and what lies under them."""
+"""A panel as a report page: the verdict first, then estimates, checks, and what lies under them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from offline_eval.diagnostics import calibration_table, value_over_time
+from offline_eval.diagnostics import Check, calibration_table, value_over_time
 from offline_eval.report import (
     Bar,
     Block,
     Callout,
     Cell,
-    Chart,
     Column,
+    Details,
+    KeyFigure,
+    KeyFigures,
     Line,
     LinePoint,
     Page,
@@ -23,11 +26,15 @@ from offline_eval.report import (
     bar_chart,
     interval_chart,
     line_chart,
+    reliability_chart,
     weight_histogram,
 )
 from offline_eval.report import Interval as Shown
+from offline_eval.report.blocks import Tone
+from offline_eval.report.formatting import COUNT, SHARE, format_value
 
 if TYPE_CHECKING:
+    from offline_eval.intervals import Bounds
     from offline_eval.panel import Estimate, Panel
 
 _TONES = {
@@ -36,138 +43,263 @@ _TONES = {
     "do not use": "bad",
     "this log cannot answer": "bad",
 }
+_ORDER = {"fail": 0, "warn": 1, "not known": 2, "pass": 3}
+MAX_OFFERS_SHOWN = 15
 
 
 def panel_page(panel: Panel, *, title: str, in_simulation: bool) -> Page:
     """The page of a panel; its JSON twin holds the same figures, unrounded."""
-    summary = [_verdict(panel, name) for name in panel.verdicts]
+    summary: list[Callout | KeyFigures] = []
+    for name in panel.verdicts:
+        summary += [_verdict(panel, name), _key_figures(panel, name)]
     sections = [
         Section(
-            "Differences to the incumbent",
-            _difference_blocks(panel),
+            f"Estimates of {name}",
+            _estimate_blocks(panel, name),
             in_simulation=in_simulation,
-            lead=f"Candidate less {panel.incumbent}, per decision, judged on the same rows.",
-        ),
-        Section(
-            "Values", _value_blocks(panel), in_simulation=in_simulation, lead="Per decision, in the unit of the reward."
-        ),
+            lead=f"Per decision, and less {panel.incumbent}, judged on the same rows.",
+        )
+        for name in panel.verdicts
+    ]
+    sections.append(
         Section(
             "Checks",
             _check_blocks(panel),
             in_simulation=in_simulation,
             lead="What to know before a number is believed.",
-        ),
-        Section("Weights and support", _weight_blocks(panel), in_simulation=in_simulation),
-    ]
-    under = _under_blocks(panel)
-    if under:
-        sections.append(Section("Reward model and time", under, in_simulation=in_simulation))
+        )
+    )
+    for heading, blocks in (
+        ("Weights and support", _weight_blocks(panel)),
+        ("Who loses: the whole distribution", _distribution_blocks(panel)),
+        ("Reward model and time", _under_blocks(panel)),
+    ):
+        if blocks:
+            sections.append(Section(heading, blocks, in_simulation=in_simulation))
     return Page(
         title,
         sections,
         in_simulation=in_simulation,
         subtitle=f"{panel.n_rows:,} logged decisions; incumbent: {panel.incumbent}; verdicts rest on {panel.headline}",
         summary=summary,
-        facts={"rows": panel.n_rows, "subjects": panel.n_units, "mean reward of the log": panel.mean_reward},
+        facts={
+            "rows": panel.n_rows,
+            "subjects": panel.n_units,
+            "mean reward of the log": panel.mean_reward,
+            "confidence": 1 - panel.alpha,
+            **panel.settings,
+            **{f"note {i}": note for i, note in enumerate(panel.notes, start=1)},
+        },
     )
 
 
 def _verdict(panel: Panel, name: str) -> Callout:
     verdict = panel.verdicts[name]
-    text = " ".join(verdict.reasons)
-    if verdict.would_settle:
-        text += " It would be settled by: " + " ".join(verdict.would_settle)
+    points = [*verdict.reasons[1:], *(f"What would settle it: {w}" for w in verdict.would_settle)]
     tone = _TONES[verdict.word]
-    return Callout(f"{name}: {verdict.word}", text, tone=tone)  # type: ignore[arg-type]  # tones above are the literal's
+    return Callout(f"{name}: {verdict.word}", verdict.reasons[0], tone=tone, points=points)  # type: ignore[arg-type]  # tones above are the literal's
+
+
+def _key_figures(panel: Panel, name: str) -> KeyFigures:
+    difference = panel.differences[name][panel.headline]
+    rows = KeyFigure(
+        "effective rows", round(panel.effective_rows[name]), COUNT, note=f"of {format_value(panel.n_rows)}"
+    )
+    incumbent = KeyFigure(f"value of {panel.incumbent}", _shown(panel.estimates[panel.incumbent][panel.headline]))
+    if panel.verdicts[name].word == "this log cannot answer":  # no large figure that invites belief
+        return KeyFigures(
+            [replace(rows, tone="bad"), KeyFigure("largest weight", panel.largest_weight[name]), incumbent]
+        )
+    figures = [
+        KeyFigure(f"difference to {panel.incumbent}", _shown(difference), tone=_side(difference)),
+        KeyFigure("estimated value", _shown(panel.estimates[name][panel.headline])),
+        incumbent,
+        rows,
+    ]
+    return KeyFigures(figures)
+
+
+def _side(difference: Estimate) -> Tone:
+    if difference.bounds is None:
+        return "note"
+    return "good" if difference.bounds.low > 0 else ("bad" if difference.bounds.high < 0 else "note")
 
 
 def _shown(e: Estimate | None) -> Shown | None:
-    if e is None or e.value is None or e.bounds is None:
+    return None if e is None else _interval(e.value, e.bounds)
+
+
+def _interval(value: float | None, bounds: Bounds | None) -> Shown | None:
+    if value is None or bounds is None:
         return None
-    return Shown(e.value, e.bounds.low, e.bounds.high)
+    return Shown(value, bounds.low, bounds.high)
 
 
-def _difference_blocks(panel: Panel) -> list[Block]:
+def _estimate_blocks(panel: Panel, name: str) -> list[Block]:
     blocks: list[Block] = []
-    chart = {name: shown for name in panel.differences if (shown := _shown(panel.differences[name][panel.headline]))}
+    chart: dict[str, Shown] = {}
+    for key, e in panel.differences[name].items():
+        shown = _shown(e)
+        if shown is not None:
+            chart[key] = shown
     if chart:
-        blocks.append(interval_chart(f"Difference by {panel.headline}", chart))
-    blocks.append(_table("All estimators", panel, panel.differences))
-    return blocks
-
-
-def _value_blocks(panel: Panel) -> list[Block]:
-    chart = {
-        f"{name}, {key}": shown
-        for name, found in panel.estimates.items()
-        for key, e in found.items()
-        if (shown := _shown(e)) is not None
-    }
-    blocks: list[Block] = []
-    if chart:
-        blocks.append(interval_chart("Estimates", chart, reference=None))
-    blocks.append(_table("Estimates in figures", panel, panel.estimates))
-    return blocks
-
-
-def _table(title: str, panel: Panel, what: Mapping[str, Mapping[str, Estimate]]) -> Table:
-    names = [e.name for e in next(iter(panel.data.estimators.values()))]
-    rows: list[dict[str, Cell]] = [
-        {"candidate": name, **{key: _shown(found.get(key)) for key in names}} for name, found in what.items()
+        blocks.append(interval_chart("Difference to the incumbent, by estimator", chart))
+    columns = [
+        Column("estimator", "estimator"),
+        Column("difference", "difference", signed=True),
+        Column("value", "value"),
+        Column("bootstrap", "bootstrap of the value"),
+        Column("wide", "bias-aware", note="for shrunk weights"),
     ]
-    return Table([Column("candidate", "candidate"), *(Column(key, key) for key in names)], rows, caption=title)
+    rows: list[dict[str, Cell]] = []
+    for key, e in panel.estimates[name].items():
+        row: dict[str, Cell] = {
+            "estimator": key,
+            "difference": _shown(panel.differences[name].get(key)),
+            "value": _shown(e) or e.note,
+            "bootstrap": _interval(e.value, e.bootstrap),
+            "wide": _interval(e.value, e.bias_aware),
+        }
+        rows.append(row)
+    used = [c for c in columns if any(row[c.key] not in (None, "") for row in rows)]
+    rows = [{c.key: row[c.key] for c in used} for row in rows]
+    blocks.append(Table(used, rows, caption="In figures", highlight=panel.headline))
+    return blocks
 
 
 def _check_blocks(panel: Panel) -> list[Block]:
+    blocks: list[Block] = []
+    for name, checks in [("The log", panel.log_checks), *panel.checks.items()]:
+        loud = [c for c in checks if c.status in ("fail", "warn")]
+        quiet = [c for c in checks if c.status not in ("fail", "warn")]
+        if loud:
+            blocks.append(_checks(name, loud))
+        passed = sum(c.status == "pass" for c in quiet)
+        rest = "" if passed == len(quiet) else f", {len(quiet) - passed} cannot be known from this log"
+        told = f"{name}: {passed} check{'' if passed == 1 else 's'} passed{rest}"
+        blocks.append(Details(told, [_checks("", quiet)]))
+    return blocks
+
+
+def _checks(caption: str, checks: Sequence[Check]) -> Table:
     columns = [
-        Column("status", "status"),
         Column("check", "check"),
+        Column("status", "status", is_status=True),
         Column("meaning", "what it means"),
         Column("rule", "rule"),
     ]
-    blocks: list[Block] = []
-    for name, checks in [("the log", panel.log_checks), *panel.checks.items()]:
-        rows: list[dict[str, Cell]] = [
-            {"status": c.status, "check": c.name, "meaning": c.sentence, "rule": c.threshold} for c in checks
-        ]
-        blocks.append(Table(columns, rows, caption=f"Checks of {name}"))
-    return blocks
+    rows: list[dict[str, Cell]] = [
+        {"check": c.name, "status": c.status, "meaning": c.sentence, "rule": c.threshold}
+        for c in sorted(checks, key=lambda c: _ORDER[c.status])
+    ]
+    return Table(columns, rows, caption=caption)
 
 
 def _weight_blocks(panel: Panel) -> list[Block]:
     blocks: list[Block] = []
+    counts = panel.data.log.counts
+    assert counts is not None
+    logged = counts.shown / max(counts.rows, 1)
     for name, record in panel.data.candidates.items():
         weights = record.sample.values()
         if name == panel.incumbent and weights.min() == weights.max():
             continue
         if (weights > 0).any():
-            blocks.append(weight_histogram(f"Weights of {name}", weights))
-        if record.target_by_offer is not None:
-            top = np.argsort(-record.target_by_offer)[:20]
-            bars = [Bar(str(panel.offer_ids[int(j)]), float(record.target_by_offer[j])) for j in top]
-            blocks.append(bar_chart(f"What {name} would show", bars, axis="share of decisions"))
+            drawn = "" if record.sample.step == 1 else f" One row in {record.sample.step} is drawn."
+            note = (
+                f"{record.n_rows:,} weights, {record.n_rows - record.n_shown:,} of them zero, the largest "
+                f"{format_value(record.largest)}, mean {format_value(record.weight / record.n_rows)}.{drawn}"
+            )
+            blocks.append(weight_histogram(f"Weights of {name}", weights, note=note))
+        target = record.target_by_offer
+        if target is not None:
+            top = np.argsort(-np.maximum(target, logged))[:MAX_OFFERS_SHOWN]
+            bars = [Bar(str(panel.offer_ids[int(j)]), float(target[j]), mark=float(logged[j])) for j in top]
+            blocks.append(
+                bar_chart(
+                    f"What {name} would show", bars, unit=SHARE, axis="share of decisions",
+                    note="The black tick is what the log showed."
+                    + ("" if len(target) <= len(top) else f" The {len(top)} largest of {len(target)} offers."),
+                )
+            )  # fmt: skip
+    blocks.append(Details("Every offer in figures", [_offer_table(panel)]))
     return blocks
+
+
+def _offer_table(panel: Panel) -> Table:
+    counts = panel.data.log.counts
+    assert counts is not None
+    columns = [
+        Column("offer", "offer"),
+        Column("rows", "rows in the log"),
+        Column("stands", "rows stand for", note="1 if propensities are true"),
+    ]
+    columns += [Column(f"share {c}", f"share under {c}", unit=SHARE) for c in panel.verdicts]
+    rows: list[dict[str, Cell]] = []
+    for j, offer in enumerate(panel.offer_ids):
+        could = float(counts.could[j])
+        row: dict[str, Cell] = {
+            "offer": offer,
+            "rows": int(counts.shown[j]),
+            "stands": float(counts.inverse[j]) / could if could else None,
+        }
+        for name in panel.verdicts:
+            target = panel.data.candidates[name].target_by_offer
+            row[f"share {name}"] = None if target is None else float(target[j])
+        rows.append(row)
+    note = "Mean of 1 / propensity over the rows in which the offer could be shown, counting those that showed it."
+    return Table(columns, rows, note=note)
+
+
+def _distribution_blocks(panel: Panel) -> list[Block]:
+    if not panel.distributions:
+        return []
+    shares = [t.share for t in next(iter(panel.distributions.values())).quantiles]
+    columns = [Column("policy", "policy"), Column("worst", f"mean of the worst {_tenth(panel):.0%}")]
+    columns += [Column(f"q{s}", f"{s:.0%} earn at most") for s in shares]
+    rows: list[dict[str, Cell]] = []
+    for name, found in panel.distributions.items():
+        row: dict[str, Cell] = {"policy": name, "worst": _interval(found.worst.value, found.worst.bounds)}
+        row |= {f"q{t.share}": _interval(t.value, t.bounds) for t in found.quantiles}
+        rows.append(row)
+    return [
+        Table(columns, rows, caption="Reward of a decision", note="Weighted by the candidate; intervals by bootstrap.")
+    ]
+
+
+def _tenth(panel: Panel) -> float:
+    return next(iter(panel.distributions.values())).worst.share
 
 
 def _under_blocks(panel: Panel) -> list[Block]:
     blocks: list[Block] = []
     table = calibration_table(panel.data.log)
     if table:
-        line = Line("reward model", [LinePoint(row["predicted"], row["observed"]) for row in table])
-        blocks.append(_line("Model's values against rewards", [line], "model's value", "mean reward"))
+        predicted, observed = (np.asarray([row[key] for row in table]) for key in ("predicted", "observed"))
+        counts = np.asarray([int(row["rows"]) for row in table])
+        model = "reward model"
+        blocks.append(
+            reliability_chart(
+                "Model's values against rewards", {model: predicted}, {model: observed}, {model: counts},
+                x_axis="model's value of the shown offer", axis="mean reward",
+            )
+        )  # fmt: skip
     parts = value_over_time(panel.data.log)
-    if parts:
+    if len(parts) > 1:
+        start = np.datetime64(parts[0]["from"])
         points = [
             LinePoint(
-                float(i + 1), p["mean"], p["mean"] - 1.96 * p["standard_error"], p["mean"] + 1.96 * p["standard_error"]
+                float((np.datetime64(p["from"]) - start) / np.timedelta64(1, "D")),
+                p["mean"],
+                p["mean"] - 1.96 * p["standard_error"],
+                p["mean"] + 1.96 * p["standard_error"],
             )
-            for i, p in enumerate(parts)
+            for p in parts
         ]
         blocks.append(
-            _line("Reward over the log's time", [Line("mean reward", points)], "tenth of the log", "mean reward")
-        )
+            line_chart(
+                "Reward over the log's time", [Line("mean reward", points)], x_axis="days since the log began",
+                axis="mean reward", note="Stretches of equal numbers of rows, each at its beginning, with 95 % intervals.",
+            )
+        )  # fmt: skip
     return blocks
-
-
-def _line(title: str, lines: list[Line], x_axis: str, axis: str) -> Chart:
-    return line_chart(title, lines, x_axis=x_axis, axis=axis)

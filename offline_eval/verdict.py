@@ -184,13 +184,13 @@ def _exploration(needed: float, record: CandidateRecord, log: LogRecord, offer_i
     # A decision under exploration shows what the candidate would show with chance 1 / (offers explored).
     rows = math.ceil(needed * len(wanted) / EXPLORED)
     shown = [str(offer_ids[j]) for j in wanted[:4]]
-    named = ", ".join(shown[:-1]) + (" and " if len(shown) > 1 else "") + shown[-1]
-    others = len(wanted) - len(shown)
-    over = (
-        f"{named} and {others} others"
-        if others
-        else (named if len(wanted) == 1 else f"these {_NUMBERS[len(wanted)]} offers: {named}")
-    )
+    if len(wanted) == 1:
+        over = shown[0]
+    elif len(wanted) <= len(shown):
+        over = f"these {_NUMBERS[len(wanted)]} offers: {', '.join(shown[:-1])} and {shown[-1]}"
+    else:
+        others = len(wanted) - len(shown)
+        over = f"{', '.join(shown)} and {others} other{'s' if others > 1 else ''}"
     return f"{EXPLORED:.0%} uniform exploration over {over}; about {_rounded(rows)} decisions{_in_days(log, rows)}."
 
 

@@ -49,7 +49,7 @@ def evaluate(
     Parameters
     ----------
     log
-        Parquet file or folder (columns offer, reward, propensity, …), or a file of VW dsjson lines (``.json``, ``.dsjson``).
+        Parquet file or folder, or CSV file (columns offer, reward, propensity, …), or a file of VW dsjson lines (``.json``, ``.dsjson``).
     placement
         In place of ``--log``: the decisions of a placement of the service whose reward window has closed.
     policy
@@ -175,7 +175,11 @@ def _log(path: Path, *, columns: Columns, window: RewardWindow | None, weigh_ope
     if estimate:
         return estimated_from_arrow(read_table(path), columns=columns, window=window, is_weighted=weigh_open)
     files = [path] if path.is_file() else list(path.rglob("*.parquet"))
-    if window is None and sum(f.stat().st_size for f in files) > STREAM_ABOVE_BYTES:
+    if (
+        window is None
+        and path.suffix not in (".csv", ".gz")
+        and sum(f.stat().st_size for f in files) > STREAM_ABOVE_BYTES
+    ):
         return ParquetLog(path, columns=columns)
     return read_parquet(path, columns=columns, window=window, is_weighted=weigh_open)
 

@@ -182,7 +182,11 @@ def read_parquet(
 
 
 def read_table(path: Path | str) -> pa.Table:
-    """A Parquet file or folder as an Arrow table."""
+    """A Parquet file or folder, or a CSV file, as an Arrow table."""
+    if Path(path).name.endswith((".csv", ".csv.gz")):
+        from pyarrow import csv
+
+        return csv.read_csv(path)
     return _dataset(path).to_table()
 
 

@@ -43,17 +43,19 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Callout:
-    """A few words that must not be overlooked."""
+    """A few words that must not be overlooked, with a list under them where there is more than one thing to say."""
 
     title: str
     text: str = ""
     tone: Tone = "note"
+    points: Sequence[str] = ()
 
     kind = "callout"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a file."""
-        return {"kind": self.kind, "tone": self.tone, "title": self.title, "text": self.text}
+        told = {"kind": self.kind, "tone": self.tone, "title": self.title, "text": self.text}
+        return {**told, "points": list(self.points)} if self.points else told
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,8 @@ class Column:
     ----------
     signed
         Write a plus before positive figures.
+    is_status
+        Its words (pass, warn, fail, …) are set off by colour.
     """
 
     key: str
@@ -112,6 +116,7 @@ class Column:
     unit: Unit = NUMBER
     signed: bool = False
     note: str = ""
+    is_status: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +164,7 @@ class Table:
                     {
                         "title": c.title,
                         "is_figure": c.key in figures,
+                        "is_status": c.is_status,
                         **_two_lines(row.get(c.key), c.unit, signed=c.signed),
                     }
                     for c in self.columns

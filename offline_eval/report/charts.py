@@ -65,11 +65,12 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A named bar, with limits where there are any."""
+    """A named bar, with limits where there are any, and a second value drawn as a tick."""
 
     name: str
     value: float
     interval: Interval | None = None
+    mark: float | None = None
 
 
 def interval_chart(
@@ -229,6 +230,7 @@ def bar_chart(
             "value": finite_or_none(b.value * factor),
             "low": None if b.interval is None else finite_or_none(b.interval.low * factor),
             "high": None if b.interval is None else finite_or_none(b.interval.high * factor),
+            "mark": None if b.mark is None else finite_or_none(b.mark * factor),
             "is_highlighted": b.name == highlight,
             "shown": format_value(b.value, unit),
         }
@@ -251,6 +253,12 @@ def bar_chart(
                 .mark_rule(color=_hex("ink"), strokeWidth=1.5)
                 .encode(x="low:Q", x2="high:Q", y=y)
             )
+        if any(d["mark"] is not None for d in data):
+            layers.append(
+                base.transform_filter("isValid(datum.mark)")
+                .mark_tick(thickness=2.5, size=20, color=_hex("ink"))
+                .encode(x="mark:Q", y=y)
+            )
         return alt.layer(*layers).properties(width=width - label_px - 20, height=max(40, 28 * len(names)))
 
     return _chart(title, "; ".join(f"{d['name']}: {d['shown']}" for d in data), data, draw, note=note)
@@ -262,6 +270,8 @@ def reliability_chart(
     observed: Mapping[str, NDArray[np.float64]],
     counts: Mapping[str, NDArray[np.int64]],
     *,
+    x_axis: str = "predicted probability",
+    axis: str = "observed share",
     note: str = "",
 ) -> Chart:
     """Predicted probability against observed frequency, one line per model, one point per bin.
@@ -280,18 +290,20 @@ def reliability_chart(
     ]
     _need(data, title)
     top = 1.05 * max(float(max(*p, *o)) for p, o in zip(predicted.values(), observed.values(), strict=True))
+    ends = [float(min(*p, *o)) for p, o in zip(predicted.values(), observed.values(), strict=True)]
+    bottom = min(0.0, *ends)  # amounts may be losses
     names = list(predicted)
 
     def draw(width: int) -> Any:
         import altair as alt
 
         base = alt.Chart(alt.Data(values=data))
-        scale = alt.Scale(domain=[0, top], nice=False)
-        x = alt.X("predicted:Q", title="predicted probability", scale=scale, axis=_axis(alt))
-        y = alt.Y("observed:Q", title="observed share", scale=scale, axis=_axis(alt))
+        scale = alt.Scale(domain=[bottom, top], nice=False)
+        x = alt.X("predicted:Q", title=x_axis, scale=scale, axis=_axis(alt))
+        y = alt.Y("observed:Q", title=axis, scale=scale, axis=_axis(alt))
         colour = _colour(alt, "model", names, columns=2 if width < 500 else 5)
         diagonal = (
-            alt.Chart(alt.Data(values=[{"x": 0, "y": 0}, {"x": top, "y": top}]))
+            alt.Chart(alt.Data(values=[{"x": bottom, "y": bottom}, {"x": top, "y": top}]))
             .mark_line(color=_hex("zero"), strokeDash=[4, 3], strokeWidth=1.2)
             .encode(x=alt.X("x:Q", scale=scale), y=alt.Y("y:Q", scale=scale))
         )

@@ -113,8 +113,9 @@ class Page:
             "sections": [s.to_json() for s in self.sections],
         }
 
-    def write(self, path: Path) -> tuple[Path, Path]:
+    def write(self, path: Path | str) -> tuple[Path, Path]:
         """Write ``path`` as HTML and, beside it, its twin ending in ``.json``; returns both paths."""
+        path = Path(path)
         html, twin = path.with_suffix(".html"), path.with_suffix(".json")
         html.parent.mkdir(parents=True, exist_ok=True)
         html.write_text(self.to_html(), encoding="utf-8")

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import csv
 
 from api.cli.main import run
 from offline_eval.interop.arrow import to_arrow, write_parquet
@@ -64,13 +65,17 @@ def test_candidates_and_incumbents_by_every_kind_of_name(tmp_path: Path, capsys:
 
 
 def test_columns_can_be_called_otherwise_on_the_command_line(tmp_path: Path) -> None:
-    """``--column`` takes the names a log has; a key that is no column is refused."""
+    """``--column`` takes the names a log has, in Parquet or CSV; a key that is no column is refused."""
     w = world(n=3000)
     table = to_arrow(w.log)
     renamed = table.rename_columns(["item" if c == "offer" else c for c in table.column_names])
     pq.write_table(renamed, tmp_path / "log.parquet")
     base = ["evaluate", "--log", str(tmp_path / "log.parquet"), "--policy", "uniform", "--resamples", "0"]
     assert run(base) == 2
+    assert run([*base, "--column", "offer=item"]) == 0
+    plain = renamed.drop_columns(["probabilities"])
+    csv.write_csv(plain, tmp_path / "log.csv")
+    base[2] = str(tmp_path / "log.csv")
     assert run([*base, "--column", "offer=item"]) == 0
     assert run([*base, "--column", "arm=item"]) == 2
 
