@@ -98,4 +98,4 @@ class PolicyConfiguration(Contract):
     """Which policy decides: the ``name`` of a registered one. Other names, and the arguments, are kept and given back."""
 
     name: Annotated[str, Field(min_length=1, max_length=256)]
-    arguments: Annotated[str, Field(min_length=1, max_length=4096)]
+    arguments: Annotated[str, Field(max_length=4096)] = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -17,6 +18,10 @@ from azure.core.exceptions import HttpResponseError
 from msrest.authentication import CognitiveServicesCredentials
 from msrest.exceptions import HttpOperationError
 
+from engine.decisions.service import open_service
+from policies.features import FeatureSpace
+from policies.linear import LinTS
+from policies.records import Context, DecisionTable, Offer, OfferId, OfferSet, SubjectId
 from tests.api.process import ServerProcess, start_server
 
 ACTIONS: list[dict[str, Any]] = [
@@ -32,8 +37,13 @@ CONTEXT: list[dict[str, Any]] = [{"time": {"day": "monday"}}, {"user": {"age": 3
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """One sandbox server for the module."""
-    started = start_server(tmp_path_factory.mktemp("personalizer") / "home")
+    """One sandbox server for the module, with a registered policy called menu."""
+    home = tmp_path_factory.mktemp("personalizer") / "home"
+    with open_service(home) as service:
+        offers = OfferSet([Offer(OfferId(a["id"])) for a in ACTIONS])
+        space = FeatureSpace.fit(DecisionTable.from_contexts(offers, [Context(SubjectId("s"), {"user.age": 30.0})]))
+        service.policies.register(LinTS(space).to_artifact(), name="menu", at=datetime.now(UTC))
+    started = start_server(home)
     yield started
     assert started.stop() == 0
     assert "Traceback" not in started.log.read_text()
@@ -171,6 +181,92 @@ def test_service_configuration_changes_how_it_decides(server: ServerProcess, new
     assert admin.reset_policy()["name"] != "mine"
 
 
+def test_the_three_modes_behave_as_their_names_say(server: ServerProcess, new: Any, admin: Any) -> None:
+    """Online draws from the registered policy; Apprentice shows the baseline in that policy's name, to be learned from; LoggingOnly does not."""
+    assert admin.update_policy({"name": "menu", "arguments": "-"})["name"] == "menu"
+    settings = admin.get_service_configuration()
+    ask = {"contextFeatures": CONTEXT, "actions": ACTIONS, "excludedActions": ["pasta"]}
+    found = {}
+    for mode in ("Online", "Apprentice", "LoggingOnly", "Online"):
+        admin.update_service_configuration({**settings, "learningMode": mode, "explorationPercentage": 0.5})
+        event = new.rank(ask)["eventId"]
+        logged = _audit(server, event)
+        found[mode] = logged["policy"].partition("@")[0], logged["rung"], logged["explore_share"]
+        if mode != "Online":
+            assert (logged["offer"], logged["probability"]) == ("ice cream", 1.0)
+        page = new.rank_multi_slot(
+            {
+                "actions": ACTIONS,
+                "slots": [{"id": "a", "baselineAction": "juice"}, {"id": "b", "baselineAction": "juice"}],
+            }
+        )
+        chosen = [s["rewardActionId"] for s in page["slots"]]
+        assert len(set(chosen)) == 2
+        if mode != "Online":
+            assert chosen == ["juice", "pasta"]  # the second slot's own is taken: the first that is left
+    assert found == {
+        "Online": ("menu", "policy", 0.5),
+        "Apprentice": ("menu", "apprentice", 0.0),
+        "LoggingOnly": ("baseline", "baseline", 0.0),
+    }
+    admin.reset_policy()
+    admin.update_service_configuration(settings)
+    assert _audit(server, new.rank(ask)["eventId"])["policy"].startswith("baseline@")
+
+
+def test_settings_are_kept_with_the_placement(server: ServerProcess, admin: Any) -> None:
+    """All that the contract configures comes back, is a revision of the placement, and is not hidden in an offer."""
+    before = admin.get_service_configuration()
+    changed = {**before, "modelExportFrequency": "PT5M", "logRetentionDays": 90, "rewardWaitTime": "PT1H"}
+    admin.update_service_configuration(changed)
+    assert admin.get_service_configuration() == changed
+    placement = httpx.get(f"{server.url}/v1/placements/personalizer", headers=server.headers).json()
+    assert placement["doors"]["personalizer"]["service"]["logRetentionDays"] == 90
+    assert [o["payload"] for o in placement["offers"]] == [{}]
+    body = {k: v for k, v in placement.items() if k not in ("id", "revision")}
+    put = httpx.put(f"{server.url}/v1/placements/personalizer", headers=server.headers, json=body)
+    assert put.json()["revision"] == placement["revision"] + 1
+    assert admin.get_service_configuration() == changed
+    with pytest.raises(HttpResponseError) as refused:
+        admin.update_service_configuration({**before, "isAutoOptimizationEnabled": True})
+    assert refused.value.status_code == 501
+    assert "nextoffer evaluate" in str(refused.value)
+    admin.update_service_configuration(before)
+
+
+def test_activation_through_both_sdks(server: ServerProcess, old: Any, new: Any) -> None:
+    """Activating twice is harmless; an unknown event is the contract's own error."""
+    event = new.rank({"actions": ACTIONS, "deferActivation": True})["eventId"]
+    for _ in range(2):
+        new.activate(event)
+        old.events.activate(event_id=event)
+    assert _audit(server, event)["activated"] is True
+    with pytest.raises(HttpOperationError) as refused:
+        old.events.activate(event_id="never-ranked")
+    assert refused.value.response.status_code == 400
+    assert refused.value.response.json()["error"]["code"] == "InvalidEventIdToActivate"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"slots": []},
+        {"slots": [{"id": "a", "baselineAction": "nothing"}]},
+        {"slots": [{"id": "a", "baselineAction": "pasta"}, {"id": "a", "baselineAction": "juice"}]},
+        {"slots": [{"id": str(i), "baselineAction": "pasta"} for i in range(4)]},
+        {"slots": [{"id": "a", "baselineAction": "pasta", "excludedActions": [a["id"] for a in ACTIONS]}]},
+        {"actions": [ACTIONS[0], ACTIONS[0]], "slots": [{"id": "a", "baselineAction": "pasta"}]},
+    ],
+)
+def test_wrong_multi_slot_requests(new: Any, wrong: dict[str, Any]) -> None:
+    """More slots than actions, unknown baselines, repeated ids: 400 with the contract's code."""
+    with pytest.raises(HttpResponseError) as refused:
+        new.rank_multi_slot({"actions": ACTIONS, **wrong})
+    assert refused.value.status_code == 400
+    assert refused.value.error is not None
+    assert refused.value.error.code == "InvalidRankRequest"
+
+
 def test_errors_have_the_contract_s_form(server: ServerProcess, old: Any, new: Any) -> None:
     """400 with code and message, understood by both SDKs; a wrong key is 403."""
     with pytest.raises(ErrorResponseException) as refused:
@@ -232,4 +328,6 @@ def test_every_version_s_addresses(server: ServerProcess, prefix: str) -> None:
     for headers in ({"Ocp-Apim-Subscription-Key": server.key}, server.headers):
         assert httpx.post(f"{base}/rank", json={"actions": ACTIONS}, headers=headers).status_code == 201
         assert httpx.post(f"{base}/events/e1/reward", json={"value": 1}, headers=headers).status_code == 204
-    assert httpx.post(f"{server.url}/personalizer/v9/rank", json={}, headers=server.headers).status_code == 404
+    for path in ("v9/rank", "v1.0/ranks", "rank/more"):
+        nowhere = httpx.post(f"{server.url}/personalizer/{path}", json={}, headers=server.headers)
+        assert (nowhere.status_code, nowhere.json()["error"]["code"]) == (404, "ResourceNotFound")
