@@ -11,7 +11,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -211,6 +211,8 @@ class Operation:
         key = None
         if self.scope is not None:
             key = authorise(request, parts.keys, self.scope, is_public_route=self.is_public)
+            if key.is_public:
+                check_origin(request, key, parts.settings.cors_origins)
             placement = request.path_params.get("placement")
             if placement is not None:
                 key.allow(self.scope, placement=placement)
@@ -247,6 +249,19 @@ def authorise(request: Request, keys: KeyRing, scope: Scope, *, is_public_route:
         )
     key.allow(scope)
     return key
+
+
+def check_origin(request: Request, key: ApiKey, allowed: Sequence[str]) -> None:
+    """Refuse a page of another site that uses a public key: a beacon is sent whatever CORS says about its answer.
+
+    Keeps honest browsers of other sites out, not a program that writes the header itself: a public key can do nothing but report.
+    """
+    origin = request.headers.get("origin")
+    own = f"{request.url.scheme}://{request.url.netloc}"
+    if origin is not None and origin != own and origin not in allowed and "*" not in allowed:
+        raise ForbiddenError(
+            f"public key {key.name!r} is used by a page of {origin[:100]!r}; add the origin to cors_origins if it is yours"
+        )
 
 
 def _key_text(request: Request) -> str | None:
