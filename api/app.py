@@ -16,16 +16,18 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import openapi
 from api.auth import KeyFile, KeyRing
 from api.decisions import routes as decisions
+from api.dispatch import OperationDispatch
 from api.errors import error_body
 from api.experiments import routes as experiments
 from api.facts import routes as facts
 from api.health import routes as health
 from api.metrics import Metrics
-from api.operation import Operation, Parts, json_response, request_id_of
+from api.operation import Operation, Parts, first_headers, json_response, request_id_of
 from api.personalizer import routes as personalizer
 from api.placements import routes as placements
 from api.policies import routes as policies
@@ -53,9 +55,24 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+class Application(FastAPI):
+    """FastAPI behind the operations: what is an operation never reaches FastAPI's own layers, which cost as much as a decision."""
+
+    outermost: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        scope["app"] = self
+        await self.outermost(scope, receive, send)
+
+    async def inner(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer what is no operation."""
+        await super().__call__(scope, receive, send)
+
+
 def create_app(
     settings: Settings, *, clock: Callable[[], datetime] = utc_now, service: DecisionService | None = None
-) -> FastAPI:
+) -> Application:
     """Make the application.
 
     Parameters
@@ -84,7 +101,7 @@ def create_app(
             if service is None:
                 await run_in_threadpool(opened.close)
 
-    app = FastAPI(
+    app = Application(
         title="Nextoffer",
         version=version("nextoffer"),
         lifespan=lifespan,
@@ -94,9 +111,10 @@ def create_app(
     )
     app.router.routes.extend(operation.route() for operation in OPERATIONS)
     app.router.routes.extend(personalizer.routes())
+    app.outermost = OperationDispatch(app.inner, OPERATIONS)
     if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
+        app.outermost = CORSMiddleware(
+            app.outermost,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type", "idempotency-key", "nextoffer-key"],
@@ -121,7 +139,7 @@ def keys_path(settings: Settings) -> Path:
 
 def _open(settings: Settings, clock: Callable[[], datetime]) -> DecisionService:
     secret = None if settings.draw_secret is None else settings.draw_secret.get_secret_value().encode()
-    return open_service(settings.home, url=settings.database_url, secret=secret, clock=clock)
+    return open_service(settings.home, url=settings.database_url, secret=secret, clock=clock, writer=settings.writer)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -131,12 +149,12 @@ async def _http_error(request: Request, error: Exception) -> Response:
         404: f"there is nothing at {request.url.path[:200]}; the addresses are listed in /openapi.json",
         405: f"{request.method} is not possible at {request.url.path[:200]}; the methods are listed in /openapi.json",
     }.get(error.status_code, str(error.detail))
-    body = error_body(code, message, request_id=request_id_of(request))
+    body = error_body(code, message, request_id=request_id_of(first_headers(request.scope)))
     return json_response(body, status=error.status_code, headers=error.headers)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    request_id = request_id_of(request)
+    request_id = request_id_of(first_headers(request.scope))
     _log.error("request %s failed", request_id, exc_info=error)
     message = f"something went wrong on our side; the log holds it under request {request_id}"
     return json_response(error_body("internal", message, request_id=request_id), status=500)

@@ -199,6 +199,7 @@ class KeyRing:
     _stamp: tuple[int, int, int] | None = None
     _looked_at: float = -math.inf
     _buckets: dict[str, _Bucket] = field(default_factory=dict)
+    _by_text: dict[str, ApiKey] = field(default_factory=dict)
 
     def find(self, text: str) -> ApiKey:
         """Key by its text, within its rate limit.
@@ -212,7 +213,11 @@ class KeyRing:
         """
         if self.monotonic() - self._looked_at >= _RELOAD_S:
             self.reload()
-        key = self._keys.get(digest_of(text))
+        key = self._by_text.get(text)
+        if key is None:
+            key = self._keys.get(digest_of(text))
+            if key is not None:  # at most as many as there are keys; forgotten when the file changes
+                self._by_text[text] = key
         if key is None:
             raise UnauthorizedError(
                 "this API key is not known; check that it is complete, or make one: nextoffer keys create"
@@ -244,6 +249,7 @@ class KeyRing:
             stamp = (0, 0, 0)
         if stamp != self._stamp:
             self._keys = {k.digest: k for k in self.file.read()}
+            self._by_text = {}
             self._stamp = stamp
 
 

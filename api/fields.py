@@ -15,7 +15,8 @@ Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00]+$")
 Number = Annotated[float, Field(ge=-_LIMIT, le=_LIMIT, allow_inf_nan=False)]
 Whole = Annotated[int, Field(ge=-_LIMIT, le=_LIMIT)]
 Text = Annotated[str, Field(max_length=1024, pattern=r"^[^\x00]*$")]
-Scalar = StrictBool | Whole | Number | Text | None
+# Strict types exclude each other, so the first that fits is the only one: no need to try the others.
+Scalar = Annotated[Text | Whole | Number | StrictBool | None, Field(union_mode="left_to_right")]
 Scalars = Annotated[dict[Name, Scalar], Field(max_length=500)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Revision = Annotated[int, Field(ge=0, le=2**53)]

@@ -7,6 +7,7 @@ by orjson. ``api/openapi.py`` documents the same objects, so that what runs and 
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import time
@@ -19,11 +20,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import orjson
 from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
-from api.auth import ApiKey, KeyRing, Scope
+from api.auth import ApiKey, KeyRing
+from api.auth import Scope as KeyScope
 from api.errors import (
     ForbiddenError,
     MalformedError,
@@ -42,10 +46,12 @@ if TYPE_CHECKING:
     from api.settings import Settings
     from engine.decisions.service import DecisionService
 
-TIME_HEADER = "nextoffer-time"
+TIME_HEADER = b"nextoffer-time"
 _MAX_AHEAD = timedelta(minutes=5)
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_PROCESS, _REQUEST_NUMBERS = uuid.uuid4().hex[:16], itertools.count(1)
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,128}")
+_NO_QUERY: Mapping[str, str] = {}
 _log = logging.getLogger("nextoffer.api")
 
 
@@ -65,10 +71,17 @@ class Parts:
 class Call:
     """One request on its way through an operation."""
 
-    request: Request
+    scope: Scope
     parts: Parts
     key: ApiKey | None
     request_id: str
+    params: Mapping[str, str]
+    headers: Mapping[bytes, bytes]
+
+    @property
+    def request(self) -> Request:
+        """Starlette's view of the request; its body has been read."""
+        return Request(self.scope)
 
     @property
     def service(self) -> DecisionService:
@@ -82,7 +95,12 @@ class Call:
 
     def path(self, name: str) -> str:
         """A part of the path, decoded."""
-        return str(self.request.path_params[name])
+        return self.params[name]
+
+    def header(self, name: bytes) -> str | None:
+        """A header by its name in lower case; the first where it was sent twice."""
+        value = self.headers.get(name)
+        return None if value is None else value.decode("latin-1")
 
     @property
     def at(self) -> datetime | None:
@@ -93,7 +111,7 @@ class Call:
         ForbiddenError
             If a request to a production service carries the header.
         """
-        text = self.request.headers.get(TIME_HEADER)
+        text = self.header(TIME_HEADER)
         if text is None:
             return None
         if not self.parts.settings.is_sandbox:
@@ -120,7 +138,7 @@ class Call:
     @property
     def idempotency_key(self) -> str | None:
         """The caller's name for this request, which a retry repeats."""
-        text = self.request.headers.get("idempotency-key")
+        text = self.header(b"idempotency-key")
         if text is None:
             return None
         text = text.strip('"')
@@ -166,7 +184,7 @@ class Operation:
     method: Literal["GET", "POST", "PUT", "DELETE"]
     path: str
     summary: str
-    scope: Scope | None
+    scope: KeyScope | None
     handler: Handler
     body: type[BaseModel] | None = None
     reply: type[BaseModel] | None = None
@@ -183,59 +201,91 @@ class Operation:
 
     def route(self) -> Route:
         """The plain route that runs it."""
+        return Route(self.path, self, methods=[self.method], name=self.name, include_in_schema=False)
 
-        async def endpoint(request: Request) -> Response:
-            return await self._answer(request)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run it as an ASGI application whose path has been taken apart by a route."""
+        await self.run(scope, receive, send, scope["path_params"])
 
-        return Route(self.path, endpoint, methods=[self.method], name=self.name, include_in_schema=False)
-
-    async def _answer(self, request: Request) -> Response:
-        parts: Parts = request.app.state.parts
+    async def run(self, scope: Scope, receive: Receive, send: Send, params: Mapping[str, str]) -> None:
+        """Read one request, do what it asks, and answer."""
+        parts: Parts = scope["app"].state.parts
         started = time.perf_counter()
-        request_id = request_id_of(request)
+        headers = first_headers(scope)
+        request_id = request_id_of(headers)
         try:
-            response = await self._run(request, parts, request_id)
+            answer = await self._answer(scope, receive, Call(scope, parts, None, request_id, params, headers))
         except NextofferError as error:
-            response = error_response(error, request_id=request_id)
+            answer = error_response(error, request_id=request_id)
         except ClientDisconnect:
-            response = Response(status_code=499)
+            answer = Response(status_code=499)
         except Exception:  # the outermost edge of a request: log it, and answer without a traceback
             _log.exception("operation %s failed, request %s", self.name, request_id)
             message = f"something went wrong on our side; the log holds it under request {request_id}"
-            response = json_response(error_body("internal", message, request_id=request_id), status=500)
-        response.headers["x-request-id"] = request_id
-        parts.metrics.observe(self.name, response.status_code, time.perf_counter() - started)
-        return response
+            answer = json_response(error_body("internal", message, request_id=request_id), status=500)
+        if isinstance(answer, Response):
+            answer.headers["x-request-id"] = request_id
+            status = answer.status_code
+            await answer(scope, receive, send)
+        else:
+            status = self.status
+            await send_json(send, answer, status=status, request_id=request_id)
+        parts.metrics.observe(self.name, status, time.perf_counter() - started)
 
-    async def _run(self, request: Request, parts: Parts, request_id: str) -> Response:
-        key = None
+    async def _answer(self, scope: Scope, receive: Receive, call: Call) -> Response | bytes:
+        """The handler's answer, as JSON where it is plain values."""
+        settings = call.parts.settings
         if self.scope is not None:
-            key = authorise(request, parts.keys, self.scope, is_public_route=self.is_public)
-            if key.is_public:
-                check_origin(request, key, parts.settings.cors_origins)
-            placement = request.path_params.get("placement")
+            call.key = authorise(scope, call.headers, call.parts.keys, self.scope, is_public_route=self.is_public)
+            if call.key.is_public:
+                check_origin(call.request, call.key, settings.cors_origins)
+            placement = call.params.get("placement")
             if placement is not None:
-                key.allow(self.scope, placement=placement)
+                call.key.allow(self.scope, placement=placement)
         body = None
         if self.body is not None:
-            raw = await read_body(request, limit=parts.settings.body_limit_bytes)
+            raw = await receive_body(receive, call.headers, limit=settings.body_limit_bytes)
             if raw or not self.is_body_optional:
-                body = parse_body(self.body, raw, depth_limit=parts.settings.depth_limit)
-        content = await self.handler(Call(request, parts, key, request_id), body)
+                body = parse_body(self.body, raw, depth_limit=settings.depth_limit)
+        content = await self.handler(call, body)
         if isinstance(content, Response):
             return content
         if self.reply is None:
             return Response(status_code=self.status)
-        return json_response(content, status=self.status)
+        return orjson.dumps(content)
 
 
-def authorise(request: Request, keys: KeyRing, scope: Scope, *, is_public_route: bool = False) -> ApiKey:
+def first_headers(scope: Scope) -> dict[bytes, bytes]:
+    """Headers by name; of one sent twice the first counts."""
+    return dict(reversed(scope["headers"]))
+
+
+async def send_json(send: Send, body: bytes, *, status: int, request_id: str) -> None:
+    """Send a JSON answer: what Starlette's ``Response`` does, without an object for it."""
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (b"content-type", b"application/json"),
+                (b"content-length", b"%d" % len(body)),
+                (b"x-request-id", request_id.encode("latin-1")),
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+def authorise(
+    scope: Scope, headers: Mapping[bytes, bytes], keys: KeyRing, needed: KeyScope, *, is_public_route: bool = False
+) -> ApiKey:
     """Find the caller's key and check its scope.
 
     A public key may come in the query (``sendBeacon`` cannot set headers), must be used on a route made for it, and from
     an origin that the settings name (which the CORS layer answers; here only the kind of key is checked).
     """
-    text = _key_text(request)
+    query: Mapping[str, str] = QueryParams(scope["query_string"]) if scope["query_string"] else _NO_QUERY
+    text = _key_text(headers, query)
     if text is None:
         raise UnauthorizedError("this needs an API key; send the header 'Authorization: Bearer nxo_…'")
     key = keys.find(text)
@@ -243,11 +293,11 @@ def authorise(request: Request, keys: KeyRing, scope: Scope, *, is_public_route:
         raise ForbiddenError(
             f"key {key.name!r} is a public browser key; this call belongs on your server, with a secret key"
         )
-    if "key" in request.query_params and not key.is_public:
+    if "key" in query and not key.is_public:
         raise ForbiddenError(
             "a secret key was sent in the address, where logs keep it; rotate it and send it as a header"
         )
-    key.allow(scope)
+    key.allow(needed)
     return key
 
 
@@ -264,33 +314,42 @@ def check_origin(request: Request, key: ApiKey, allowed: Sequence[str]) -> None:
         )
 
 
-def _key_text(request: Request) -> str | None:
-    authorization = request.headers.get("authorization", "")
-    kind, _, text = authorization.partition(" ")
-    if kind.lower() == "bearer" and text.strip():
-        return text.strip()
-    return request.headers.get("nextoffer-key") or request.query_params.get("key") or None
+def _key_text(headers: Mapping[bytes, bytes], query: Mapping[str, str]) -> str | None:
+    said = headers.get(b"authorization", b"").decode("latin-1")
+    if said[:7].lower() == "bearer " and (text := said[7:].strip()):
+        return text
+    return headers.get(b"nextoffer-key", b"").decode("latin-1") or query.get("key") or None
 
 
-async def read_body(request: Request, *, limit: int) -> bytes:
+async def receive_body(receive: Receive, headers: Mapping[bytes, bytes], *, limit: int) -> bytes:
     """Read a body that is no larger than the limit.
 
     Raises
     ------
     TooLargeError
         As soon as it is known, before the rest is read.
+    ClientDisconnect
+        If the caller has gone before it was sent.
     """
-    declared = request.headers.get("content-length", "")
+    declared = headers.get(b"content-length", b"")
     if declared.isdigit() and int(declared) > limit:
         raise TooLargeError(_too_large(f"{int(declared):,}", limit))
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk: bytes = message.get("body", b"")
+        body = body + chunk if body else chunk
+        if len(body) > limit:
             raise TooLargeError(_too_large(f"more than {limit:,}", limit))
-        chunks.append(chunk)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if not message.get("more_body", False):
+            return body
+
+
+async def read_body(request: Request, *, limit: int) -> bytes:
+    """``receive_body`` for a handler that has Starlette's request."""
+    return await receive_body(request.receive, first_headers(request.scope), limit=limit)
 
 
 def _too_large(found: str, limit: int) -> str:
@@ -307,7 +366,8 @@ def parse_body(model: type[ModelT], raw: bytes, *, depth_limit: int) -> ModelT:
     """
     check_depth(raw, limit=depth_limit)
     try:
-        return model.model_validate_json(raw)
+        # What model_validate_json calls, without its checks of arguments that are not given.
+        return model.__pydantic_validator__.validate_json(raw)  # type: ignore[no-any-return]
     except ValidationError as error:
         raise malformed(error) from None
 
@@ -340,10 +400,12 @@ def parse_moment(text: str, *, what: str) -> datetime:
     return moment.astimezone(UTC)
 
 
-def request_id_of(request: Request) -> str:
+def request_id_of(headers: Mapping[bytes, bytes]) -> str:
     """The caller's id of a request where it is harmless in a log, else a new one."""
-    said = request.headers.get("x-request-id", "")
-    return said if _REQUEST_ID.fullmatch(said) else uuid.uuid4().hex
+    said = headers.get(b"x-request-id")
+    if said is not None and _REQUEST_ID.fullmatch(said):
+        return said.decode("ascii")
+    return f"{_PROCESS}-{next(_REQUEST_NUMBERS):x}"
 
 
 def json_response(content: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -36,6 +36,10 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65_535)] = Field(
         default=8000, description="Port to listen on; 0 takes a free one"
     )
+    writer: Literal["process", "thread"] = Field(
+        default="process",
+        description="Where the log is written: a process that all workers of this host share, or a thread (one worker only)",
+    )
     draw_secret: SecretStr | None = Field(
         default=None,
         description="Secret of the draw, at least 16 characters; without it, one is made and kept in `home`",

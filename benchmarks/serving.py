@@ -128,8 +128,8 @@ def _family(pid: int) -> list[int]:
     """A process and its descendants."""
     out = [pid]
     for at in out:
-        children = Path(f"/proc/{at}/task/{at}/children")
-        out += [int(c) for c in children.read_text().split()]
+        for thread in Path(f"/proc/{at}/task").iterdir():  # a child is listed under the thread that started it
+            out += [int(c) for c in (thread / "children").read_text().split()]
     return out
 
 

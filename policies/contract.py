@@ -7,12 +7,13 @@ found. Nothing here needs a test framework.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from policies.errors import NextofferError
-from policies.protocols import OnlineLearner, Policy, RewardModel, SaveablePolicy
-from policies.records import DecisionTable, FloatArray, IntArray, InteractionBatch
+from policies.protocols import OnlineLearner, Policy, QuickPolicy, RewardModel, SaveablePolicy
+from policies.records import DecisionOfOne, DecisionTable, FeatureValue, FloatArray, IntArray, InteractionBatch
 from policies.registry import load_policy
 from policies.sampling import decide
 
@@ -61,6 +62,9 @@ def check_policy(
     _require(np.array_equal(policy.probabilities(table), p), "the same state gives the same answer")
     rows = np.concatenate([policy.probabilities(table.take(slice(i, i + 1))) for i in range(len(table))])
     _require(np.abs(rows - p).max() <= BATCH_TOLERANCE, "a batch equals its rows", np.abs(rows - p).max())
+    if isinstance(policy, QuickPolicy):
+        quick = np.asarray([policy.probabilities_of_one(_single(table, i)) for i in range(len(table))])
+        _require(np.array_equal(quick, rows), "a single decision's own path gives the same to the bit")
     if not policy.traits.is_order_sensitive:
         order = np.random.default_rng(seed).permutation(table.n_offers)
         moved = policy.probabilities(table.permute_offers([int(i) for i in order]))
@@ -76,6 +80,20 @@ def check_policy(
         again = load_policy(policy.to_artifact())
         _require(np.array_equal(again.probabilities(table), p), "saving and loading changes no answer")
         _require(again.name == policy.name, "saving and loading keeps the name", again.name)
+
+
+def _single(table: DecisionTable, row: int) -> DecisionOfOne:
+    def plain(value: Any) -> FeatureValue:
+        return (str(value) or None) if isinstance(value, str) else (None if np.isnan(value) else float(value))
+
+    return DecisionOfOne(
+        table.offers,
+        subject="" if table.subjects is None else str(table.subjects[row]),
+        features={name: plain(column[row]) for name, column in table.columns.items()},
+        at_us=0,
+        vectors={name: tuple(block[row].tolist()) for name, block in table.vectors.items()},
+        allowed=None if table.eligible[row].all() else table.eligible[row].tolist(),
+    )
 
 
 def _check_draws(policy: Policy, table: DecisionTable, *, seed: int, n_draws: int, explore_share: float) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.errors import SchemaError
-from policies.records import DecisionTable, FeatureValue, OfferSet, feature_column
+from policies.records import (
+    DecisionOfOne,
+    DecisionTable,
+    Features,
+    FeatureValue,
+    OfferSet,
+    RowColumns,
+    feature_column,
+)
 
 FORMAT_VERSION = 1
 _MAX_LEVELS = 256
@@ -61,14 +70,7 @@ class Numeric:
                 out[:, 1] = 1.0
             return
         if column.dtype.kind != "f":
-            raise SchemaError(f"feature {self.name!r} is text; the model was fitted on a number: send a number")
-        if len(column) == 1:  # the fast path of a single decision, equal to the bit
-            x = float(column[0])
-            if x == x:  # noqa: PLR0124 - not nan
-                out[0, 0] = min(10.0, max(-10.0, (x - self.mean) / self.scale))
-            elif self.may_be_missing:
-                out[0, 1] = 1.0
-            return
+            raise _not_a_number(self.name)
         missing = np.isnan(column)
         # Clipped: one value far outside what was fitted must not swamp a linear model or overflow float32.
         out[:, 0] = np.where(missing, 0.0, np.clip((np.nan_to_num(column) - self.mean) / self.scale, -10.0, 10.0))
@@ -94,14 +96,12 @@ class Categorical:
 
     def encode(self, column: NDArray[Any] | None, out: Matrix) -> None:
         """Write into ``out``, shape ``(n, width)``, of zeros."""
-        if column is None:
+        # A column in which every value is missing does not tell text from numbers.
+        if column is None or (column.dtype.kind == "f" and np.isnan(column).all()):
             out[:, -1] = 1.0
             return
         if column.dtype.kind != "U":
-            raise SchemaError(f"feature {self.name!r} is a number; the model was fitted on text: send text")
-        if len(column) == 1:  # the fast path of a single decision
-            out[0, self.levels.index(str(column[0])) if str(column[0]) in self.levels else -1] = 1.0
-            return
+            raise _not_text(self.name)
         levels = np.asarray(self.levels, dtype=np.str_)
         position = np.searchsorted(levels, column).clip(max=len(levels) - 1)
         known = levels[position] == column
@@ -146,6 +146,14 @@ class Block:
 
 
 Spec = Numeric | Categorical
+
+
+def _not_a_number(name: str) -> SchemaError:
+    return SchemaError(f"feature {name!r} is text; the model was fitted on a number: send a number")
+
+
+def _not_text(name: str) -> SchemaError:
+    return SchemaError(f"feature {name!r} is a number; the model was fitted on text: send text")
 
 
 def _fit_column(name: str, column: NDArray[Any]) -> Spec:
@@ -234,8 +242,12 @@ class FeatureSpace:
     def encode_contexts_into(self, out: Matrix, table: DecisionTable) -> None:
         """Write context features into the first columns of ``out``, zeros of shape ``(n, at least context_width)``."""
         columns, vectors = table.columns, table.vectors
-        for name, place, encode in self._column_plan:
-            encode(columns.get(name), out[:, place])
+        if isinstance(columns, RowColumns):
+            positions, values = self._row(columns.row)
+            out[0, positions] = values
+        else:
+            for name, place, encode in self._column_plan:
+                encode(columns.get(name), out[:, place])
         for name, place, encode in self._block_plan:
             encode(vectors.get(name), out[:, place])
 
@@ -246,6 +258,53 @@ class FeatureSpace:
     @cached_property
     def _block_plan(self) -> list[_Step]:
         return _plan(self.blocks, start=sum(spec.width for spec in self.context))
+
+    def sparse_row(self, table: DecisionOfOne) -> tuple[list[int], list[float]]:
+        """Columns of ``encode_contexts`` that are not zero for a single decision, in their order, and their values."""
+        if self.blocks:
+            row = self.encode_contexts(table)[0]
+            positions: list[int] = row.nonzero()[0].tolist()
+            return positions, row[positions].tolist()
+        return self._row(table.columns.row)  # type: ignore[attr-defined]  # a DecisionOfOne has no other columns
+
+    def _row(self, features: Features) -> tuple[list[int], list[float]]:
+        """What the specifications' ``encode`` writes for one row of plain values: where, and which number."""
+        positions: list[int] = []
+        values: list[float] = []
+        for name, at, levels, mean, scale, may_be_missing in self._row_plan:
+            value: Any = features.get(name)
+            if levels is not None:
+                position = levels.get(value, at)
+                if position == at and value is not None and not isinstance(value, str):
+                    raise _not_text(name)
+                positions.append(position)
+                values.append(1.0)
+            elif isinstance(value, str):
+                raise _not_a_number(name)
+            elif value is None or value != value:  # noqa: PLR0124 - nan
+                if may_be_missing:
+                    positions.append(at + 1)
+                    values.append(1.0)
+            else:
+                standard = (value - mean) / scale
+                if standard:
+                    positions.append(at)
+                    values.append(standard if -10.0 <= standard <= 10.0 else math.copysign(10.0, standard))
+        return positions, values
+
+    @cached_property
+    def _row_plan(self) -> list[tuple[str, int, dict[FeatureValue, int] | None, float, float, bool]]:
+        """For each feature: its column (of text: that of the unknown, and of each level), mean, scale, may be missing."""
+        plan: list[tuple[str, int, dict[FeatureValue, int] | None, float, float, bool]] = []
+        at = 0
+        for spec in self.context:
+            if isinstance(spec, Categorical):
+                levels: dict[FeatureValue, int] = {level: at + i for i, level in enumerate(spec.levels)}
+                plan.append((spec.name, at + spec.width - 1, levels, 0.0, 1.0, False))
+            else:
+                plan.append((spec.name, at, None, spec.mean, spec.scale, spec.may_be_missing))
+            at += spec.width
+        return plan
 
     def encode_offers(self, offers: OfferSet) -> Matrix:
         """Offer features, shape ``(k, offer_width)``, float32, read-only; cached by the set's revision."""

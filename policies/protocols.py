@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from policies.artifact import Artifact
-from policies.records import DecisionTable, FloatArray, InteractionBatch
+from policies.records import DecisionOfOne, DecisionTable, FloatArray, InteractionBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,15 @@ class Policy(Protocol):
         Rows sum to one; zero where an offer is not eligible; a batch equals its rows within 1e-5. Every row
         must have an eligible offer (``decide`` sees to that). No floor is applied here: ``decide`` does.
         """
+        ...
+
+
+@runtime_checkable
+class QuickPolicy(Policy, Protocol):
+    """A policy with a path of its own for single decisions, which is most of what a server does; optional."""
+
+    def probabilities_of_one(self, table: DecisionOfOne) -> list[float]:
+        """``probabilities(table)[0]`` as plain numbers, equal to the bit, without arrays for one row."""
         ...
 
 

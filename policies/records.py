@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, NewType, Self
 
 import numpy as np
@@ -147,8 +148,9 @@ class Context:
 def check_features(features: Features, *, where: str) -> None:
     """Refuse features that would poison a model: not finite, nested, or of another type."""
     for name, value in features.items():
-        if value is None or isinstance(value, str | bool):
-            continue
+        kind = type(value)
+        if kind is str or kind is bool or value is None or (kind is float and -1e12 <= value <= 1e12):  # type: ignore[operator]
+            continue  # what nearly all are
         if not isinstance(value, int | float | np.floating | np.integer):
             raise InvalidInputError(
                 f"feature {name!r} of {where} is a {type(value).__name__}; expected a number, text, boolean or null: "
@@ -158,6 +160,30 @@ def check_features(features: Features, *, where: str) -> None:
             raise InvalidInputError(
                 f"feature {name!r} of {where} is {value!r}; expected a finite number below 1e12 in size: leave it out if it is unknown"
             )
+
+
+class RowColumns(Mapping[str, NDArray[Any]]):
+    """Columns of a table of one row, made into arrays only where somebody asks for one.
+
+    Whoever can work from plain values takes ``row``: for one decision that is several times cheaper.
+    """
+
+    __slots__ = ("row",)
+
+    def __init__(self, row: Features) -> None:
+        self.row = row
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        value = self.row[name]
+        if isinstance(value, str):
+            return np.array([value])
+        return np.array([np.nan if value is None else float(value)])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self.row))
+
+    def __len__(self) -> int:
+        return len(self.row)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -254,6 +280,80 @@ class DecisionTable:
             if any(c.at is None for c in contexts)
             else np.asarray([c.at.replace(tzinfo=None) for c in contexts if c.at is not None], dtype="datetime64[us]"),
         )
+
+
+class DecisionOfOne(DecisionTable):
+    """``DecisionTable.from_contexts`` of one context, without looking again at what was checked at the door.
+
+    Arrays are made where somebody asks for them; who can work from plain values takes ``allowed`` and ``columns.row``.
+
+    Parameters
+    ----------
+    allowed
+        Whether each offer may be shown; None: all may.
+    at_us
+        Microseconds since 1970 in UTC.
+    """
+
+    __slots__ = ("_at_us", "_subject", "allowed")
+    allowed: Sequence[bool] | None
+    _at_us: int
+    _subject: str
+
+    def __init__(
+        self,
+        offers: OfferSet,
+        *,
+        subject: str,
+        features: Features,
+        at_us: int,
+        vectors: Mapping[str, Sequence[float]] | None = None,
+        allowed: Sequence[bool] | None = None,
+    ) -> None:
+        put = object.__setattr__
+        put(self, "offers", offers)
+        put(self, "allowed", allowed)
+        put(self, "columns", RowColumns(features))
+        put(self, "vectors", {name: np.array([v], dtype=np.float32) for name, v in vectors.items()} if vectors else {})
+        put(self, "_subject", subject)
+        put(self, "_at_us", at_us)
+
+    @property
+    def eligible(self) -> BoolArray:
+        """Which offers may be shown, shape ``(1, k)``."""
+        return _all_eligible(len(self.offers)) if self.allowed is None else np.array([self.allowed], dtype=np.bool_)
+
+    @property
+    def subjects(self) -> NDArray[np.str_]:
+        """Whose decision it is, shape ``(1,)``."""
+        return np.array([self._subject])
+
+    @property
+    def at(self) -> NDArray[np.datetime64]:
+        """When, shape ``(1,)``."""
+        return np.array([self._at_us]).view("datetime64[us]")
+
+    def whole(self) -> DecisionTable:
+        """Give the same as a plain table."""
+        return DecisionTable(self.offers, self.eligible, dict(self.columns), self.vectors, self.subjects, self.at)
+
+    def take(self, rows: NDArray[Any] | slice) -> DecisionTable:
+        """Return the chosen rows, in the order asked for."""
+        return self.whole().take(rows)
+
+    def permute_offers(self, order: Sequence[int]) -> DecisionTable:
+        """Return the same decision with the offers in another order."""
+        return self.whole().permute_offers(order)
+
+    def __len__(self) -> int:
+        return 1
+
+
+@lru_cache(maxsize=64)
+def _all_eligible(n_offers: int) -> BoolArray:
+    eligible = np.ones((1, n_offers), dtype=np.bool_)
+    eligible.flags.writeable = False
+    return eligible
 
 
 def feature_column(name: str, values: Sequence[FeatureValue]) -> NDArray[Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from policies.artifact import Artifact
 from policies.errors import InvalidInputError, MissingExtraError
 from policies.features import FeatureSpace
 from policies.protocols import PolicyTraits
-from policies.records import DecisionTable, FloatArray, InteractionBatch, OfferSet
+from policies.records import DecisionOfOne, DecisionTable, FloatArray, InteractionBatch, OfferSet
 
 Explorer = Literal["squarecb", "epsilon", "softmax", "regcb"]
 EXPLORERS: dict[str, tuple[str, ...]] = {
@@ -99,8 +100,12 @@ class VowpalWabbit:
         self._core = self._workspace._workspace
         self._shared_label, self._no_label = vw.CBLabel(shared=True), vw.CBLabel()
         self._context_hashes = _hashes([n.name for n in space.context_names], namespace="c")
+        self._context_hashes_list: list[int] = self._context_hashes.tolist()
         self._offer_hashes = _hashes([n.name for n in space.offer_names], namespace="o")
         self._actions: dict[str, list[Any]] = {}
+        self._shared = vw.Example()._example  # of single decisions, filled anew for each
+        self._shared._set_label(self._shared_label)
+        self._shared_features = self._shared[_CONTEXT]
 
     def probabilities(self, table: DecisionTable) -> FloatArray:
         """VW's distribution over the eligible offers, renormalised, shape ``(n, k)``."""
@@ -114,7 +119,24 @@ class VowpalWabbit:
             answer = predict([shared, *(actions[i] for i in allowed)])
             for position, p in answer:
                 out[row, allowed[position]] = p
-        return np.asarray(out / out.sum(axis=1, keepdims=True), dtype=np.float64)
+        return np.asarray(out / np.cumsum(out, axis=1)[:, -1:], dtype=np.float64)
+
+    def probabilities_of_one(self, table: DecisionOfOne) -> list[float]:
+        """``probabilities`` of a single decision, equal to the bit: one example is filled anew, numpy has no part in it."""
+        actions, allowed = self._action_examples(table.offers), table.allowed
+        positions, values = self.space.sparse_row(table)
+        features, hashes = self._shared_features, self._context_hashes_list
+        features.truncate_to(0)
+        push = features.push_feature
+        for position, value in zip(positions, values, strict=True):
+            push(hashes[position], value)
+        shown = actions if allowed is None else [a for a, ok in zip(actions, allowed, strict=True) if ok]
+        answer = self._core.predict_multi_ex_one([self._shared, *shown])
+        answer.sort()
+        ranked = iter(answer)
+        out = [p for _, p in answer] if allowed is None else [next(ranked)[1] if ok else 0.0 for ok in allowed]
+        total = list(accumulate(out))[-1]
+        return [p / total for p in out]
 
     def learn(self, batch: InteractionBatch) -> None:
         """One VW step per row, in order.

@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from api.auth import ApiKey, Scope
 from api.errors import ForbiddenError, MalformedError, RateLimitError, TooLargeError, UnauthorizedError
-from api.operation import Parts, json_response, parse_body, read_body, request_id_of
+from api.operation import Parts, first_headers, json_response, parse_body, read_body, request_id_of
 from api.personalizer.repository import DEFAULT_PLACEMENT, DEFAULT_POLICY, REWARD_KIND, Loop, Loops, role_in
 from api.personalizer.schemas import (
     MultiSlotRankRequest,
@@ -309,7 +309,7 @@ async def nowhere(request: Request) -> Response:
     """Answer an address that the contract does not have in the contract's form."""
     message = f"there is nothing at {request.method} {request.url.path[:200]}; versions v1.0, v1.1-preview.N and 2022-09-01-preview are served"
     content = {"error": {"code": "ResourceNotFound", "message": message}}
-    return json_response(content, status=404, headers={"apim-request-id": request_id_of(request)})
+    return json_response(content, status=404, headers={"apim-request-id": request_id_of(first_headers(request.scope))})
 
 
 Handler = Callable[[Ask], Awaitable[Response]]
@@ -373,7 +373,7 @@ def _endpoint(scope: Scope, handler: Handler, code: str) -> Callable[[Request], 
     async def endpoint(request: Request) -> Response:
         parts: Parts = request.app.state.parts
         started = time.perf_counter()
-        request_id = request_id_of(request)
+        request_id = request_id_of(first_headers(request.scope))
         try:
             response = await handler(Ask(request, parts, _authorise(request, parts, scope)))
         except NextofferError as error:

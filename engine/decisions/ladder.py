@@ -15,7 +15,7 @@ from engine.rewards.attribution import BOT
 from policies.errors import NoEligibleOfferError
 from policies.protocols import PolicyTraits
 from policies.records import DecisionTable, FloatArray, PolicyRef
-from policies.sampling import Draws, decide
+from policies.sampling import decide_one
 
 BASELINE = "baseline"
 APPRENTICE = "apprentice"
@@ -64,9 +64,10 @@ def bot_order(order: tuple[str, ...]) -> LoadedPolicy:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rung:
-    """What a decision was drawn from, which policy answered, and why those above it did not."""
+    """What a decision was drawn from (shape ``(k,)``), which offer, which policy answered, and why those above did not."""
 
-    draws: Draws
+    probabilities: list[float]
+    chosen: int
     loaded: LoadedPolicy
     name: str
     faults: tuple[str, ...]
@@ -91,11 +92,10 @@ class Ladder:
             If nothing may be shown.
         """
         faults: list[str] = []
-        uniforms = np.asarray([uniform])
         if ref is not None and ref != BASELINE:
             for name, loaded in self._snapshots(ref, faults):
                 try:
-                    draws = decide(loaded.policy, table, uniforms=uniforms, explore_share=explore_share)
+                    drawn = decide_one(loaded.policy, table, uniform=uniform, explore_share=explore_share)
                 except NoEligibleOfferError:
                     raise
                 except Exception as error:  # a plug-in may raise anything, and the page must not break
@@ -103,10 +103,10 @@ class Ladder:
                     continue
                 if name == "policy":
                     self._last_good[ref] = loaded
-                return Rung(draws, loaded, name, tuple(faults))
+                return Rung(*drawn, loaded, name, tuple(faults))
         last = baseline(order)
-        draws = decide(last.policy, table, uniforms=uniforms, explore_share=explore_share)
-        return Rung(draws, last, "baseline", tuple(faults))
+        drawn = decide_one(last.policy, table, uniform=uniform, explore_share=explore_share)
+        return Rung(*drawn, last, "baseline", tuple(faults))
 
     def draw_baseline(self, ref: str | None, table: DecisionTable, *, uniform: float, order: tuple[str, ...]) -> Rung:
         """Answer with the baseline order for certain: to a machine (``ref`` is ``bot``), or in the place of a policy that learns from it.
@@ -121,9 +121,9 @@ class Ladder:
             apprentice = self._registry.find(ref)
             order_version = baseline(order).ref.version
             loaded = LoadedPolicy(baseline(order).policy, apprentice.ref, order_version, "")
-        draws = decide(loaded.policy, table, uniforms=np.asarray([uniform]), explore_share=0.0)
+        drawn = decide_one(loaded.policy, table, uniform=uniform, explore_share=0.0)
         name = BOT if ref == BOT else "baseline" if loaded.ref.name == BASELINE else APPRENTICE
-        return Rung(draws, loaded, name, ())
+        return Rung(*drawn, loaded, name, ())
 
     def _snapshots(self, ref: str, faults: list[str]) -> Iterator[tuple[str, LoadedPolicy]]:
         current: LoadedPolicy | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from concurrent.futures import Future
 from datetime import datetime
 
@@ -16,6 +16,7 @@ from policies.errors import ConflictError, OverloadedError, StoreUnavailableErro
 COMMIT_TIMEOUT_S = 5.0
 BULK = 500
 _MAX_UNRECORDED = 100_000
+_LOOK_S = 0.05
 
 
 class DurableLog:
@@ -36,6 +37,7 @@ class DurableLog:
         self._unrecorded: OrderedDict[str, None] = OrderedDict()
         self._to_void: OrderedDict[str, datetime] = OrderedDict()
         self._lock = threading.Lock()
+        self._patience: _Patience | None = None
 
     def submit(self, rows: list[FactRow]) -> Future[list[Receipt]]:
         """Queue rows that are committed together.
@@ -67,13 +69,16 @@ class DurableLog:
                 raise _too_slow(self.commit_timeout_s) from error
         return out
 
-    async def awaited(self, rows: list[FactRow]) -> list[Receipt]:
+    def awaited(self, rows: list[FactRow]) -> asyncio.Future[list[Receipt]]:
         """``wait`` for an event loop, all rows in one part."""
-        try:
-            async with asyncio.timeout(self.commit_timeout_s):
-                return await asyncio.wrap_future(self.submit(rows))
-        except TimeoutError as error:
-            raise _too_slow(self.commit_timeout_s) from error
+        future = self.writer.submit_in_loop(rows)
+        patience = self._patience
+        if patience is None or patience.loop is not future.get_loop():
+            patience = self._patience = _Patience(future.get_loop(), self.commit_timeout_s)
+        patience.watch(future)
+        if self._to_void and self.writer.is_healthy:
+            self._take_back()
+        return future
 
     def note_unrecorded(self, decision_id: str, at: datetime) -> None:
         """Remember a decision that was answered as not recorded.
@@ -110,6 +115,32 @@ class DurableLog:
     def close(self) -> None:
         """Commit what waits, then stop."""
         self.writer.close()
+
+
+class _Patience:
+    """Fails the futures of a loop that have waited too long, with one timer for all: a timer each costs as much as the wait."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, timeout_s: float) -> None:
+        self.loop = loop
+        self._timeout_s = timeout_s
+        self._waiting: deque[tuple[float, asyncio.Future[list[Receipt]]]] = deque()
+        self._is_set = False
+
+    def watch(self, future: asyncio.Future[list[Receipt]]) -> None:
+        self._waiting.append((self.loop.time() + self._timeout_s, future))
+        if not self._is_set:
+            self._is_set = True
+            self.loop.call_later(min(self._timeout_s, _LOOK_S), self._look)
+
+    def _look(self) -> None:
+        now, waiting = self.loop.time(), self._waiting
+        while waiting and (waiting[0][0] <= now or waiting[0][1].done()):
+            _, future = waiting.popleft()
+            if not future.done():
+                future.set_exception(_too_slow(self._timeout_s))
+        self._is_set = bool(waiting)
+        if waiting:
+            self.loop.call_later(min(self._timeout_s, _LOOK_S), self._look)
 
 
 def conflict(what: str, fact_id: str) -> ConflictError:

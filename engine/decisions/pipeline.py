@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import uuid
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from engine.decisions.configuration import Configuration, LivePlacement, offer_set_document
 from engine.decisions.ladder import BASELINE, Ladder, Rung, baseline
@@ -20,7 +15,7 @@ from engine.offers.placement import MAX_OFFERS
 from engine.registry.versions import Registry
 from engine.rewards.attribution import BOT
 from engine.store.database import Database
-from engine.store.facts import FactRow, check_text, decision_row, digest_of, to_us
+from engine.store.facts import FactRow, check_text, decision_row, digest_of, new_id, to_us
 from engine.subjects.links import People
 from engine.subjects.state import Encoder, SubjectStates
 from policies.eligibility import excluded_by
@@ -28,7 +23,7 @@ from policies.errors import InvalidInputError, NoEligibleOfferError
 from policies.records import (
     Decision,
     DecisionId,
-    DecisionTable,
+    DecisionOfOne,
     Features,
     OfferId,
     OfferSet,
@@ -43,6 +38,7 @@ SECRET_VERSION = 1
 _MAX_STORED_SETS = 10_000
 # Why an offer is not eligible in a slot: an earlier slot of the page shows it.
 PLACED = "placed"
+_MAX_KNOWN_NAMES = 10_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,6 +98,7 @@ class Pipeline:
         self._ladder = Ladder(registry)
         self._encoders: dict[str, Encoder] = {}
         self._stored_sets: set[str] = set()
+        self._known_names: set[str] = set()  # of features, found good before
 
     def prepare(self, request: DecisionRequest) -> Prepared:
         """Make a decision without writing it.
@@ -113,12 +110,12 @@ class Pipeline:
         """
         subject = check_text(request.subject, what="subject")
         live = self._configuration.placement(request.placement)
-        _check_features(request.features)
+        self._check_features(request.features)
         at = request.at or self._clock()
         at_us = to_us(at)
-        at = at.astimezone(UTC)
-        decision_id = uuid.uuid4().hex if request.id is None else check_text(request.id, what="decision id")
-        digest = digest_of_request(request)
+        if at.tzinfo is not UTC:
+            at = at.astimezone(UTC)
+        decision_id = new_id(at_us) if request.id is None else check_text(request.id, what="decision id")
         offers = live.offers if request.offers is None else _candidates(request.offers)
         features = self._with_traits(subject, request.features)
         excluded = self._excluded(live, request, offers, features, at)
@@ -130,12 +127,15 @@ class Pipeline:
             else _without_experiment(live, request)
         )
         vectors, cursor = self._state(live, subject, at)
-        if excluded:
-            eligible = np.asarray([[offer not in excluded for offer in offers.ids]], dtype=np.bool_)
-        else:
-            eligible = np.ones((1, len(offers)), dtype=np.bool_)
-        table = _table_of_one(offers, eligible, subject, features, vectors, at)
         uniform = uniform_for(self._secret, live.placement.id, decision_id)
+        table = DecisionOfOne(
+            offers,
+            subject=subject,
+            features=features,
+            at_us=at_us,
+            vectors=vectors,
+            allowed=[offer not in excluded for offer in offers.ids] if excluded else None,
+        )
         order = live.order if request.offers is None else ()
         explore_share = live.placement.explore_share if request.role == "policy" else 0.0
         if request.role == "policy":
@@ -144,24 +144,28 @@ class Pipeline:
             )
         else:
             rung = self._ladder.draw_baseline(allocation.policy, table, uniform=uniform, order=order)
-        kept = [i for i, offer in enumerate(offers.ids) if offer not in excluded] if excluded else None
-        drawn, chosen = rung.draws.probabilities[0], int(rung.draws.chosen[0])
+        shown, probabilities, chosen = offers.ids, rung.probabilities, rung.chosen
+        if excluded:
+            kept = [i for i, offer in enumerate(offers.ids) if offer not in excluded]
+            shown, chosen = tuple(offers.ids[i] for i in kept), kept.index(chosen)
+            probabilities = [probabilities[i] for i in kept]
+        loaded = rung.loaded
         decision = Decision(
             id=DecisionId(decision_id),
             placement=PlacementId(live.placement.id),
             subject=SubjectId(subject),
             at=at,
-            offers=offers.ids if kept is None else tuple(offers.ids[i] for i in kept),
-            probabilities=tuple((drawn if kept is None else drawn[kept]).tolist()),
-            chosen=chosen if kept is None else kept.index(chosen),
+            offers=shown,
+            probabilities=tuple(probabilities),
+            chosen=chosen,
             offer_set_revision=offers.revision,
-            policy=rung.loaded.ref,
-            snapshot=rung.loaded.snapshot,
+            policy=loaded.ref,
+            snapshot=loaded.snapshot,
             rung=rung.name,
             explore_share=explore_share,
             uniform=uniform,
             secret_version=SECRET_VERSION,
-            feature_space=rung.loaded.feature_space,
+            feature_space=loaded.feature_space,
             context=features,
             vectors=vectors,
             event_cursor=cursor,
@@ -175,9 +179,10 @@ class Pipeline:
         )
         row = decision_row(
             decision,
-            digest=digest,
+            digest=digest_of_request(request),
             assignment=_assignment(allocation, subject, at_us, decision_id),
             offer_set=self._offer_set(live, offers),
+            is_new_id=request.id is None,
         )
         return Prepared(decision, row, offers, live, _explain(decision, allocation, rung) if request.explain else None)
 
@@ -223,6 +228,17 @@ class Pipeline:
         if offers.revision in self._stored_sets:
             return None
         return (offers.revision, live.offers_document if offers is live.offers else offer_set_document(offers))
+
+    def _check_features(self, features: Features) -> None:
+        if len(features) > MAX_FEATURES:
+            raise InvalidInputError(f"a request has {len(features)} features; at most {MAX_FEATURES} are taken")
+        if not features.keys() <= self._known_names:
+            for name in features:
+                check_text(name, what="name of a feature")
+            if len(self._known_names) >= _MAX_KNOWN_NAMES:
+                self._known_names.clear()
+            self._known_names.update(features)
+        check_features(features, where="the request")
 
     def _with_traits(self, subject: str, features: Features) -> Features:
         traits = self._subjects.traits(subject)
@@ -275,32 +291,6 @@ class Pipeline:
         return {"sequence": vector}, cursor
 
 
-def _table_of_one(
-    offers: OfferSet,
-    eligible: NDArray[np.bool_],
-    subject: str,
-    features: Features,
-    vectors: Mapping[str, tuple[float, ...]],
-    at: datetime,
-) -> DecisionTable:
-    """``DecisionTable.from_contexts`` of one context, without looking again at what was checked at the door."""
-    columns: dict[str, NDArray[Any]] = {}
-    for name in sorted(features):
-        value = features[name]
-        columns[name] = (
-            np.array([value]) if isinstance(value, str) else np.array([math.nan if value is None else float(value)])
-        )
-    table = object.__new__(DecisionTable)
-    put = object.__setattr__
-    put(table, "offers", offers)
-    put(table, "eligible", eligible)
-    put(table, "columns", columns)
-    put(table, "vectors", {name: np.array([vectors[name]], dtype=np.float32) for name in sorted(vectors)})
-    put(table, "subjects", np.array([subject]))
-    put(table, "at", np.array([at.replace(tzinfo=None)], dtype="datetime64[us]"))
-    return table
-
-
 def digest_of_request(request: DecisionRequest) -> bytes:
     """What makes two requests with one id the same: everything but the clock and the wish for an explanation."""
     if request.digest is not None:
@@ -321,14 +311,6 @@ def digest_of_request(request: DecisionRequest) -> bytes:
 
 def _without_experiment(live: LivePlacement, request: DecisionRequest) -> Allocation:
     return Allocation(BOT if request.role == "bot" else live.placement.policy)
-
-
-def _check_features(features: Features) -> None:
-    if len(features) > MAX_FEATURES:
-        raise InvalidInputError(f"a request has {len(features)} features; at most {MAX_FEATURES} are taken")
-    for name in features:
-        check_text(name, what="name of a feature")
-    check_features(features, where="the request")
 
 
 def _candidates(offers: tuple[Any, ...]) -> OfferSet:

@@ -530,7 +530,8 @@ def open_service(
 
 
 def _helper(database: Database, folder: Path) -> Writer:
-    from engine.store.writer_process import SocketWriter, socket_path, start_helper
+    from engine.store.writer_client import SocketWriter
+    from engine.store.writer_process import socket_path, start_helper
 
     url = database.url.render_as_string(hide_password=False)
     path = socket_path(folder)

@@ -6,6 +6,8 @@ A row is a tuple of plain values, so that it crosses a process boundary by ``mar
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +24,8 @@ NEW, REPEAT, CONFLICT, UNKNOWN_DECISION = 0, 1, 2, 3
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 MAX_ID_LENGTH = 256
+_RANDOM: list[str] = []
+os.register_at_fork(after_in_child=_RANDOM.clear)  # two processes must not make the same ids
 
 
 class FactRow(NamedTuple):
@@ -45,6 +49,8 @@ class FactRow(NamedTuple):
         Row of ``assignments`` that comes with a decision, kept if it is the subject's first.
     offer_set
         ``(revision, document)`` that comes with a decision whose offers may not be stored yet.
+    is_new_id
+        Whether the id was made for this fact (``new_id``), so that no other fact can have it.
     """
 
     kind: int
@@ -55,6 +61,7 @@ class FactRow(NamedTuple):
     must_join: bool = False
     assignment: tuple[Any, ...] | None = None
     offer_set: tuple[str, str] | None = None
+    is_new_id: bool = False
 
 
 class Receipt(NamedTuple):
@@ -81,6 +88,20 @@ def to_us(moment: datetime) -> int:
 def from_us(at_us: int) -> datetime:
     """Aware datetime in UTC."""
     return _EPOCH + timedelta(microseconds=at_us)
+
+
+def new_id(at_us: int) -> str:
+    """Id for a fact whose caller gave none: 48 bits of time, then 80 random ones, as 32 hexadecimal digits.
+
+    Ids that grow with time are neighbours in the key table: a batch touches one page of it, not one a row.
+    """
+    try:
+        random = _RANDOM.pop()
+    except IndexError:
+        many = os.urandom(10 * 256).hex()  # one call of the kernel for many ids
+        _RANDOM.extend(many[i : i + 20] for i in range(20, len(many), 20))
+        random = many[:20]
+    return f"{at_us // 1000:012x}{random}"
 
 
 def digest_of(content: Any) -> bytes:
@@ -115,6 +136,7 @@ def decision_row(
     digest: bytes,
     assignment: tuple[Any, ...] | None = None,
     offer_set: tuple[str, str] | None = None,
+    is_new_id: bool = False,
 ) -> FactRow:
     """Row of a decision; ``decision_from_values`` reads it back equal to the bit."""
     body = orjson.dumps(
@@ -130,11 +152,11 @@ def decision_row(
             "u": decision.uniform,
             "k": decision.secret_version,
             "f": decision.feature_space,
-            "x": dict(decision.context),
-            "w": dict(decision.vectors),
+            "x": _plain(decision.context),
+            "w": _plain(decision.vectors),
             "t": decision.event_cursor,
             "q": decision.variant_probability,
-            "d": dict(decision.excluded),
+            "d": _plain(decision.excluded),
         }
     )
     values = (
@@ -151,7 +173,13 @@ def decision_row(
         decision.propensity,
         body,
     )
-    return FactRow(DECISION, decision.id, digest, values, assignment=assignment, offer_set=offer_set)
+    return FactRow(
+        DECISION, decision.id, digest, values, assignment=assignment, offer_set=offer_set, is_new_id=is_new_id
+    )
+
+
+def _plain(mapping: Mapping[Any, Any]) -> dict[Any, Any]:
+    return mapping if type(mapping) is dict else dict(mapping)
 
 
 def decision_from_values(values: Any) -> Decision:

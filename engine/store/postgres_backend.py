@@ -81,11 +81,12 @@ class PostgresBackend:
         if head is None:
             raise StoreUnavailableError("the store has no ledger; run `nextoffer db upgrade`")
         offset = first = int(head[0])
-        wanted = {(row.kind, row.id) for row in rows} | {(DECISION, row.decision) for row in rows if row.decision}
-        kinds, ids = [k for k, _ in wanted], [i for _, i in wanted]
-        known: dict[tuple[int, str], tuple[bytes, int]] = {
-            (kind, fact_id): (bytes(digest), at) for kind, fact_id, digest, at in run(_KEYS, (kinds, ids))
-        }
+        wanted = {(row.kind, row.id) for row in rows if not row.is_new_id}
+        wanted |= {(DECISION, row.decision) for row in rows if row.decision}
+        known: dict[tuple[int, str], tuple[bytes, int]] = {}
+        if wanted:
+            kinds, ids = [k for k, _ in wanted], [i for _, i in wanted]
+            known = {(kind, fact_id): (bytes(digest), at) for kind, fact_id, digest, at in run(_KEYS, (kinds, ids))}
         receipts: list[Receipt] = []
         fresh: dict[int, list[tuple[Any, ...]]] = {}
         keys: list[tuple[int, str, bytes, int]] = []

@@ -34,7 +34,7 @@ _INSERTS = {
     LINK: "INSERT INTO links VALUES (?,?,?,?)",
 }
 _HEAD = "UPDATE ledger_head SET next_offset = next_offset + ? WHERE id = 1 RETURNING next_offset"
-_KEY = "INSERT INTO fact_keys VALUES (?,?,?,?) ON CONFLICT DO NOTHING"
+_KEY = "INSERT INTO fact_keys VALUES (?,?,?,?)"
 _STORED = "SELECT digest, ledger_offset FROM fact_keys WHERE kind = ? AND id = ?"
 _KNOWN = f"SELECT 1 FROM fact_keys WHERE kind = {DECISION} AND id = ?"
 _ASSIGNMENT = "INSERT INTO assignments VALUES (?,?,?,?,?,?,?) ON CONFLICT DO NOTHING"
@@ -78,26 +78,37 @@ class SqliteBackend:
         next_offset = int(run(_HEAD, (len(rows),)).fetchone()[0])
         offset = next_offset - len(rows)
         receipts: list[Receipt] = []
+        keys: dict[tuple[int, str], tuple[int, str, bytes, int]] = {}
         fresh: dict[int, list[tuple[object, ...]]] = {}
         assignments: list[tuple[object, ...]] = []
         offer_sets: list[tuple[str, str]] = []
         for row in rows:
-            joined = not row.decision or run(_KNOWN, (row.decision,)).fetchone() is not None
+            joined = (
+                not row.decision
+                or (DECISION, row.decision) in keys
+                or run(_KNOWN, (row.decision,)).fetchone() is not None
+            )
             if row.must_join and not joined:
                 receipts.append(Receipt(UNKNOWN_DECISION, -1, False))
                 continue
-            if run(_KEY, (row.kind, row.id, row.digest, offset)).rowcount == 1:
-                fresh.setdefault(row.kind, []).append((offset, *row.values))
-                if row.assignment is not None:
-                    assignments.append(row.assignment)
-                if row.offer_set is not None:
-                    offer_sets.append(row.offer_set)
-                receipts.append(Receipt(NEW, offset, joined))
-                offset += 1
+            key = (row.kind, row.id)
+            before = keys.get(key)
+            if before is None and not row.is_new_id:
+                stored = run(_STORED, key).fetchone()
+                before = None if stored is None else (*key, *stored)
+            if before is not None:
+                receipts.append(Receipt(REPEAT if bytes(before[2]) == row.digest else CONFLICT, before[3], joined))
                 continue
-            digest, first = run(_STORED, (row.kind, row.id)).fetchone()
-            receipts.append(Receipt(REPEAT if bytes(digest) == row.digest else CONFLICT, int(first), joined))
+            keys[key] = (*key, row.digest, offset)
+            fresh.setdefault(row.kind, []).append((offset, *row.values))
+            if row.assignment is not None:
+                assignments.append(row.assignment)
+            if row.offer_set is not None:
+                offer_sets.append(row.offer_set)
+            receipts.append(Receipt(NEW, offset, joined))
+            offset += 1
         many = self._connection.executemany
+        many(_KEY, keys.values())
         for kind, values in fresh.items():
             many(_INSERTS[kind], values)
         if assignments:

@@ -6,16 +6,18 @@ batch (no timer, no minimum): one ``fsync`` serves all that waited for it.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Protocol
 
 from engine.store.facts import FactRow, Receipt
 from policies.errors import InvalidInputError, OverloadedError, StoreUnavailableError
 
-DEFAULT_QUEUE_LIMIT = 20_000
+DEFAULT_QUEUE_LIMIT = 10_000
 MAX_BATCH = 5_000
 
 
@@ -57,9 +59,42 @@ class Writer(Protocol):
         """
         ...
 
+    def submit_in_loop(self, rows: Sequence[FactRow]) -> asyncio.Future[list[Receipt]]:
+        """``submit`` inside a running event loop, whose future it is."""
+        ...
+
     def close(self) -> None:
         """Commit what waits, then stop."""
         ...
+
+
+AnyFuture = Future[list[Receipt]] | asyncio.Future[list[Receipt]]
+Outcome = list[Receipt] | BaseException
+Submission = tuple[Sequence[FactRow], AnyFuture]
+
+
+def settle(heard: Sequence[tuple[AnyFuture, Outcome]]) -> None:
+    """Give each future what became of its rows; those of an event loop inside it, with one wake-up for all of them."""
+    running = asyncio._get_running_loop()
+    elsewhere: dict[asyncio.AbstractEventLoop, list[tuple[AnyFuture, Outcome]]] = {}
+    for future, outcome in heard:
+        loop = future.get_loop() if isinstance(future, asyncio.Future) else running
+        if loop is running:
+            _resolve(future, outcome)
+        elif loop is not None:
+            elsewhere.setdefault(loop, []).append((future, outcome))
+    for loop, waiting in elsewhere.items():
+        with suppress(RuntimeError):  # a closed loop: nobody waits there any more
+            loop.call_soon_threadsafe(settle, waiting)
+
+
+def _resolve(future: AnyFuture, outcome: Outcome) -> None:
+    if future.done():  # whoever asked has stopped waiting
+        return
+    if isinstance(outcome, BaseException):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
 
 
 class ThreadWriter:
@@ -76,7 +111,7 @@ class ThreadWriter:
     def __init__(self, open_backend: Callable[[], Backend], *, queue_limit: int = DEFAULT_QUEUE_LIMIT) -> None:
         self._open_backend = open_backend
         self._queue_limit = queue_limit
-        self._waiting: deque[tuple[Sequence[FactRow], Future[list[Receipt]]]] = deque()
+        self._waiting: deque[Submission] = deque()
         self._n_waiting = 0
         self._wake = threading.Condition()
         self._is_closing = False
@@ -92,14 +127,13 @@ class ThreadWriter:
     def submit(self, rows: Sequence[FactRow]) -> Future[list[Receipt]]:
         """Queue rows that are committed together."""
         future: Future[list[Receipt]] = Future()
-        with self._wake:
-            if self._is_closing:
-                raise StoreUnavailableError("the writer is closed; open the service again")
-            if self._n_waiting + len(rows) > self._queue_limit and self._waiting:
-                raise OverloadedError(self._n_waiting)
-            self._waiting.append((rows, future))
-            self._n_waiting += len(rows)
-            self._wake.notify()
+        self._put(rows, future)
+        return future
+
+    def submit_in_loop(self, rows: Sequence[FactRow]) -> asyncio.Future[list[Receipt]]:
+        """``submit`` inside a running event loop."""
+        future: asyncio.Future[list[Receipt]] = asyncio.get_running_loop().create_future()
+        self._put(rows, future)
         return future
 
     def close(self) -> None:
@@ -108,6 +142,16 @@ class ThreadWriter:
             self._is_closing = True
             self._wake.notify()
         self._thread.join()
+
+    def _put(self, rows: Sequence[FactRow], future: AnyFuture) -> None:
+        with self._wake:
+            if self._is_closing:
+                raise StoreUnavailableError("the writer is closed; open the service again")
+            if self._n_waiting + len(rows) > self._queue_limit and self._waiting:
+                raise OverloadedError(self._n_waiting)
+            self._waiting.append((rows, future))
+            self._n_waiting += len(rows)
+            self._wake.notify()
 
     def _run(self) -> None:
         backend: Backend | None = None
@@ -119,9 +163,7 @@ class ThreadWriter:
                 self._is_healthy = True
             except StoreUnavailableError as error:
                 self._is_healthy = False
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
+                settle([(future, error) for _, future in batch])
                 if backend is not None:
                     backend.close()
                 backend = None
@@ -133,11 +175,11 @@ class ThreadWriter:
         if backend is not None:
             backend.close()
 
-    def _next_batch(self) -> list[tuple[Sequence[FactRow], Future[list[Receipt]]]]:
+    def _next_batch(self) -> list[Submission]:
         with self._wake:
             while not self._waiting and not self._is_closing:
                 self._wake.wait()
-            batch: list[tuple[Sequence[FactRow], Future[list[Receipt]]]] = []
+            batch: list[Submission] = []
             n_rows = 0
             while self._waiting and (not batch or n_rows + len(self._waiting[0][0]) <= MAX_BATCH):
                 item = self._waiting.popleft()
@@ -146,29 +188,28 @@ class ThreadWriter:
             self._n_waiting -= n_rows
             return batch
 
-    def _fail_all(self, batch: Sequence[tuple[Sequence[FactRow], Future[list[Receipt]]]], error: BaseException) -> None:
+    def _fail_all(self, batch: Sequence[Submission], error: BaseException) -> None:
         with self._wake:
             self._is_closing = True
             rest, self._waiting = list(self._waiting), deque()
         failure = StoreUnavailableError(f"the writer stopped ({error!r}); restart the service")
-        for _, future in [*batch, *rest]:
-            if not future.done():
-                future.set_exception(failure)
+        settle([(future, failure) for _, future in [*batch, *rest]])
 
 
-def _append(backend: Backend, batch: Sequence[tuple[Sequence[FactRow], Future[list[Receipt]]]]) -> None:
+def _append(backend: Backend, batch: Sequence[Submission]) -> None:
     try:
         receipts = backend.append([row for rows, _ in batch for row in rows])
     except InvalidInputError as error:
         if len(batch) == 1:
-            batch[0][1].set_exception(error)
+            settle([(batch[0][1], error)])
             return
         # One submission holds something no store takes: it alone must fail.
         for item in batch:
             _append(backend, [item])
         return
+    heard: list[tuple[AnyFuture, Outcome]] = []
     at = 0
     for rows, future in batch:
-        if not future.done():
-            future.set_result(receipts[at : at + len(rows)])
+        heard.append((future, receipts[at : at + len(rows)]))
         at += len(rows)
+    settle(heard)

@@ -133,7 +133,7 @@ def test_each_rung_of_the_ladder_gives_a_valid_distribution(tmp_path: Path, faul
             rung = ladder.draw(
                 "p@1", table([True, False, True, True]), uniform=0.5, explore_share=0.3, order=("o1", "o3")
             )
-            return rung.name, rung.loaded.snapshot, rung.draws.probabilities[0].tolist()
+            return rung.name, rung.loaded.snapshot, rung.probabilities
 
         name, _, p = draw()
         assert name == "baseline"

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.decisions.pipeline import _table_of_one
+from engine.store.facts import to_us
 from policies.errors import NoEligibleOfferError, ProbabilityError
 from policies.features import FeatureSpace
 from policies.protocols import PolicyTraits
-from policies.records import Context, DecisionTable, FeatureValue, FloatArray, SubjectId
+from policies.records import Context, DecisionOfOne, DecisionTable, FeatureValue, FloatArray, SubjectId
 from policies.sampling import decide
 from tests.engine.service_world import START, offer, shop
 
@@ -83,7 +83,9 @@ def test_a_table_of_one_is_the_table_of_its_context(features: dict[str, FeatureV
     eligible = np.asarray([[True, False, True]])
     offers = shop().offer_set
     vectors = {"sequence": tuple(vector)}
-    fast = _table_of_one(offers, eligible, "u1", features, vectors, START)
+    fast = DecisionOfOne(
+        offers, allowed=[True, False, True], subject="u1", features=features, vectors=vectors, at_us=to_us(START)
+    )
     slow = DecisionTable.from_contexts(offers, [Context(SubjectId("u1"), features, vectors, START)], eligible=eligible)
     assert list(fast.columns) == list(slow.columns)
     for name, column in slow.columns.items():
@@ -92,5 +94,9 @@ def test_a_table_of_one_is_the_table_of_its_context(features: dict[str, FeatureV
     assert np.array_equal(fast.vectors["sequence"], slow.vectors["sequence"])
     assert (fast.subjects, fast.at, fast.offers) == (slow.subjects, slow.at, slow.offers)
     space = FeatureSpace.fit(slow)
+    row = space.encode_contexts(fast)[0]
+    positions, values = space.sparse_row(fast)
+    assert positions == row.nonzero()[0].tolist()
+    assert np.asarray(values, dtype=np.float32).tolist() == row[positions].tolist()
     twice = slow.take(np.asarray([0, 0]))
     assert space.encode_contexts(fast).tolist() == space.encode_contexts(twice)[:1].tolist()
