@@ -1,6 +1,7 @@
 """Regret on classification sets turned into bandits, with one fixed default, beside VW, coba and MABWiser.
 
-``python -m benchmarks.regret [--quick] [--rows N] [--shuffles N] [--choose]``
+``python -m benchmarks.regret [--quick] [--rows N] [--shuffles N] [--keep DIR] [--choose]``
+``python -m benchmarks.regret --part retention|tabular [--seeds N] [--algorithms ppo dqn] --keep DIR``
 
 Progressive validation: each row is decided before it is learned from. ``--choose`` shows how the default was found, on
 sets that come with scikit-learn and none of the six. coba and MABWiser run where they are installed.
@@ -8,7 +9,9 @@ sets that come with scikit-learn and none of the six. coba and MABWiser run wher
 
 from __future__ import annotations
 
+import argparse
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -32,6 +35,7 @@ from benchmarks._bandits import (
 )
 from benchmarks._figures import Figure, finish, parser
 from benchmarks._kept import Kept
+from benchmarks._retention import SWEEP, sweep, tabular_share
 from policies.features import FeatureSpace
 from policies.linear import LinTS, LinUCB
 from policies.protocols import OnlineLearner
@@ -193,6 +197,34 @@ def _error(values: FloatArray) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
+def conversions(options: argparse.Namespace, *, n_rows: int, n_shuffles: int) -> list[Figure]:
+    """The classification sets."""
+    sets = {name: load(name) for name in FILES}
+    kept = Kept(options.keep / "regret.jsonl" if options.keep else None)
+    seed, can_judge = options.seed, not options.quick
+    regrets = measure(candidates(), sets, n_rows=n_rows, n_shuffles=n_shuffles, seed=seed, kept=kept)
+    saved = warm_start(sets, n_rows=n_rows, n_shuffles=n_shuffles, seed=seed, can_judge=can_judge, kept=kept)
+    return [*compare(regrets, can_judge=can_judge), saved]
+
+
+def planning(options: argparse.Namespace) -> list[Figure]:
+    """Reinforcement learning against bandits, in simulation; in a folder, so that hours need not be in one piece."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.keep or Path(scratch)
+        out: list[Figure] = []
+        if options.part in ("tabular", "all"):
+            out += tabular_share(folder, n_seeds=1 if options.quick else options.seeds, seed=options.seed)
+        if options.part in ("retention", "all"):
+            out += sweep(
+                folder,
+                n_seeds=1 if options.quick else options.seeds,
+                seed=options.seed,
+                algorithms=options.algorithms,
+                coefficients=options.coefficients[:1] if options.quick else options.coefficients,
+            )
+    return out
+
+
 def main() -> int:
     """Run all of it, or show how the default was chosen."""
     made = parser(__doc__)
@@ -201,6 +233,15 @@ def main() -> int:
     made.add_argument(
         "--keep", type=Path, default=None, help="folder of what was measured: a run that was cut off goes on from it"
     )
+    made.add_argument(
+        "--part",
+        choices=["conversions", "retention", "tabular", "all"],
+        default="conversions",
+        help="conversions of classification sets; or planning against bandits (reinforcement learning: minutes a seed)",
+    )
+    made.add_argument("--seeds", type=int, default=10, help="of the parts in the simulator")
+    made.add_argument("--algorithms", nargs="*", default=["ppo"], choices=["ppo", "dqn"])
+    made.add_argument("--coefficients", nargs="*", type=float, default=list(SWEEP), help="discount dependence")
     made.add_argument("--choose", action="store_true", help="regret of a grid on other sets; nothing is judged")
     options = made.parse_args()
     n_rows = options.rows or (200 if options.quick else 2_000)
@@ -215,15 +256,11 @@ def main() -> int:
                 f"{name:32s} mean rank {rank:5.2f}   mean regret {np.mean([v[name].mean() for v in regrets.values()]):.4f}"
             )
         return 0
-    sets = {name: load(name) for name in FILES}
-    kept = Kept(options.keep / "regret.jsonl" if options.keep else None)
-    regrets = measure(candidates(), sets, n_rows=n_rows, n_shuffles=n_shuffles, seed=options.seed, kept=kept)
-    figures = compare(regrets, can_judge=not options.quick)
-    figures.append(
-        warm_start(
-            sets, n_rows=n_rows, n_shuffles=n_shuffles, seed=options.seed, can_judge=not options.quick, kept=kept
-        )
-    )
+    figures: list[Figure] = []
+    if options.part in ("conversions", "all"):
+        figures += conversions(options, n_rows=n_rows, n_shuffles=n_shuffles)
+    if options.part in ("retention", "tabular", "all"):
+        figures += planning(options)
     print(f"{time.monotonic() - started:.0f} s", file=sys.stderr)
     return finish("regret", figures, quick=options.quick, path=options.json, seed=options.seed)
 

@@ -155,8 +155,11 @@ class OnnxRewardModel:
 
     def expected_reward(self, table: DecisionTable) -> FloatArray:
         """Expected reward of every pair, shape ``(n, k)``."""
-        x = self.space.encode_contexts(table)
-        offers = np.ascontiguousarray(self.space.encode_offers(table.offers))
+        return self.score(self.space.encode_contexts(table), self.space.encode_offers(table.offers))
+
+    def score(self, x: NDArray[np.float32], offers: NDArray[np.float32]) -> FloatArray:
+        """The same from encoded contexts ``(n, d)`` and offers ``(k, e)``."""
+        offers = np.ascontiguousarray(offers)
         out = np.empty((len(x), len(offers)), dtype=np.float64)
         step = max(1, _PAIRS_PER_CALL // len(offers))
         for start in range(0, len(x), step):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,16 +18,24 @@ _OPSET = 17
 
 
 def network_artifact(
-    module: Any, *, space: FeatureSpace, offers: OfferSet, rng: np.random.Generator, n_checked: int = 257
+    module: Any,
+    *,
+    space: FeatureSpace,
+    offers: OfferSet,
+    rng: np.random.Generator,
+    n_checked: int = 257,
+    form: Literal["softmax", "greedy"] = "softmax",
 ) -> tuple[Artifact, float]:
     """Export an actor and compare the graph with it on random observations.
 
     Parameters
     ----------
     module
-        A ``MaskedActorCritic``.
+        A network of ``engine.training.rl_module``: its ``actor`` is what is exported.
     n_checked
         Observations in the comparison; another number of rows than the graph was traced with.
+    form
+        How the served policy turns the network's numbers into probabilities: ``greedy`` for action values.
 
     Returns
     -------
@@ -61,7 +69,7 @@ def network_artifact(
         opset_version=_OPSET,
         dynamo=False,
     )
-    policy = OnnxPolicy(buffer.getvalue(), space, offers.ids)
+    policy = OnnxPolicy(buffer.getvalue(), space, offers.ids, form=form)
     features = rng.standard_normal((n_checked, width)).astype(np.float32)
     mask = (rng.random((n_checked, n_offers)) < 0.6).astype(np.float32)
     mask[:, 0] = 1.0

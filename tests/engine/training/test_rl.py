@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.training.rl import PPOSettings, train
+from engine.training.rl import RLSettings, train
 from engine.training.rl_export import PARITY_TOLERANCE
 from policies.artifact import load_artifact
 from policies.contract import check_policy
@@ -26,9 +26,9 @@ def test_a_folder_with_a_policy_is_refused_before_anything_is_trained(tmp_path: 
     """Minutes of training are not spent on a result that may not be written, nor on resuming from nothing."""
     (tmp_path / "policy").mkdir()
     with pytest.raises(StateError, match="--resume"):
-        train(tmp_path / "scenario", tmp_path, settings=PPOSettings())
+        train(tmp_path / "scenario", tmp_path, settings=RLSettings())
     with pytest.raises(StateError, match="no checkpoint"):
-        train(tmp_path / "scenario", tmp_path, settings=PPOSettings(), is_resumed=True)
+        train(tmp_path / "scenario", tmp_path, settings=RLSettings(), is_resumed=True)
 
 
 @pytest.fixture(scope="module")
