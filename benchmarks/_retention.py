@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 # Ray would otherwise import TensorFlow where it is installed.
 os.environ.setdefault("RLLIB_TEST_NO_TF_IMPORT", "1")
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from engine.training.rl import AlgorithmName
 
 SWEEP = (0.0, 0.2, 0.9, 1.4)
-OUTCOME = "kept_30d"
+OUTCOME: Literal["kept_30d"] = "kept_30d"
 _N_LOGGED = 20_000  # visitors of the log that everybody learns from
 _N_CHOOSING = 10_000  # visitors on which the best bandit is chosen
 _N_JUDGED = 20_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
 
 from policies.artifact import Artifact
 from policies.errors import InvalidInputError
@@ -74,7 +75,7 @@ class CrossedRidgeRewardModel:
 
     def expected_reward(self, table: DecisionTable) -> FloatArray:
         """Posterior mean reward, shape ``(n, k)``."""
-        x, z = _with_one(self.space.encode_contexts(table)), _with_one(self.space.encode_offers(table.offers))
+        x, z = with_one(self.space.encode_contexts(table)), with_one(self.space.encode_offers(table.offers))
         return np.asarray(x @ self._theta.reshape(x.shape[1], z.shape[1]) @ z.T)
 
     def learn(self, batch: InteractionBatch) -> None:
@@ -82,8 +83,8 @@ class CrossedRidgeRewardModel:
         n = len(batch)
         if n == 0:
             return
-        x = _with_one(self.space.encode_contexts(batch.table))
-        z = _with_one(self.space.encode_offers(batch.table.offers))[batch.chosen]
+        x = with_one(self.space.encode_contexts(batch.table))
+        z = with_one(self.space.encode_offers(batch.table.offers))[batch.chosen]
         fade = fading(n, self.half_life)
         self._gram *= fade.whole
         self._moment *= fade.whole
@@ -96,6 +97,19 @@ class CrossedRidgeRewardModel:
         solved = np.linalg.solve(self._gram + self.ridge * np.eye(self.width), self._moment)
         self._theta = np.asarray(solved, dtype=np.float64)
 
+    def coefficients(self) -> FloatArray:
+        """Posterior mean, shape ``(context + 1, offer + 1)``."""
+        return self._theta.reshape(self.space.context_width + 1, self.space.offer_width + 1)
+
+    def covariance(self) -> FloatArray:
+        """Posterior covariance of the flat coefficients, in units of the noise."""
+        return np.asarray(np.linalg.inv(self._gram + self.ridge * np.eye(self.width)))
+
+    def posterior_root(self) -> FloatArray:
+        """A matrix ``R`` with ``R Rᵀ`` the covariance: standard normal vectors become draws of the coefficients."""
+        lower = np.linalg.cholesky(self._gram + self.ridge * np.eye(self.width))
+        return np.asarray(solve_triangular(lower, np.eye(self.width), lower=True, trans="T"))
+
     def to_artifact(self) -> Artifact:
         """Parameters and sums."""
         return Artifact(
@@ -105,7 +119,8 @@ class CrossedRidgeRewardModel:
         )
 
 
-def _with_one(x: NDArray[np.float32]) -> FloatArray:
+def with_one(x: NDArray[np.float32]) -> FloatArray:
+    """Features and a constant, float64."""
     return np.concatenate([x, np.ones((len(x), 1))], axis=1, dtype=np.float64)
 
 

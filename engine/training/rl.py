@@ -11,6 +11,7 @@ neither ray nor torch.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import shutil
@@ -42,6 +43,7 @@ ONLINE: tuple[AlgorithmName, ...] = ("ppo", "dqn")
 OFFLINE: tuple[AlgorithmName, ...] = ("bc", "marwil")
 # Ray would take a third of the machine's memory; networks and episodes of this size need a sliver of it.
 _OBJECT_STORE = 200_000_000
+_MODULE_IN_CHECKPOINT = "learner_group/learner/rl_module/default_policy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,12 +235,15 @@ def _run(
         checkpoint.mkdir(parents=True, exist_ok=True)
         algorithm.save_to_path(str(checkpoint.resolve()))
         artifact, difference = network_artifact(
-            algorithm.get_module(), space=space, offers=offers, rng=np.random.default_rng(settings.seed),
+            _module(algorithm, checkpoint), space=space, offers=offers, rng=np.random.default_rng(settings.seed),
             form="greedy" if settings.algorithm == "dqn" else "softmax",
         )  # fmt: skip
     finally:
         if algorithm is not None:
             algorithm.stop()
+        # Readers of episodes complain where they outlive Ray.
+        algorithm = None
+        gc.collect()
         if is_ours:
             ray.shutdown()
     if difference > PARITY_TOLERANCE:
@@ -257,6 +262,15 @@ def _run(
     }
     (out / "training.json").write_text(json.dumps(report, indent=1))
     return report
+
+
+def _module(algorithm: Algorithm, checkpoint: Path) -> Any:
+    """The trained network; an algorithm over logged episodes has no runner to ask, so its checkpoint is read."""
+    if algorithm.env_runner_group is not None:
+        return algorithm.get_module()
+    from ray.rllib.core.rl_module.rl_module import RLModule
+
+    return RLModule.from_checkpoint(str((checkpoint / _MODULE_IN_CHECKPOINT).resolve()))
 
 
 def _progress(result: dict[str, Any]) -> dict[str, float]:

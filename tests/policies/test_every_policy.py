@@ -18,13 +18,16 @@ from policies.features import FeatureSpace
 from policies.fixed import FixedOrder, IncumbentRules, MostPopular, Uniform, fit_incumbent
 from policies.greedy import greedy
 from policies.linear import LinTS, LinUCB
+from policies.logistic import LogisticThompson
 from policies.protocols import LearningRewardModel, OnlineLearner, PolicyTraits, SaveablePolicy, SaveableRewardModel
 from policies.records import DecisionTable, FloatArray, InteractionBatch, Offer, OfferId, OfferSet
 from policies.registry import GROUP, REWARD_MODEL_GROUP, load_policy, load_reward_model
 from policies.reward_models import CrossedRidgeRewardModel, RidgeRewardModel
+from policies.shared_linear import SharedLinTS, SharedLinUCB
 from policies.squarecb import squarecb
 from policies.thompson import BetaThompson, GaussianThompson
 from policies.vw import VowpalWabbit
+from policies.windowed import Windowed
 from tests.policies.graphs import policy_graph, reward_graph
 from tests.policies.worlds import batch, table
 
@@ -42,6 +45,12 @@ LEARNERS: dict[str, Callable[[], OnlineLearner]] = {
     "linucb, forgetting": lambda: LinUCB(SPACE, half_life=25),
     "lints": lambda: LinTS(SPACE),
     "lints, forgetting": lambda: LinTS(SPACE, half_life=25),
+    "linucb, learnt prior": lambda: LinUCB(SPACE, learns_prior=True),
+    "shared_linucb": lambda: SharedLinUCB(SPACE),
+    "shared_lints": lambda: SharedLinTS(SPACE, scale=0.2, n_nodes=256),
+    "logistic_thompson": lambda: LogisticThompson(SPACE),
+    "windowed": lambda: Windowed(LinTS(SPACE), window=2_500, n_parts=3),
+    "windowed, vw": lambda: Windowed(VowpalWabbit(SPACE, bits=12), window=2_500, n_parts=2),
     "vw": lambda: VowpalWabbit(SPACE),
     "vw, epsilon": lambda: VowpalWabbit(SPACE, explorer="epsilon"),
     "vw, softmax": lambda: VowpalWabbit(SPACE, explorer="softmax"),

@@ -11,7 +11,7 @@ from policies.errors import InvalidInputError
 from policies.features import FeatureSpace
 from policies.linear import LinTS, LinUCB
 from policies.linear_state import DisjointLinear
-from policies.records import FloatArray
+from policies.records import DecisionTable, FloatArray, InteractionBatch, Offer, OfferId, OfferSet
 from policies.reward_models import CrossedRidgeRewardModel, RidgeRewardModel
 from tests.policies.worlds import batch, table
 
@@ -131,3 +131,25 @@ def test_nonsense_parameters_are_refused() -> None:
         LinUCB(SPACE, ridge=0.0)
     with pytest.raises(InvalidInputError, match="scale"):
         LinTS(SPACE, scale=0.0)
+
+
+def test_a_new_offer_starts_from_offers_like_it() -> None:
+    """With a learnt prior an unseen offer that looks like a good one is expected to earn more than one like a bad one."""
+    cheap = [Offer(OfferId(f"c{i}"), {"price_eur": 1.0 + i / 10}) for i in range(3)]
+    dear = [Offer(OfferId(f"d{i}"), {"price_eur": 9.0 + i / 10}) for i in range(3)]
+    known = OfferSet([*cheap[:2], *dear[:2]])
+    n = 600
+    t = DecisionTable(known, np.ones((n, 4), dtype=np.bool_), {"pages": np.random.default_rng(0).normal(size=n)})
+    chosen = np.arange(n) % 4
+    log = InteractionBatch(t, chosen, np.full(n, 0.25), (chosen < 2).astype(np.float64))
+    state = DisjointLinear(FeatureSpace.fit(t), ridge=1.0, learns_prior=True)
+    state.learn(log)
+    later = DecisionTable(OfferSet([cheap[2], dear[2]]), np.ones((5, 2), dtype=np.bool_), {"pages": np.zeros(5)})
+    mean, variance = state.mean_and_variance(later)
+    assert (mean[:, 0] > mean[:, 1] + 0.3).all()
+    assert (variance > 3 * state.mean_and_variance(t.take(slice(0, 1)))[1].max()).all()
+    unlearnt = DisjointLinear(FeatureSpace.fit(t), ridge=1.0)
+    unlearnt.learn(log)
+    assert unlearnt.mean(later) == pytest.approx(0.0)
+    state.learn(InteractionBatch(later, np.zeros(5, dtype=np.int64), np.full(5, 0.5), np.zeros(5)))
+    assert (state.mean(later)[:, 0] < mean[:, 0]).all()
