@@ -33,45 +33,52 @@ Row = tuple[str, int, str, int, int, int, float, str]
 Cell = tuple[int, str, int, str]
 
 _PEOPLE = "CREATE TEMP TABLE people (id TEXT PRIMARY KEY, name TEXT NOT NULL)"
-# Whoever is one id has one variant, or something is wrong. Ids that are one person share a name and may have crossed over before
-# the login: the person has the phase, variant and time of the first that any of them saw.
-_SEEN = """
-shown AS MATERIALIZED (
-  SELECT d.subject AS id, p.name, d.phase, d.variant, d.ledger_offset,
-    CASE WHEN d.is_activated THEN d.at_us ELSE a.at_us END AS seen_us
-  FROM decisions d LEFT JOIN activations a ON a.decision = d.id LEFT JOIN people p ON p.id = d.subject
-  WHERE d.experiment = :experiment AND (d.is_activated OR a.at_us IS NOT NULL) {decisions}
-    AND NOT EXISTS (SELECT 1 FROM voids v WHERE v.decision = d.id AND v.ledger_offset > d.ledger_offset)
-), seen AS MATERIALIZED (
-  SELECT id AS subject, id, MIN(phase) AS phase,
-    CASE WHEN MIN(variant) = MAX(variant) THEN MIN(variant) ELSE '' END AS variant, MIN(seen_us) AS exposed_us
-  FROM shown WHERE name IS NULL GROUP BY id
-  UNION ALL SELECT name, id, phase, variant, seen_us FROM (
-    SELECT s.*, ROW_NUMBER() OVER (PARTITION BY s.name ORDER BY s.seen_us, s.ledger_offset) AS place
-    FROM shown s WHERE s.name IS NOT NULL
-  ) ranked WHERE place = 1
+# Whether a decision was seen and not taken back; few are of either kind, so neither is joined with all decisions.
+_IS_SEEN = """
+d.experiment = :experiment
+AND (d.is_activated OR EXISTS (SELECT 1 FROM activations a WHERE a.decision = d.id))
+AND (d.id NOT IN (SELECT v.decision FROM voids v)
+  OR NOT EXISTS (SELECT 1 FROM voids v WHERE v.decision = d.id AND v.ledger_offset > d.ledger_offset))
+"""
+_SEEN_US = (
+    "CASE WHEN d.is_activated THEN d.at_us ELSE (SELECT MIN(a.at_us) FROM activations a WHERE a.decision = d.id) END"
 )
+# Whoever is one id has one variant, or something is wrong.
+_SEEN_ALONE = f"""
+SELECT d.subject AS subject, d.subject AS id, MIN(d.phase) AS phase,
+  CASE WHEN MIN(d.variant) = MAX(d.variant) THEN MIN(d.variant) ELSE '' END AS variant, MIN({_SEEN_US}) AS exposed_us
+FROM decisions d WHERE {_IS_SEEN} {{decisions}} GROUP BY d.subject
+"""
+# Ids that are one person share a name and may have crossed over before the login: the person has the phase, variant and time of
+# the first that any of them saw.
+_SEEN_LINKED = f"""
+SELECT * FROM ({_SEEN_ALONE}) alone WHERE id NOT IN (SELECT id FROM people)
+UNION ALL SELECT name, id, phase, variant, seen_us FROM (
+  SELECT p.name, d.subject AS id, d.phase, d.variant, {_SEEN_US} AS seen_us,
+    ROW_NUMBER() OVER (PARTITION BY p.name ORDER BY {_SEEN_US}, d.ledger_offset) AS place
+  FROM decisions d JOIN people p ON p.id = d.subject WHERE {_IS_SEEN} {{decisions}}
+) ranked WHERE place = 1
 """
 _CAME = """
-came AS (
-  SELECT s.subject AS subject,
-    MAX(CASE WHEN o.kind = :subscribed AND o.value > 0 AND o.at_us <= s.exposed_us + :conversion_us THEN 1 ELSE 0 END) AS subscribed,
-    MAX(CASE WHEN o.kind = :kept AND o.value > 0 THEN 1 ELSE 0 END) AS kept,
-    SUM(CASE WHEN o.kind = :margin THEN o.value ELSE 0 END) AS margin
-  FROM (
-    SELECT COALESCE(p.name, q.subject) AS subject, q.kind, q.value, q.at_us
-    FROM outcomes q LEFT JOIN people p ON p.id = q.subject
-    WHERE q.kind IN (:subscribed, :kept, :margin) {outcomes}
-  ) o JOIN seen s ON s.subject = o.subject
-  WHERE o.at_us >= s.exposed_us AND o.at_us <= s.exposed_us + :kept_us
-  GROUP BY s.subject
-)
+SELECT s.subject AS subject,
+  MAX(CASE WHEN o.kind = :subscribed AND o.value > 0 AND o.at_us <= s.exposed_us + :conversion_us THEN 1 ELSE 0 END) AS subscribed,
+  MAX(CASE WHEN o.kind = :kept AND o.value > 0 THEN 1 ELSE 0 END) AS kept,
+  SUM(CASE WHEN o.kind = :margin THEN o.value ELSE 0 END) AS margin
+FROM ({told}) o JOIN seen s ON s.subject = o.subject
+WHERE o.at_us >= s.exposed_us AND o.at_us <= s.exposed_us + :kept_us
+GROUP BY s.subject
 """
-_ROWS = f"""
-WITH {_SEEN}, {_CAME}
+_TOLD_ALONE = """
+SELECT q.subject, q.kind, q.value, q.at_us FROM outcomes q WHERE q.kind IN (:subscribed, :kept, :margin) {outcomes}
+"""
+_TOLD_LINKED = """
+SELECT COALESCE(p.name, q.subject) AS subject, q.kind, q.value, q.at_us
+FROM outcomes q LEFT JOIN people p ON p.id = q.subject WHERE q.kind IN (:subscribed, :kept, :margin) {outcomes}
+"""
+_ROWS = """
 SELECT s.subject, s.phase, s.variant, s.exposed_us, COALESCE(c.subscribed, 0) AS subscribed,
-  COALESCE(c.subscribed * c.kept, 0) AS kept, COALESCE(c.margin, 0) AS margin, {{segments}} AS segments
-FROM seen s LEFT JOIN came c ON c.subject = s.subject {{join}}
+  COALESCE(c.subscribed * c.kept, 0) AS kept, COALESCE(c.margin, 0) AS margin, {segments} AS segments
+FROM seen s LEFT JOIN came c ON c.subject = s.subject {join}
 """
 _FIRST = """
 LEFT JOIN assignments f ON f.experiment = :experiment AND f.subject = s.id
@@ -188,14 +195,14 @@ def _first_fact(connection: Connection, experiment: Experiment) -> int:
 def _fold(connection: Connection, experiment: Experiment, first: int, end: int, *, is_sqlite: bool) -> None:
     groups = _touched(connection, experiment, first, end)
     changes: dict[Cell, list[float]] = {}
-    _name_people(
-        connection, {i: name for name, ids in groups.items() if len(ids) > 1 for i in ids}, is_sqlite=is_sqlite
-    )
+    people = {i: name for name, ids in groups.items() if len(ids) > 1 for i in ids}
+    if people:
+        _name_people(connection, people, is_sqlite=is_sqlite)
     part: list[str] = []
     for position, ids in enumerate(groups.values(), start=1):
         part += ids
         if len(part) >= _SUBJECTS or position == len(groups):
-            _work_out(connection, experiment, part, changes, is_sqlite=is_sqlite)
+            _work_out(connection, experiment, part, changes, is_linked=bool(people), is_sqlite=is_sqlite)
             part = []
     rows = [
         {
@@ -246,6 +253,7 @@ def _work_out(
     subjects: Sequence[str],
     changes: dict[Cell, list[float]],
     *,
+    is_linked: bool,
     is_sqlite: bool,
 ) -> None:
     """Replace the rows of some subjects, and note what that changes in the sums."""
@@ -253,7 +261,7 @@ def _work_out(
     mine = (table.c.experiment == experiment.id, table.c.subject.in_(subjects))
     columns = [c for c in table.c if c.name != "experiment"]
     before: list[Row] = [tuple(r) for r in connection.execute(select(*columns).where(*mine))]
-    query = _query(experiment, only="AND {}.subject IN :subjects", is_sqlite=is_sqlite)
+    query = _query(experiment, only="AND {}.subject IN :subjects", is_linked=is_linked, is_sqlite=is_sqlite)
     query = query.bindparams(bindparam("subjects", expanding=True))
     found = connection.execute(query, {**_values(experiment), "subjects": list(subjects)})
     after: list[Row] = [tuple(r) for r in found]
@@ -289,27 +297,55 @@ def _add(changes: dict[Cell, list[float]], rows: Iterable[Row], sign: int) -> No
 
 def _rebuild(connection: Connection, experiment: Experiment, *, is_sqlite: bool) -> None:
     _clear(connection, experiment.id)
-    _name_people(connection, everybody(connection), is_sqlite=is_sqlite)
-    rows = _query(experiment, only="", is_sqlite=is_sqlite)
+    people = everybody(connection)
+    _name_people(connection, people, is_sqlite=is_sqlite)
+    values = _values(experiment)
+    if not is_sqlite:
+        # Hashes of millions of subjects; a statement of this transaction only.
+        connection.execute(text("SET LOCAL work_mem = '256MB'"))
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
+    seen, came, rows = _parts(is_linked=bool(people))
+    for name, query in (("seen", seen), ("came", came)):
+        connection.execute(text(f"DROP TABLE IF EXISTS {name}"))
+        ending = "" if is_sqlite else " ON COMMIT DROP"
+        connection.execute(text(f"CREATE TEMP TABLE {name}{ending} AS {_bound(query)}"), values)
+        connection.execute(
+            text(f"ANALYZE {name}" if not is_sqlite else f"CREATE INDEX came_{name} ON {name} (subject)")
+        )
     target = (
         "INSERT INTO exposures (experiment, subject, phase, variant, exposed_us, subscribed, kept, margin, segments)"
     )
-    connection.execute(
-        text(f"{target} SELECT CAST(:experiment AS TEXT), r.* FROM ({rows.text}) r"), _values(experiment)
-    )
+    # In the order of the key, which is how an index grows fastest.
+    query = _segmented(rows, experiment, is_sqlite=is_sqlite)
+    order = "" if is_sqlite else ' ORDER BY r.subject COLLATE "C"'
+    connection.execute(text(f"{target} SELECT CAST(:experiment AS TEXT), r.* FROM ({query}) r{order}"), values)
     connection.execute(text(_CELLS), {"experiment": experiment.id})
+    for name in ("seen", "came"):
+        connection.execute(text(f"DROP TABLE {name}"))
 
 
-def _query(experiment: Experiment, *, only: str, is_sqlite: bool) -> TextClause:
+def _query(experiment: Experiment, *, only: str, is_linked: bool, is_sqlite: bool) -> TextClause:
+    """Rows of some subjects, in one statement."""
+    seen, came, rows = _parts(is_linked=is_linked)
+    shown = _segmented(rows, experiment, is_sqlite=is_sqlite)
+    parts = f"WITH seen AS MATERIALIZED ({seen}), came AS ({came}) {shown}"
+    return text(parts.format(decisions=only.format("d"), outcomes=only.format("q")))
+
+
+def _parts(*, is_linked: bool) -> tuple[str, str, str]:
+    """Who saw something, what came of them, and both together."""
+    came = _CAME.replace("{told}", _TOLD_LINKED if is_linked else _TOLD_ALONE)
+    return (_SEEN_LINKED if is_linked else _SEEN_ALONE), came, _ROWS
+
+
+def _bound(query: str) -> str:
+    return query.format(decisions="", outcomes="")
+
+
+def _segmented(rows: str, experiment: Experiment, *, is_sqlite: bool) -> str:
     parts = [_feature(i, is_sqlite=is_sqlite) for i in range(len(experiment.segments))]
-    return text(
-        _ROWS.format(
-            decisions=only.format("d"),
-            outcomes=only.format("q"),
-            segments=f" || '{SEPARATOR}' || ".join(parts) or "''",
-            join=_FIRST if parts else "",
-        )
-    )
+    segments = f" || '{SEPARATOR}' || ".join(parts) or "''"
+    return rows.replace("{segments}", segments).replace("{join}", _FIRST if parts else "")
 
 
 def _feature(i: int, *, is_sqlite: bool) -> str:

@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import select, text
+from sqlalchemy import text
 
 from engine.decisions.requests import DecisionRequest, EventRequest, OutcomeRequest, RewardRequest
 from engine.decisions.service import DecisionService, open_service
 from engine.experiments.records import Experiment
 from engine.experiments.results import experiment_results
 from engine.rewards.export import export_interactions
-from engine.store import tables
 from engine.store.database import Database, sqlite_url
 from engine.store.facts import FactRow
 from engine.store.migrate import downgrade
@@ -26,7 +25,7 @@ from engine.store.sqlite_backend import SqliteBackend
 from engine.store.tables import metadata
 from policies.allocation import Variant
 from policies.errors import ConflictError, InvalidInputError, UnknownDecisionError
-from tests.engine.experiments.test_rollup import check_both_ways
+from tests.engine.experiments.test_rollup import check_both_ways, stored
 from tests.engine.service_world import SECRET, START, Clock, shop
 from tests.engine.store.test_writer import event, reward
 
@@ -149,12 +148,11 @@ def test_the_rollup_of_an_experiment_is_the_same_either_way(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fact by fact and all at once, PostgreSQL's statements give the rows that SQLite's do."""
-    stored = []
+    found = []
     for name, where in (("one", None), ("two", url)):
         clock = Clock()
         with open_service(tmp_path / name, url=where, secret=SECRET, clock=clock) as service:
             service.put_placement(shop())
             check_both_ways(service, clock, monkeypatch)
-            with service.database.reading() as connection:
-                stored.append(sorted(tuple(r) for r in connection.execute(select(tables.exposures))))
-    assert stored[0] == stored[1]
+            found.append(stored(service)[0])
+    assert found[0] == found[1]

@@ -13,6 +13,7 @@ depends_on = None
 
 def upgrade() -> None:
     """Go forward."""
+    key = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
     controls = op.create_table(
         "controls",
         sa.Column("id", sa.SmallInteger(), primary_key=True, autoincrement=False),
@@ -23,8 +24,8 @@ def upgrade() -> None:
     op.bulk_insert(controls, [{"id": 1, "is_paused": False, "holdout_bp": 0, "needs_approval": False}])
     op.create_table(
         "exposures",
-        sa.Column("experiment", sa.Text(), nullable=False),
-        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("experiment", key, nullable=False),
+        sa.Column("subject", key, nullable=False),
         sa.Column("phase", sa.Integer(), nullable=False),
         sa.Column("variant", sa.Text(), nullable=False),
         sa.Column("exposed_us", sa.BigInteger(), nullable=False),
@@ -56,6 +57,9 @@ def upgrade() -> None:
         sa.Column("next_offset", sa.BigInteger(), nullable=False),
         sa.Column("rules", sa.Text(), nullable=False),
     )
+    if op.get_bind().dialect.name == "postgresql":
+        for table in ("exposures", "experiment_cells", "rollups"):
+            op.execute(f"ALTER TABLE {table} SET UNLOGGED")
     op.create_table(
         "accounts",
         sa.Column("name", sa.Text(), primary_key=True),
