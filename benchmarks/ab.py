@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -30,8 +31,10 @@ from offline_eval.abtest import (
 from offline_eval.abtest.effects import compare, wilson
 from offline_eval.abtest.records import FloatArray, IntArray
 from offline_eval.abtest.split_check import ALPHA, log_bayes_factor
+from policies.allocation import Allocator, Split, Trial, Variant, bucket
 
 N_MOMENTS = 20
+N_EXPERIMENTS = 50
 BASE_RATE = 0.10
 SALE = Metric("sale", "proportion", "primary", noun="subscriptions")
 PER_DECISION = Metric(
@@ -318,6 +321,39 @@ def analysis_time(seed: int) -> list[Figure]:
     ]  # fmt: skip
 
 
+def allocation(seed: int) -> list[Figure]:
+    """Microseconds to find a subject's variants in 50 experiments, half of them in layers: first time, and known."""
+    rng = np.random.default_rng(seed)
+    variants = (Variant("A", 5_000, "p"), Variant("B", 5_000, "p"))
+    trials = [
+        Trial(Split(f"experiment-{i}", variants), f"layer-{i // 5}" if i % 2 else "") for i in range(N_EXPERIMENTS)
+    ]
+    allocator = Allocator(trials, holdout_bp=500, memory=10_000)
+    ids = [str(uuid.UUID(bytes=rng.bytes(16))) for _ in range(2_000)]
+    first, known, plain = [], [], []
+    for part in range(0, len(ids), 100):
+        chosen = ids[part : part + 100]
+        for times, n in ((first, N_EXPERIMENTS), (known, 1)):
+            started = time.process_time()
+            for subject in chosen:
+                allocator.positions(subject)
+            times.append((time.process_time() - started) / len(chosen) / n * 1e6)
+        started = time.process_time()
+        for subject in chosen:
+            bucket("experiment-1", subject)
+        plain.append((time.process_time() - started) / len(chosen) * 1e6)
+    return [
+        Figure(
+            "allocation_first", "us per experiment", float(np.median(first)), must="<= 6", runs=len(first),
+            baseline=("hashing the whole text", float(np.median(plain))), spread=(min(first), max(first)),
+        ),
+        Figure(
+            "allocation_known_in_50_experiments", "us", float(np.median(known)), must="<= 20", runs=len(known),
+            spread=(min(known), max(known)),
+        ),
+    ]  # fmt: skip
+
+
 def _share(runs: list[Run], is_so: Callable[[Run], bool]) -> float:
     return sum(map(is_so, runs)) / len(runs)
 
@@ -334,6 +370,7 @@ def main() -> int:
         lambda: power(n_runs, options.seed + 200, can_judge=not quick),
         lambda: false_verdicts(n_runs, options.seed, can_judge=not quick),
         lambda: analysis_time(options.seed),
+        lambda: allocation(options.seed),
     ]
     for part in parts:
         figures += part()

@@ -81,9 +81,13 @@ def bucket_ranges(weights_bp: Sequence[int], *, coverage: float = 1.0) -> tuple[
         )
     if not 0.0 <= coverage <= 1.0:
         raise InvalidInputError(f"coverage is {coverage}; expected a share in [0, 1]")
-    starts = [0, *accumulate(weights_bp)][:-1]
+    starts = [0, *accumulate(weights_bp)]
+    if coverage == 1.0:
+        return tuple((a / WEIGHT_TOTAL_BP, b / WEIGHT_TOTAL_BP) for a, b in pairwise(starts))
+    # The float operations of GrowthBook's clients: an end that differs in its last bit moves a bucket.
     return tuple(
-        (s / WEIGHT_TOTAL_BP, (s + coverage * w) / WEIGHT_TOTAL_BP) for s, w in zip(starts, weights_bp, strict=True)
+        (s / WEIGHT_TOTAL_BP, s / WEIGHT_TOTAL_BP + coverage * (w / WEIGHT_TOTAL_BP))
+        for s, w in zip(starts[:-1], weights_bp, strict=True)
     )
 
 
