@@ -330,7 +330,9 @@ def allocation(seed: int) -> list[Figure]:
     ]
     allocator = Allocator(trials, holdout_bp=500, memory=10_000)
     ids = [str(uuid.UUID(bytes=rng.bytes(16))) for _ in range(2_000)]
-    first, known, plain = [], [], []
+    first: list[float] = []
+    known: list[float] = []
+    plain: list[float] = []
     for part in range(0, len(ids), 100):
         chosen = ids[part : part + 100]
         for times, n in ((first, N_EXPERIMENTS), (known, 1)):

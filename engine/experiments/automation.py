@@ -7,7 +7,9 @@ needs the revision that was read.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 
 from engine.experiments.audit import read_audit
 from engine.experiments.lifecycle import Experiments
@@ -26,12 +28,12 @@ def tick(database: Database, *, at: datetime) -> list[str]:
     done: list[str] = []
     for experiment in experiments.list(state="scheduled"):
         if experiment.starts_at is not None and experiment.starts_at <= at:
-            done += _try(lambda e=experiment: _start(experiments, e, at=at))  # type: ignore[misc]
+            done += _try(_start, experiments, experiment, at=at)
     for experiment in experiments.list(state="running"):
         if experiment.ends_at is not None and experiment.ends_at <= at:
-            done += _try(lambda e=experiment: _end(experiments, e, at=at))  # type: ignore[misc]
+            done += _try(_end, experiments, experiment, at=at)
         elif experiment.ramp is not None:
-            done += _try(lambda e=experiment: _step(database, experiments, e, at=at))  # type: ignore[misc]
+            done += _try(partial(_step, database), experiments, experiment, at=at)
     return done
 
 
@@ -43,9 +45,11 @@ def next_step(experiment: Experiment) -> float | None:
     return next((s for s in experiment.ramp.steps if s > now), None)
 
 
-def _try(change) -> list[str]:  # type: ignore[no-untyped-def]  # a lambda that binds the loop's experiment
+def _try(
+    change: Callable[..., str | None], experiments: Experiments, experiment: Experiment, *, at: datetime
+) -> list[str]:
     try:
-        line = change()
+        line = change(experiments, experiment, at=at)
     except ConflictError:
         return []  # somebody else was faster, and the next round sees what they did
     except NextofferError as error:
