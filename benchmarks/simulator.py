@@ -1,7 +1,7 @@
 """How many visits a second the simulator lives, how soon it knows what a policy is worth, and whether fitting a log gives back the truth.
 
 A user-step is one visit of one living visitor; steps in which a slot only gets its new visitor are not counted. Everything is
-on: all dynamics, observations and masks, a policy's distribution over the offers, the draw, and a log of observation, offer,
+on: all dynamics (dates, drift, a shock, limits of views, trials, dependence on discounts), observations and masks, a policy's distribution over the offers, the draw, and a log of observation, offer,
 propensity and reward of every step. CPU seconds of one process with one thread; runs of ours and of the baselines interleave.
 
 Recovery: sites whose parameters are drawn around the reference site's log their visitors under the uniform policy; each log is
@@ -24,6 +24,7 @@ from policies.fixed import Uniform
 from simulator.env import ENV_ID, CarSubscriptionVectorEnv, reference_space
 from simulator.rollouts import rollout
 from simulator.scenarios.car_subscription import reference
+from simulator.scenarios.named import everything
 from simulator.truth import true_value
 
 Made = TypeVar("Made")
@@ -70,12 +71,13 @@ def vector_run(env: CarSubscriptionVectorEnv, *, n_steps: int, seed: int) -> tup
 
 def sync_run(*, n_envs: int, n_steps: int, seed: int) -> tuple[int, float]:
     """Same world, single environments under gymnasium's ``SyncVectorEnv`` with first-eligible draws: (user-steps, CPU seconds)."""
-    space = reference_space(reference())
+    site = everything()
     envs = gymnasium.make_vec(
-        ENV_ID, num_envs=n_envs, vectorization_mode="sync", space=space, vector_kwargs={"copy": False}
-    )
+        ENV_ID, num_envs=n_envs, vectorization_mode="sync", scenario=site, space=reference_space(site),
+        vector_kwargs={"copy": False},
+    )  # fmt: skip
     obs, _ = envs.reset(seed=seed)
-    rng, k, counted = np.random.default_rng(seed), len(reference().offers), 0
+    rng, k, counted = np.random.default_rng(seed), len(site.offers), 0
     fresh = np.zeros(n_envs, dtype=np.bool_)
     started = time.process_time()
     for _ in range(n_steps):
@@ -133,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
     made.add_argument("--envs", type=int, default=8192, help="slots of the vector environment")
     options = made.parse_args(arguments)
     runs, n_steps = (3, 40) if options.quick else (7, 80)
-    env = CarSubscriptionVectorEnv(options.envs, is_copied=False)
+    env = CarSubscriptionVectorEnv(options.envs, scenario=everything(), is_copied=False)
     vector_run(env, n_steps=5, seed=options.seed)  # warm
     ours, theirs = [], []
     for i in range(runs):

@@ -100,7 +100,8 @@ class VisitKernel:
         self._hazard = np.zeros((2, n), dtype=np.float32)
         self._trial_end_hazard = np.zeros((2, n), dtype=np.float32)
         self._arrival = np.zeros(n, dtype=np.int32)
-        self._views = np.zeros((n if self._view_limits is not None else 0, k), dtype=np.int32)
+        self._views = np.zeros((len(self._limited), n), dtype=np.int32)
+        self._rule = np.zeros(n, dtype=np.int64)
         self._eligible = np.ones((n if self._is_mask_moving else 0, k), dtype=np.bool_)
         self.observation = np.zeros((n, self._width), dtype=np.float32)
 
@@ -135,13 +136,19 @@ class VisitKernel:
     def _compile_calendar(self) -> None:
         """Tables of the calendar, None where it changes nothing."""
         calendar, offers = self.scenario.calendar, self.scenario.offers
-        self._by_day = self._is_offered = self._view_limits = None
+        self._by_day: Floats | None = None
+        self._limited: list[tuple[int, int]] = []
+        self._is_mask_moving = False
         if calendar is not None:
             by_day, is_offered = calendar.log_odds(offers), calendar.is_offered(offers)
             self._by_day = by_day.astype(np.float32) if by_day.any() else None
-            self._is_offered = None if is_offered.all() else is_offered
-            self._view_limits = calendar.view_limits(offers)
-        self._is_mask_moving = self._is_offered is not None or self._view_limits is not None
+            limits = calendar.view_limits(offers)
+            self._limited = [] if limits is None else [(a, int(v)) for a, v in enumerate(limits) if np.isfinite(v)]
+            # Few days differ in what is offered: a row's mask changes only where its stage or its pattern does.
+            patterns, self._pattern = np.unique(is_offered, axis=0, return_inverse=True)
+            self._pattern = self._pattern.ravel() * len(self._mask)
+            self._masks = (patterns[:, None, :] & self._mask[None, :, :]).reshape(-1, len(offers))
+            self._is_mask_moving = not is_offered.all() or bool(self._limited)
         self._trial_days = int(self._p["trial_days"])
 
     def _compile_observations(self, space: FeatureSpace) -> None:
@@ -244,18 +251,13 @@ class VisitKernel:
         fresh += self._combo_rows[combo]
         self.observation[rows] = fresh
         if self._is_mask_moving:
-            if self._view_limits is not None:
-                self._views[rows] = 0
-            self._move_mask(rows)
+            self._views[:, rows] = 0
+            self._move_mask(rows, self._rule_of(rows))
 
     def step(self, actions: IntArray) -> StepParts:
         """Show one offer to each and live on until each visitor's next visit or end; what may not be shown falls back."""
         p, k, n = self._p, len(self._constant), self.n
-        if self._is_mask_moving:
-            may, fallback = self._eligible.ravel().take(self._flat + actions), np.argmax(self._eligible, axis=1)
-        else:
-            may, fallback = self._allowed[self.stage.astype(np.int64) * k + actions], self._fallback[self.stage]
-        shown = actions if may.all() else np.where(may, actions, fallback)
+        shown = self._may_be_shown(actions)
         # What the offer adds to the log-odds: fixed appeal less fatigue of its family, which fades day by day.
         idle = self.day - self._last_day
         self._fatigue *= self._decay[np.minimum(idle, 63)]
@@ -270,8 +272,8 @@ class VisitKernel:
         if self._by_day is not None:
             today = np.minimum(self._arrival + self.day, len(self._by_day) - 1)
             log_odds += self._by_day.ravel().take(today * k + shown)
-        if self._view_limits is not None:
-            self._views.ravel()[self._flat + shown] += 1
+        for views, (limited, _) in zip(self._views, self._limited, strict=True):
+            np.add(views, shown == limited, out=views)
         np.put(self._fatigue.ravel(), family, tired + np.float32(1.0))
         keys = self._keys
         chance = log_odds + np.float32(p["click_base"])
@@ -316,7 +318,8 @@ class VisitKernel:
         self._keys += COUNTER_STEP
         self._observe(subscribers, signers)
         if self._is_mask_moving:
-            self._move_mask(self._rows)
+            rule = self._rule_of(self._rows)
+            self._move_mask(np.flatnonzero(self._changes(rule, shown)), rule)
         return StepParts(shown, clicked.astype(np.float32), subscribed, kept, margin, is_over)
 
     def mask(self) -> NDArray[np.int8]:
@@ -325,13 +328,41 @@ class VisitKernel:
             return self._eligible.view(np.int8).copy()
         return self._mask.view(np.int8)[self.stage]
 
-    def _move_mask(self, rows: IntArray) -> None:
-        """Eligibility that depends on the date and on what was shown, into the observation."""
-        may = self._mask[self.stage[rows]]
-        if self._is_offered is not None:
-            may = may & self._is_offered[np.minimum(self._arrival[rows] + self.day[rows], len(self._is_offered) - 1)]
-        if self._view_limits is not None:
-            may = may & (self._views[rows] < self._view_limits)
+    def _may_be_shown(self, actions: IntArray) -> IntArray:
+        """The offers asked for, the first eligible one where that may not be shown."""
+        k = len(self._constant)
+        if self._is_mask_moving:
+            may = self._eligible.ravel().take(self._flat + actions)
+        else:
+            may = self._allowed[self.stage.astype(np.int64) * k + actions]
+        if may.all():
+            return actions
+        shown = actions.copy()
+        stopped = np.flatnonzero(~may)
+        shown[stopped] = (
+            np.argmax(self._eligible[stopped], axis=1) if self._is_mask_moving else self._fallback[self.stage[stopped]]
+        )
+        return shown
+
+    def _rule_of(self, rows: IntArray) -> IntArray:
+        """Which of the masks by date and stage holds for each row."""
+        day = np.minimum(self._arrival[rows] + self.day[rows], len(self._pattern) - 1)
+        return np.asarray(self._pattern[day] + self.stage[rows], dtype=np.int64)
+
+    def _changes(self, rule: IntArray, shown: IntArray) -> BoolArray:
+        """Rows whose mask is another one after this step."""
+        changes: BoolArray = rule != self._rule
+        for views, (offer, limit) in zip(self._views, self._limited, strict=True):
+            changes |= (shown == offer) & (views == limit)
+        return changes
+
+    def _move_mask(self, rows: IntArray, rule: IntArray) -> None:
+        """Eligibility by date, stage and views of some rows, into the observation; ``rule`` of these rows or of all."""
+        mine = rule if len(rule) == len(rows) else rule[rows]
+        may = self._masks[mine]
+        for views, (offer, limit) in zip(self._views, self._limited, strict=True):
+            may[:, offer] &= views[rows] < limit
+        self._rule[rows] = mine
         self._eligible[rows] = may
         self.observation[rows, : may.shape[1]] = may
 

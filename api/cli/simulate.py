@@ -21,7 +21,7 @@ def simulate(
     Parameters
     ----------
     world
-        A named world (reference, null, alike, bargain-trap, retention, retention-tabular, trial, changing, tabular, habit,
+        A named world (reference, null, alike, bargain-trap, retention, retention-tabular, trial, changing, everything, tabular, habit,
         habit-null) or a folder with a saved one.
     policy
         Repeat it: uniform, oracle, an offer's id, or the folder of a saved policy. Differences are to the first.

@@ -84,6 +84,14 @@ def changing(population: Population | None = None, *, seed: int = 0) -> Scenario
     return replace(reference(population=population), name="changing", calendar=calendar)
 
 
+def everything(population: Population | None = None) -> Scenario:
+    """All of it at once: dates, trials, and discounts that make visitors dependent; what speed is measured on."""
+    site = changing(population)
+    laws = dependent_on_discounts(0.5, site.parameters)
+    laws = laws.with_assumed(cancel_per_fatigue=0.05, trial_days=7.0, trial_leave=0.1)
+    return replace(site, name="everything", parameters=laws, rules=TRIAL_RULES, shows_history=True)
+
+
 @dataclass(frozen=True, slots=True)
 class NamedWorld:
     """A world with a name and a sentence."""
@@ -105,6 +113,7 @@ WORLDS: dict[str, NamedWorld] = {
     "changing": NamedWorld(
         changing, "weekdays, season, drift, a shock, an offer that comes late and one that sells out"
     ),
+    "everything": NamedWorld(everything, "all of that at once"),
     "tabular": NamedWorld(lambda _: tabular(), "three visible segments, exact values by recursion"),
     "habit": NamedWorld(
         lambda p: HabitScenario(population=p or Population.synthetic()),
