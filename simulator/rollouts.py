@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.errors import UnknownNameError
+from policies.errors import InvalidInputError, UnknownNameError
 from policies.protocols import Policy
 from policies.records import BoolArray, DecisionTable, FloatArray, IntArray, InteractionBatch
 from policies.sampling import DEFAULT_EXPLORE_SHARE, decide
@@ -97,6 +97,7 @@ def rollout(
     n_subjects: int,
     visit_days: int = 14,
     follow_days: int | None = None,
+    as_of: int | None = None,
     seed: int,
     explore_share: float = DEFAULT_EXPLORE_SHARE,
     first_subject: int = 0,
@@ -110,6 +111,8 @@ def rollout(
         Visitors arrive uniformly over these days.
     follow_days
         Days after the last arrival; default: until every window is over.
+    as_of
+        Last day that is lived: the log as it stands that evening, with whatever is still open.
     seed
         Of everything; two policies with one seed meet the same visitors with the same luck.
     on_day
@@ -123,6 +126,10 @@ def rollout(
     """
     full = WINDOW_DAYS
     days = visit_days + (full if follow_days is None else follow_days)
+    if as_of is not None:
+        if as_of < 0:
+            raise InvalidInputError(f"as_of is {as_of}; expected a day, 0 or later")
+        days = min(days, as_of + 1)
     site = scenario.open(n_subjects=n_subjects, visit_days=visit_days, seed=seed, first_subject=first_subject)
     parts: list[tuple[DecisionTable, IntArray, FloatArray, IntArray, IntArray, BoolArray]] = []
     signed_on = np.full(n_subjects, -1, dtype=np.int64)

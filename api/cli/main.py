@@ -34,7 +34,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("sequences", "api.cli.sequences:app", "Build decision points with event sequences in Spark"),
     ("train", "api.cli.train:app", "Train, compare and audit propensity models"),
     ("evaluate", "api.cli.evaluate:evaluate", "Judge policies on a log in which another one acted"),
-    ("simulate", "api.cli.simulate:simulate", "Policies side by side in a simulated world"),
+    ("simulate", "api.cli.simulate:app", "Policies in simulated worlds; logs of them; sites fitted on logs"),
     ("benchmark", "api.cli.benchmark:benchmark", "Measure against baselines in the same run; needs a checkout"),
 )
 

@@ -1,78 +1,335 @@
-"""``nextoffer simulate``: policies side by side in a simulated world, on the same visitors with the same luck."""
+"""``nextoffer simulate``: experiments in simulated worlds, their logs, and sites fitted on logs."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+
+if TYPE_CHECKING:
+    from simulator.rollouts import Rollout
+    from simulator.scenarios.car_subscription import Scenario
+
+app = App(name="simulate", help="Policies side by side in simulated worlds; logs of them; sites fitted on logs")
+
+ScenarioName = Annotated[str, Parameter(name=("--scenario", "--world"))]
 
 
+@app.default
 def simulate(
     *,
-    world: str = "reference",
+    scenario: ScenarioName = "reference",
     policy: tuple[str, ...] = ("uniform",),
     subjects: int = 20_000,
+    days: int = 14,
     seeds: int = 3,
     seed: int = 1,
+    setting: tuple[float, ...] = (),
     explore_share: float = 0.05,
+    out: Path | None = None,
+    ray: str | None = None,
     json: Path | None = None,
 ) -> int:
     """Let policies choose for simulated visitors until 30 days after the last contract.
 
     Parameters
     ----------
-    world
-        A named world (reference, null, alike, bargain-trap, retention, retention-tabular, trial, changing, everything, tabular, habit,
-        habit-null) or a folder with a saved one.
+    scenario
+        A world (reference, null, alike, trial, changing, everything, tabular, habit, habit-null), a family of worlds with a swept
+        setting (retention, retention-tabular, bargain-trap, shock, drift), or a folder with a saved world.
     policy
-        Repeat it: uniform, oracle, an offer's id, or the folder of a saved policy. Differences are to the first.
+        Repeat it: uniform, oracle, greedy or planned (tabular worlds), an offer's id, or the folder of a saved policy. Differences
+        are to the first.
     subjects
         Visitors per seed.
+    days
+        Over which they arrive.
     seeds
         How many cohorts.
     seed
         The first seed; the others count up from it.
+    setting
+        Repeat it: values of the swept setting in place of the scenario's own.
     explore_share
         Share of decisions given to uniform exploration.
+    out
+        Keep one Parquet file a cell and a report here; the same command begun again lives only what is left.
+    ray
+        Live the cells on Ray: local, or the address of a cluster that sees the folder.
     json
         Write the figures here.
     """
-    import json as format_json
+    import tempfile
 
-    from policies.errors import InvalidInputError
-    from simulator.compare import compare
-    from simulator.scenarios.files import load_scenario
-    from simulator.scenarios.named import world_named
+    from engine.simulation.report import write_page
+    from engine.simulation.sweep import run_cells, run_on_ray
+    from simulator.experiments import plan, read_lives, summarise
 
-    if subjects < 2 or seeds < 1:
-        raise InvalidInputError(f"got {subjects} subjects and {seeds} seeds; expected at least 2 and 1")
-    scenario = load_scenario(Path(world)) if Path(world).is_dir() else world_named(world)
-    is_watched = sys.stderr.isatty()
-
-    def tell(done: int, total: int) -> None:
-        if is_watched:
-            print(f"\r{done} of {total} rollouts", end="\n" if done == total else "", file=sys.stderr, flush=True)  # noqa: T201
-
-    told = compare(
+    cells = plan(
         scenario,
         policy,
         n_subjects=subjects,
+        visit_days=days,
         seeds=range(seed, seed + seeds),
+        settings=setting or None,
         explore_share=explore_share,
-        on_done=tell,
     )
-    print(f"{told['world']}: {seeds} x {subjects:,} visitors, in simulation; 95 % intervals")  # noqa: T201
-    print(f"{'policy':28s} {'subscribed':>26s} {'kept 30 days':>26s} {'margin EUR':>24s} {'kept against first':>26s}")  # noqa: T201
-    for row in told["policies"]:
-        cells = [_cell(row["subscribed"], "%"), _cell(row["kept_30d"], "%"), _cell(row["margin_eur"], "")]
-        cells.append(_cell(row["against_first"]["kept_30d"], "%"))
-        print(f"{Path(row['policy']).name:28s} {cells[0]:>26s} {cells[1]:>26s} {cells[2]:>24s} {cells[3]:>26s}")  # noqa: T201
-    if "upper_bound_kept_30d" in told:
-        print(f"no policy can keep more than {_cell(told['upper_bound_kept_30d'], '%')}")  # noqa: T201
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = out or Path(scratch)
+        if ray is None:
+            n_lived = run_cells(cells, folder, on_done=_teller("rollouts"))
+        else:
+            n_lived = run_on_ray(cells, folder, address=ray, on_done=_teller("rollouts"))
+        lives = read_lives(cells, folder)
+        told = summarise(cells, lives)
+        if out is not None:
+            _write_json(out / "summary.json", told)
+            report = write_page(cells, lives, told, out)
+            print(f"{n_lived} of {len(cells)} rollouts were new; report: {report}", file=sys.stderr)  # noqa: T201
+    _print_summary(told)
     if json is not None:
-        json.write_text(format_json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        _write_json(json, told)
     return 0
+
+
+@app.command
+def log(
+    *,
+    out: Path,
+    scenario: ScenarioName = "reference",
+    policy: str = "uniform",
+    subjects: int = 20_000,
+    days: int = 14,
+    seed: int = 1,
+    as_of: int | None = None,
+    reward: str = "kept_30d",
+    explore_share: float = 0.05,
+) -> int:
+    """Write the log of one policy, as off-policy evaluation and calibration read it.
+
+    Parameters
+    ----------
+    out
+        Folder of the log; `nextoffer evaluate --log OUT/decisions.parquet` judges policies on it.
+    scenario, policy, subjects, days, seed, explore_share
+        As of `nextoffer simulate`.
+    as_of
+        Last day in the log: what is still open then is marked so.
+    reward
+        Which one estimators read: clicked, subscribed, kept_30d or margin_eur.
+    """
+    from policies.errors import UnknownNameError
+    from simulator.experiments import policy_named
+    from simulator.logs import save_log
+    from simulator.rollouts import REWARDS, rollout
+    from simulator.scenarios.suite import study_named
+
+    if reward not in REWARDS:
+        raise UnknownNameError("reward", reward, REWARDS)
+    study = study_named(scenario)
+    site = study.make(study.settings[0])
+    run = rollout(
+        site,
+        policy_named(policy, site, seed=seed),
+        n_subjects=subjects,
+        visit_days=days,
+        as_of=as_of,
+        seed=seed,
+        explore_share=explore_share,
+        on_day=_teller("days"),
+    )
+    save_log(run, out, reward=reward)
+    n_matured = int(run.subjects.is_matured.sum())
+    _say(f"{len(run.chosen):,} decisions of {subjects:,} visitors, {n_matured:,} of them with a closed window: {out}")
+    return 0
+
+
+@app.command
+def calibrate(
+    *,
+    log: Path,
+    out: Path,
+    scenario: ScenarioName = "reference",
+    policy: tuple[str, ...] = ("uniform",),
+    members: int = 16,
+    subjects: int = 10_000,
+    history: bool = False,
+    weighted: bool = False,
+    seed: int = 1,
+) -> int:
+    """Fit a site on its log; report what the log identifies, and what policies are worth with what it does not.
+
+    Parameters
+    ----------
+    log
+        Folder that `nextoffer simulate log` wrote, or one of the same form.
+    out
+        Where the fitted world (`world/`, a scenario of `nextoffer simulate`) and `calibration.json` go.
+    scenario
+        Where offers and rules come from; its parameters are not read.
+    policy
+        Repeat it: policies to value on an ensemble of fits and over the grid of what is not identified.
+    members
+        Size of the ensemble.
+    subjects
+        Visitors for each member's value.
+    history
+        Fit effects of discounts seen before as well.
+    weighted
+        Weigh visits by inverse propensity.
+    seed
+        Of the ensemble and the rollouts.
+    """
+    from simulator.calibrated import calibrate as fit
+    from simulator.calibrated import value_grid, values_with_spread
+    from simulator.experiments import policy_named
+    from simulator.scenarios.files import save_scenario
+
+    site = _first_family(scenario)
+    made = fit(_read(log, site), site, with_history_effects=history, is_weighted=weighted)
+    _say(f"{'parameter':26s} {'value':>9s} {'error':>8s}")
+    for row in made.table():
+        if row["is_identified"] is not None:
+            word = "" if row["is_identified"] else "   not identified: near its prior"
+            _say(f"{row['name']:26s} {row['value']:9.4f} {row['standard_error']:8.4f}{word}")
+    policies = [policy_named(name, made.scenario, seed=seed) for name in policy]
+    values = values_with_spread(made, policies, n_members=members, n_subjects=subjects, seed=seed)
+    grid = {name: value_grid(made, p, n_subjects=subjects, seed=seed) for name, p in zip(policy, policies, strict=True)}
+    _say(f"kept 30 days per visitor, in simulation, 95 % over {members} members of the ensemble")
+    for name, value in zip(policy, values, strict=True):
+        ends = [row["mean"] for row in grid[name]]
+        over = f"; {min(ends):.4f} to {max(ends):.4f} over what is not identified" if ends else ""
+        _say(f"{Path(name).name:26s} {value.mean:.4f} [{value.low:.4f}, {value.high:.4f}]{over}")
+    save_scenario(made.scenario, out / "world")
+    told = {
+        "in_simulation": True,
+        "log": log.name,
+        "n_visitors": made.response.n_subjects,
+        "parameters": made.table(),
+        "identified": made.identified,
+        "unidentified": made.unidentified,
+        "values": [{**v.to_json(), "policy": name} for name, v in zip(policy, values, strict=True)],
+        "grid": grid,
+    }
+    _write_json(out / "calibration.json", told)
+    return 0
+
+
+@app.command
+def fidelity(
+    *, log: Path, against: str, scenario: ScenarioName = "reference", seed: int = 1, json: Path | None = None
+) -> int:
+    """Say how far a log is from another, or from what a world gives: marginals, survival, autocorrelation, a classifier.
+
+    Parameters
+    ----------
+    log
+        Folder of a log.
+    against
+        Folder of another log, a world's name, or the folder of a saved world, which is then lived under the uniform policy with as
+        many visitors: the log has to be one of the uniform policy too.
+    scenario
+        Where the offers of the log come from.
+    seed
+        Of the rollout and of the classifier's halves.
+    json
+        Write the figures here.
+    """
+    from policies.errors import InvalidInputError
+    from policies.fixed import Uniform
+    from simulator.fidelity import fidelity as compare
+    from simulator.rollouts import rollout
+
+    first = _read(log, _first_family(scenario))
+    if (Path(against) / "log.json").exists():
+        second = _read(Path(against), _first_family(scenario))
+    else:
+        if first.policy != "uniform":
+            raise InvalidInputError(
+                f"the log is one of {first.policy!r}; a world is lived under 'uniform' to be held against a log: write a log of the "
+                "same policy in that world and name its folder"
+            )
+        site = _first_family(against)
+        visit_days = int(first.day[first.table.columns["n_visits"] == 0].max()) + 1
+        n = len(first.subjects.n_visits)
+        second = rollout(site, Uniform(), n_subjects=n, visit_days=visit_days, as_of=first.last_day, seed=seed)
+    told = compare(first, second, seed=seed)
+    _say(f"{'':42s} {'log':>9s} {'against':>9s} {'p':>9s}")
+    for d in told.distances:
+        _say(f"{d.name:42s} {d.first:9.4f} {d.second:9.4f} {d.p_value:9.2g}")
+    _say(
+        f"a classifier assigns {told.accuracy:.3f} +- {told.accuracy_error:.3f} of visitors to the right one (0.5: it cannot tell)"
+    )
+    if json is not None:
+        _write_json(json, told.to_json())
+    return 0
+
+
+def _first_family(name: str) -> Scenario:
+    from policies.errors import InvalidInputError
+    from simulator.scenarios.car_subscription import Scenario
+    from simulator.scenarios.suite import study_named
+
+    study = study_named(name)
+    site = study.make(study.settings[0])
+    if not isinstance(site, Scenario):
+        raise InvalidInputError(
+            f"world {name!r} follows other laws; expected one of the first family, such as reference"
+        )
+    return site
+
+
+def _read(folder: Path, site: Scenario) -> Rollout:
+    from simulator.logs import load_log
+
+    return load_log(folder, site.offers)
+
+
+def _teller(what: str) -> Any:
+    if not sys.stderr.isatty():
+        return None
+
+    def tell(done: int, total: int) -> None:
+        print(f"\r{done} of {total} {what}", end="\n" if done == total else "", file=sys.stderr, flush=True)  # noqa: T201
+
+    return tell
+
+
+def _print_summary(told: dict[str, Any]) -> None:
+    sizes = f"{len(told['seeds'])} x {told['n_subjects']:,} visitors"
+    _say(f"{told['scenario']}: {sizes}, in simulation; 95 % intervals")
+    _say(
+        f"{'policy':28s} {'subscribed':>26s} {'kept 30 days':>26s} {'margin EUR':>24s} {'kept against first':>26s} {'score':>7s}"
+    )
+    for entry in told["settings"]:
+        if told["setting"]:
+            _say(f"{told['setting']} {entry['at']:g}")
+        for row in entry["policies"]:
+            cells = [_cell(row["subscribed"], "%"), _cell(row["kept_30d"], "%"), _cell(row["margin_eur"], "")]
+            cells.append(_cell(row["against_first"]["kept_30d"], "%"))
+            score = f"{row['score']:7.2f}" if "score" in row else f"{'-':>7s}"
+            _say(
+                f"{Path(row['policy']).name:28s} {cells[0]:>26s} {cells[1]:>26s} {cells[2]:>24s} {cells[3]:>26s} {score}"
+            )
+        if "best_possible" in entry:
+            best = entry["best_possible"]
+            word = "the exact optimum keeps" if best["is_exact"] else "no policy can keep more than"
+            _say(f"{word} {best['value']:.2%}")
+
+
+def _say(text: str) -> None:
+    print(text)  # noqa: T201 - data on stdout
 
 
 def _cell(value: dict[str, float], unit: str) -> str:
     scale = 100.0 if unit == "%" else 1.0
     return f"{value['mean'] * scale:.2f}{unit} [{value['low'] * scale:.2f}, {value['high'] * scale:.2f}]"
+
+
+def _write_json(path: Path, told: dict[str, Any]) -> None:
+    import json
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")

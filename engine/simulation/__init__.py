@@ -1,0 +1,1 @@
+"""Experiments in the simulator: spread over processes, and reported."""

@@ -1,0 +1,343 @@
+"""Experiments in simulation: cells of setting, policy and seed that can be lived anywhere, in any order, once.
+
+A cell is a few plain values; living it gives one row a visitor, kept as Parquet. So a sweep can be spread over a cluster, stopped and
+begun again, and judged visitor by visitor: policies of one setting and seed met the same people with the same luck.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy.stats import t as student
+
+from policies.artifact import load_artifact
+from policies.errors import InvalidInputError, UnknownNameError
+from policies.fixed import FixedOrder, Uniform
+from policies.protocols import Policy
+from policies.records import FloatArray
+from policies.registry import load_policy
+from policies.sampling import DEFAULT_EXPLORE_SHARE
+from simulator.exact import myopic, solve
+from simulator.habit import HabitScenario
+from simulator.rollouts import WINDOW_DAYS, rollout
+from simulator.scenarios.car_subscription import Scenario
+from simulator.scenarios.suite import Study, study_named
+from simulator.truth import OUTCOMES, Oracle, upper_bound
+
+SPECIAL = ("uniform", "oracle", "greedy", "planned")
+Z95 = 1.959964
+
+
+def policy_named(name: str, scenario: Scenario | HabitScenario, *, seed: int, outcome: str = "kept_30d") -> Policy:
+    """A policy by what a person types.
+
+    Parameters
+    ----------
+    name
+        ``uniform``; ``oracle`` (sees what is hidden); on tabular sites ``greedy`` (sells most in each visit) and ``planned`` (the exact
+        optimum); an offer's id; the folder of an artefact.
+
+    Raises
+    ------
+    UnknownNameError
+        If it is none of these.
+    InvalidInputError
+        If this world does not have it.
+    """
+    if name == "uniform":
+        return Uniform()
+    if name in SPECIAL:
+        if not isinstance(scenario, Scenario):
+            raise InvalidInputError(
+                f"{name!r} knows the laws of the first family; world {scenario.name!r} has others: leave it out"
+            )
+        if name == "oracle":
+            return Oracle(scenario, seed=seed, outcome=outcome)
+        return myopic(scenario) if name == "greedy" else solve(scenario, outcome=outcome)[0]
+    if name in scenario.offers.ids:
+        return FixedOrder((name,))
+    if Path(name).is_dir():
+        return load_policy(load_artifact(Path(name)))
+    raise UnknownNameError("policy", name, [*SPECIAL, *scenario.offers.ids])
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cohort under one policy: everything that its result depends on.
+
+    Parameters
+    ----------
+    scenario, policy
+        Names as ``study_named`` and ``policy_named`` take them.
+    n_subjects, visit_days
+        Visitors, and the days over which they arrive.
+    content
+        Hash of what lies in a folder that one of the names points to; empty otherwise.
+    """
+
+    scenario: str
+    setting: float
+    policy: str
+    seed: int
+    n_subjects: int
+    visit_days: int
+    explore_share: float = DEFAULT_EXPLORE_SHARE
+    content: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that no other cell has."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+    def path(self, folder: Path) -> Path:
+        """Where its result is kept."""
+        return folder / "cells" / f"{self.digest}.parquet"
+
+
+def plan(
+    scenario: str,
+    policies: Sequence[str],
+    *,
+    n_subjects: int,
+    visit_days: int,
+    seeds: Sequence[int],
+    settings: Sequence[float] | None = None,
+    explore_share: float = DEFAULT_EXPLORE_SHARE,
+) -> list[Cell]:
+    """All cells of an experiment; the first policy is the one others are compared with.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are no policies or seeds, too few visitors, or a policy twice.
+    UnknownNameError
+        If the scenario or a policy is not known.
+    """
+    if not policies or not seeds or n_subjects < 2 or visit_days < 1:
+        raise InvalidInputError(
+            f"got {len(policies)} policies, {len(seeds)} seeds, {n_subjects} subjects and {visit_days} days; expected at least "
+            "one policy, one seed, two subjects and one day"
+        )
+    if len(set(policies)) < len(policies):
+        raise InvalidInputError(f"a policy is given twice among {', '.join(policies)}; name each once")
+    study = study_named(scenario)
+    wanted = study.settings if settings is None else tuple(settings)
+    for name in policies:
+        policy_named(name, study.make(wanted[0]), seed=seeds[0], outcome=study.outcome)
+    return [
+        Cell(
+            scenario=scenario,
+            setting=float(setting),
+            policy=name,
+            seed=int(seed),
+            n_subjects=n_subjects,
+            visit_days=visit_days,
+            explore_share=explore_share,
+            content=_content(scenario) + _content(name),
+        )
+        for setting in wanted
+        for seed in seeds
+        for name in policies
+    ]
+
+
+def _content(name: str) -> str:
+    folder = Path(name)
+    return load_artifact(folder).digest if folder.is_dir() else ""
+
+
+def live(cell: Cell) -> pa.Table:
+    """Let the cell's policy choose for its cohort; one row a visitor, in the order of their ids."""
+    study = study_named(cell.scenario)
+    site = study.make(cell.setting)
+    policy = policy_named(cell.policy, site, seed=cell.seed, outcome=study.outcome)
+    run = rollout(
+        site,
+        policy,
+        n_subjects=cell.n_subjects,
+        visit_days=cell.visit_days,
+        seed=cell.seed,
+        explore_share=cell.explore_share,
+    )
+    s = run.subjects
+    arrived = np.full(cell.n_subjects, -1, dtype=np.int16)
+    arrived[run.row[::-1]] = run.day[::-1]  # decisions are in order of time: the first one is written last
+    return pa.table(
+        {
+            "arrived": arrived,
+            "signed_day": s.signed_day.astype(np.int16),
+            "subscribed": s.subscribed,
+            "kept_30d": s.kept_30d,
+            "margin_eur": s.margin_eur.astype(np.float32),
+            "n_visits": s.n_visits.astype(np.int16),
+        }
+    )
+
+
+def live_once(cell: Cell, folder: Path) -> Path:
+    """Live a cell unless its result is there already; a file appears whole or not at all."""
+    path = cell.path(folder)
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = live(cell).replace_schema_metadata({"cell": json.dumps(asdict(cell))})
+    part = path.with_suffix(".part")
+    pq.write_table(table, part)
+    part.replace(path)
+    return path
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lives:
+    """One row a visitor of all seeds of one setting and policy.
+
+    Attributes
+    ----------
+    seed
+        Shape ``(n,)``; rows of two policies of one setting are the same visitors.
+    """
+
+    seed: FloatArray
+    arrived: FloatArray
+    signed_day: FloatArray
+    outcomes: dict[str, FloatArray]
+
+
+def read_lives(cells: Sequence[Cell], folder: Path) -> dict[tuple[float, str], Lives]:
+    """Results by setting and policy.
+
+    Raises
+    ------
+    InvalidInputError
+        If a cell has not been lived.
+    """
+    grouped: dict[tuple[float, str], list[tuple[Cell, pa.Table]]] = {}
+    for cell in cells:
+        path = cell.path(folder)
+        if not path.exists():
+            raise InvalidInputError(f"{path} is missing; run the same command again to live what is left")
+        grouped.setdefault((cell.setting, cell.policy), []).append((cell, pq.read_table(path)))
+    made = {}
+    for key, parts in grouped.items():
+        columns = {
+            name: np.concatenate(
+                [np.asarray(t[name].to_numpy(zero_copy_only=False), dtype=np.float64) for _, t in parts]
+            )
+            for name in ("arrived", "signed_day", *OUTCOMES)
+        }
+        made[key] = Lives(
+            seed=np.concatenate([np.full(t.num_rows, float(c.seed)) for c, t in parts]),
+            arrived=columns["arrived"],
+            signed_day=columns["signed_day"],
+            outcomes={o: columns[o] for o in OUTCOMES},
+        )
+    return made
+
+
+def summarise(cells: Sequence[Cell], lives: dict[tuple[float, str], Lives]) -> dict[str, Any]:
+    """Values, paired differences to the first policy and scores, with 95 % intervals; plain values, labelled as simulation."""
+    study = study_named(cells[0].scenario)
+    seeds = sorted({c.seed for c in cells})
+    settings = list(dict.fromkeys(c.setting for c in cells))
+    names = list(dict.fromkeys(c.policy for c in cells))
+    told: dict[str, Any] = {
+        "scenario": cells[0].scenario,
+        "about": study.about,
+        "in_simulation": True,
+        "setting": study.setting,
+        "outcome": study.outcome,
+        "baseline": study.baseline,
+        "n_subjects": cells[0].n_subjects,
+        "visit_days": cells[0].visit_days,
+        "seeds": seeds,
+        "explore_share": cells[0].explore_share,
+        "settings": [],
+    }
+    for setting in settings:
+        best, is_exact = _best(study, setting, n_subjects=cells[0].n_subjects, seed=seeds[0])
+        first = lives[setting, names[0]]
+        low = lives.get((setting, study.baseline))
+        rows = []
+        for name in names:
+            mine = lives[setting, name]
+            row: dict[str, Any] = {
+                "policy": name,
+                **{o: _interval(mine.outcomes[o]) for o in OUTCOMES},
+                "against_first": {o: _interval(mine.outcomes[o] - first.outcomes[o]) for o in OUTCOMES},
+            }
+            if low is not None and best is not None:
+                base = float(low.outcomes[study.outcome].mean())
+                row["score"] = (row[study.outcome]["mean"] - base) / (best - base)
+            rows.append(row)
+        entry = {"at": setting, "world": study.make(setting).name, "policies": rows}
+        if best is not None:
+            entry["best_possible"] = {"value": best, "is_exact": is_exact, "outcome": study.outcome}
+        told["settings"].append(entry)
+    return told
+
+
+def _best(study: Study, setting: float, *, n_subjects: int, seed: int) -> tuple[float | None, bool]:
+    """The exact optimum, or a bound no policy can beat, or nothing; and whether it is exact."""
+    site = study.make(setting)
+    if not isinstance(site, Scenario) or site.calendar is not None:
+        return None, False
+    try:
+        return solve(site, outcome=study.outcome)[1], True
+    except InvalidInputError:  # something is hidden: a bound is what there is
+        return upper_bound(site, n_subjects=n_subjects, seed=seed, outcome=study.outcome)[0], False
+
+
+def _interval(values: FloatArray) -> dict[str, float]:
+    mean, half = float(values.mean()), Z95 * float(values.std(ddof=1) / np.sqrt(len(values)))
+    return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Curve:
+    """An outcome per visitor by day, cumulative, with a 95 % interval over seeds; all of shape ``(n_days,)``.
+
+    With a single seed the interval is empty: limits equal the mean.
+    """
+
+    day: FloatArray
+    mean: FloatArray
+    low: FloatArray
+    high: FloatArray
+
+
+def curve(lives: Lives, outcome: str, *, n_days: int, minus: Lives | None = None) -> Curve:
+    """Cumulative outcome per visitor of the cohort by day; ``minus`` another policy's, seed by seed, for regret.
+
+    A contract counts on the day of signing, keeping on the day it is known (30 days later), margin on the day of signing.
+    """
+    seeds = np.unique(lives.seed)
+    each = np.stack([_by_day(lives, outcome, s, n_days) for s in seeds])
+    if minus is not None:
+        each = np.stack([_by_day(minus, outcome, s, n_days) for s in seeds]) - each
+    mean = each.mean(axis=0)
+    half = np.zeros(n_days)
+    if len(seeds) > 1:
+        half = float(student.ppf(0.975, len(seeds) - 1)) * each.std(axis=0, ddof=1) / np.sqrt(len(seeds))
+    return Curve(np.arange(n_days, dtype=np.float64), mean, mean - half, mean + half)
+
+
+def _by_day(lives: Lives, outcome: str, seed: float, n_days: int) -> FloatArray:
+    mine = lives.seed == seed
+    signed = lives.signed_day[mine]
+    day = np.where(signed >= 0, signed + (30 if outcome == "kept_30d" else 0), 0).astype(np.int64)
+    values = np.where(signed >= 0, lives.outcomes[outcome][mine], 0.0)
+    total = np.bincount(np.minimum(day, n_days - 1), weights=values, minlength=n_days)
+    return np.asarray(np.cumsum(total) / mine.sum(), dtype=np.float64)
+
+
+def n_days_of(cell: Cell) -> int:
+    """Days from the first arrival until every window is over."""
+    return cell.visit_days + WINDOW_DAYS

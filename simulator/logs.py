@@ -1,0 +1,131 @@
+"""Logs of rollouts on disk: one Parquet file that off-policy evaluation reads, and what calibration needs beside it.
+
+``decisions.parquet`` has the columns of ``nextoffer evaluate --log``: offer, propensity, reward, eligible, subject, at, policy, is_matured
+and what the site knew. ``visits.parquet`` and ``subjects.parquet`` hold the rest of the rollout, so that it can be read back whole.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from policies.errors import InvalidInputError, SchemaError
+from policies.records import DecisionTable, OfferSet
+from simulator.rollouts import REWARDS, RewardName, Rollout, SubjectOutcomes
+
+FORMAT = 1
+_OWN = ("offer", "propensity", "reward", "eligible", "subject", "at", "policy", "is_matured")
+
+
+def save_log(run: Rollout, folder: Path, *, reward: RewardName = "kept_30d") -> Path:
+    """Write a rollout; returns the folder.
+
+    Parameters
+    ----------
+    reward
+        Which one ``decisions.parquet`` gives to estimators.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    batch = run.interactions(reward)
+    ids = np.asarray(run.table.offers.ids)
+    taken = sorted(set(_OWN) & {*run.table.columns, *run.table.vectors})
+    if taken:
+        raise SchemaError(f"columns {taken} of the rollout have names that the log needs; rename them")
+    eligible = [ids[row].tolist() for row in np.unique(run.table.eligible, axis=0)]
+    which = np.unique(run.table.eligible, axis=0, return_inverse=True)[1].ravel()
+    decisions: dict[str, Any] = {
+        "offer": pa.array(ids[run.chosen]),
+        "propensity": pa.array(batch.propensity),
+        "reward": pa.array(batch.reward),
+        "eligible": pa.array(eligible).take(pa.array(which)),
+        "subject": pa.array(run.table.subjects),
+        "at": pa.array(run.table.at).cast(pa.timestamp("us", tz="UTC")),
+        "policy": pa.array(np.full(len(run.chosen), run.policy)),
+        "is_matured": pa.array(run.subjects.is_matured[run.row]),
+        **{name: pa.array(column) for name, column in run.table.columns.items()},
+        **{name: pa.array(list(block)) for name, block in run.table.vectors.items()},
+    }
+    pq.write_table(pa.table(decisions), folder / "decisions.parquet", row_group_size=1 << 16)
+    n, k = run.probabilities.shape
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(run.probabilities.ravel()), k)
+    visits: dict[str, Any] = {
+        "row": pa.array(run.row),
+        "day": pa.array(run.day),
+        "chosen": pa.array(run.chosen),
+        "probabilities": flat,
+        **{name: pa.array(run.rewards[name]) for name in REWARDS},
+    }
+    assert n == len(run.row)
+    pq.write_table(pa.table(visits), folder / "visits.parquet", row_group_size=1 << 16)
+    subjects: dict[str, Any] = {f.name: pa.array(getattr(run.subjects, f.name)) for f in fields(run.subjects)}
+    pq.write_table(pa.table(subjects), folder / "subjects.parquet")
+    told = {
+        "format": FORMAT, "in_simulation": True, "policy": run.policy, "last_day": run.last_day, "reward": reward,
+        "offers": list(run.table.offers.ids), "columns": sorted(run.table.columns), "vectors": sorted(run.table.vectors),
+    }  # fmt: skip
+    (folder / "log.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+def load_log(folder: Path, offers: OfferSet) -> Rollout:
+    """Read back what ``save_log`` wrote.
+
+    Parameters
+    ----------
+    offers
+        The site's, whose ids and order the log must have.
+
+    Raises
+    ------
+    InvalidInputError
+        If the folder is no log, or one of other offers.
+    """
+    path = folder / "log.json"
+    if not path.exists():
+        raise InvalidInputError(f"{folder} has no log.json; expected a folder that `nextoffer simulate log` wrote")
+    told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if told["offers"] != list(offers.ids):
+        raise InvalidInputError(
+            f"the log has the offers {', '.join(told['offers'])}; the site has {', '.join(offers.ids)}: name the site it came from"
+        )
+    decisions = pq.read_table(folder / "decisions.parquet")
+    visits = pq.read_table(folder / "visits.parquet")
+    subjects = pq.read_table(folder / "subjects.parquet")
+
+    def plain(table: pa.Table, name: str) -> Any:
+        column = table[name].combine_chunks()
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            return np.asarray(column.to_pylist(), dtype=np.str_)
+        return column.to_numpy(zero_copy_only=False)
+
+    ids = {offer: i for i, offer in enumerate(told["offers"])}
+    eligible = np.zeros((decisions.num_rows, len(ids)), dtype=np.bool_)
+    lists = decisions["eligible"].combine_chunks()
+    lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
+    places = np.asarray([ids[str(o)] for o in lists.flatten().to_pylist()])
+    eligible[np.repeat(np.arange(len(lengths)), lengths), places] = True
+    flat = visits["probabilities"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return Rollout(
+        table=DecisionTable(
+            offers=offers,
+            eligible=eligible,
+            columns={name: plain(decisions, name) for name in told["columns"]},
+            vectors={n: np.asarray(decisions[n].to_pylist(), dtype=np.float32) for n in told["vectors"]},
+            subjects=plain(decisions, "subject"),
+            at=decisions["at"].combine_chunks().cast(pa.timestamp("us")).to_numpy(zero_copy_only=False),
+        ),
+        chosen=plain(visits, "chosen"),
+        probabilities=flat.reshape(-1, len(ids)),
+        row=plain(visits, "row"),
+        day=plain(visits, "day"),
+        rewards={name: plain(visits, name) for name in REWARDS},
+        subjects=SubjectOutcomes(**{f.name: plain(subjects, f.name) for f in fields(SubjectOutcomes)}),
+        policy=told["policy"],
+        last_day=told["last_day"],
+    )

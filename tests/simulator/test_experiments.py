@@ -1,0 +1,129 @@
+"""Experiments: cells that depend on their values alone, paired differences, scores between a baseline and a bound."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from policies.artifact import save_artifact
+from policies.errors import InvalidInputError, UnknownNameError
+from policies.fixed import FixedOrder
+from simulator.experiments import Cell, Lives, curve, live, live_once, plan, policy_named, read_lives, summarise
+from simulator.habit import HabitScenario
+from simulator.scenarios.car_subscription import reference
+from simulator.scenarios.suite import STUDIES, study_named
+
+
+def _told(tmp_path: Path, scenario: str, policies: list[str], **sizes: int) -> dict[str, Any]:
+    cells = plan(
+        scenario,
+        policies,
+        n_subjects=sizes.get("n", 1_500),
+        visit_days=3,
+        seeds=range(1, 1 + sizes.get("seeds", 1)),
+        settings=(0.0,),
+    )
+    for cell in cells:
+        live_once(cell, tmp_path)
+    return summarise(cells, read_lives(cells, tmp_path))
+
+
+def test_differences_are_paired_and_the_first_has_none(tmp_path: Path) -> None:
+    """The first policy differs from itself by exactly nothing, and pairing narrows the interval of the other."""
+    told = _told(tmp_path, "reference", ["suv_care", "suv_deal"], n=2_500, seeds=2)
+    (entry,) = told["settings"]
+    first, second = entry["policies"]
+    assert first["against_first"]["kept_30d"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    assert told["in_simulation"] is True
+
+    def width(cell: dict[str, float]) -> float:
+        return cell["high"] - cell["low"]
+
+    unpaired = (width(first["subscribed"]) ** 2 + width(second["subscribed"]) ** 2) ** 0.5
+    assert width(second["against_first"]["subscribed"]) < unpaired
+    assert entry["best_possible"]["value"] > second["kept_30d"]["low"]
+    assert "score" not in first  # the baseline of scores was not lived
+
+
+def test_the_null_world_shows_no_difference(tmp_path: Path) -> None:
+    """Where offers make no difference the table says nought, not nearly nought."""
+    told = _told(tmp_path, "null", ["city_flex", "suv_deal"])
+    assert told["settings"][0]["policies"][1]["against_first"]["margin_eur"]["mean"] == 0.0
+
+
+def test_scores_lie_between_the_baseline_and_the_bound(tmp_path: Path) -> None:
+    """The baseline scores nought, the planned policy near one: the explore share is what it lacks."""
+    told = _told(tmp_path, "retention-tabular", ["uniform", "planned"], n=4_000)
+    uniform, planned = told["settings"][0]["policies"]
+    assert uniform["score"] == 0.0
+    assert 0.7 < planned["score"] < 1.05
+    assert told["settings"][0]["best_possible"]["is_exact"]
+
+
+def test_a_cell_is_known_by_all_its_values(tmp_path: Path) -> None:
+    """Cells that differ in any value have other digests; a saved policy's content is one of them."""
+    cell = Cell("reference", 0.0, "uniform", 1, 100, 3)
+    others = [Cell("reference", 0.0, "uniform", 1, 100, 4), Cell("reference", 0.5, "uniform", 1, 100, 3),
+              Cell("null", 0.0, "uniform", 1, 100, 3)]  # fmt: skip
+    assert len({c.digest for c in (cell, *others)}) == 4
+    save_artifact(FixedOrder(("suv_deal",)).to_artifact(), tmp_path / "policy")
+    before = plan("reference", [str(tmp_path / "policy")], n_subjects=10, visit_days=1, seeds=(1,))[0]
+    shutil.rmtree(tmp_path / "policy")
+    save_artifact(FixedOrder(("suv_care",)).to_artifact(), tmp_path / "policy")
+    after = plan("reference", [str(tmp_path / "policy")], n_subjects=10, visit_days=1, seeds=(1,))[0]
+    assert before.digest != after.digest
+
+
+def test_arrival_is_the_first_decision() -> None:
+    """The day a visitor arrived is the day of its first decision, and nobody signs before it."""
+    table = live(Cell("reference", 0.0, "uniform", 3, 400, 10)).to_pydict()
+    arrived, signed = np.asarray(table["arrived"]), np.asarray(table["signed_day"])
+    assert arrived.min() == 0
+    assert arrived.max() == 9
+    assert (signed[signed >= 0] >= arrived[signed >= 0]).all()
+
+
+def test_curves_by_hand() -> None:
+    """Two visitors, one of whom signs on day 2 and is kept: half a contract from day 2, half kept from day 32 on."""
+    lives = Lives(
+        seed=np.asarray([1.0, 1.0]), arrived=np.asarray([0.0, 0.0]), signed_day=np.asarray([2.0, -1.0]),
+        outcomes={"subscribed": np.asarray([1.0, 0.0]), "kept_30d": np.asarray([1.0, 0.0]), "margin_eur": np.asarray([8.0, 0.0])},
+    )  # fmt: skip
+    assert curve(lives, "subscribed", n_days=40).mean.tolist() == [0.0] * 2 + [0.5] * 38
+    assert curve(lives, "kept_30d", n_days=40).mean.tolist() == [0.0] * 32 + [0.5] * 8
+    assert curve(lives, "margin_eur", n_days=40, minus=lives).mean.tolist() == [0.0] * 40
+
+
+@pytest.mark.parametrize("name", sorted(STUDIES))
+def test_every_study_has_its_worlds(name: str) -> None:
+    """Each setting of each study makes a world with its baseline, and no two studies share a name with other content."""
+    study = study_named(name)
+    assert study.about
+    assert study.name == name
+    for setting in study.settings:
+        site = study.make(setting)
+        policy_named(study.baseline, site, seed=1)
+    assert (len(study.settings) > 1) == bool(study.setting)
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    """Cells not yet lived, policies given twice, and names nobody knows are refused with the way out."""
+    cells = plan("reference", ["uniform"], n_subjects=10, visit_days=1, seeds=(1,))
+    with pytest.raises(InvalidInputError, match="run the same command again"):
+        read_lives(cells, tmp_path)
+    with pytest.raises(InvalidInputError, match="given twice"):
+        plan("reference", ["uniform", "uniform"], n_subjects=10, visit_days=1, seeds=(1,))
+    with pytest.raises(InvalidInputError, match="at least one policy"):
+        plan("reference", [], n_subjects=10, visit_days=1, seeds=(1,))
+    with pytest.raises(UnknownNameError, match="suv_deal"):
+        policy_named("suv_deel", reference(), seed=1)
+    with pytest.raises(UnknownNameError, match="retention"):
+        study_named("retenton")
+    with pytest.raises(InvalidInputError, match="leave it out"):
+        policy_named("oracle", HabitScenario(), seed=1)
+    with pytest.raises(InvalidInputError, match="taste_spread"):
+        policy_named("planned", reference(), seed=1)

@@ -1,0 +1,106 @@
+"""Logs on disk: read back whole, valid for off-policy evaluation, and cut as of any day."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from api.cli.simulate import calibrate, fidelity, log, simulate
+from offline_eval.interop.arrow import read_parquet
+from policies.errors import InvalidInputError
+from policies.fixed import Uniform
+from simulator.logs import load_log, save_log
+from simulator.population import Population
+from simulator.rollouts import rollout
+from simulator.scenarios.car_subscription import OFFERS, reference
+
+
+def test_a_log_is_read_back_whole(tmp_path: Path) -> None:
+    """Every array of the rollout comes back, vectors and gaps included."""
+    people = Population.synthetic(size=60, seed=5)
+    vectors = {"sequence": np.random.default_rng(1).normal(size=(60, 3)).astype(np.float32)}
+    run = rollout(reference(population=replace(people, vectors=vectors)), Uniform(), n_subjects=150, seed=2)
+    again = load_log(save_log(run, tmp_path / "log"), OFFERS)
+    for name in ("chosen", "probabilities", "row", "day"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(run, name))
+    np.testing.assert_array_equal(again.table.eligible, run.table.eligible)
+    for name, column in run.table.columns.items():
+        np.testing.assert_array_equal(again.table.columns[name], column)
+    np.testing.assert_array_equal(again.table.vectors["sequence"], run.table.vectors["sequence"])
+    np.testing.assert_array_equal(again.subjects.cancelled_day, run.subjects.cancelled_day)
+    assert (again.last_day, again.policy) == (run.last_day, run.policy)
+
+
+def test_a_log_is_an_input_of_off_policy_evaluation(tmp_path: Path) -> None:
+    """The estimators' own reader takes the file: the same offers, propensities and rewards, open windows left out."""
+    run = rollout(reference(), Uniform(), n_subjects=400, visit_days=20, as_of=75, seed=2)
+    save_log(run, tmp_path / "log", reward="subscribed")
+    batch = read_parquet(tmp_path / "log" / "decisions.parquet", offers=OFFERS)
+    closed = run.subjects.is_matured[run.row]
+    assert 0 < closed.sum() < len(closed)
+    np.testing.assert_array_equal(batch.chosen, run.chosen[closed])
+    np.testing.assert_allclose(batch.propensity, run.probabilities[np.arange(len(closed)), run.chosen][closed])
+    assert batch.reward.sum() == run.rewards["subscribed"][closed].sum()
+    np.testing.assert_array_equal(batch.table.eligible, run.table.eligible[closed])
+
+
+@pytest.mark.parametrize("day", [0, 9, 40])
+def test_a_cut_is_the_beginning_of_the_whole(day: int) -> None:
+    """As of any day the log holds the decisions, contracts and cancellations of the whole up to that day, and nothing later."""
+    whole = rollout(reference(), Uniform(), n_subjects=300, seed=4)
+    cut = rollout(reference(), Uniform(), n_subjects=300, seed=4, as_of=day)
+    n = int((whole.day <= day).sum())
+    np.testing.assert_array_equal(cut.chosen, whole.chosen[:n])
+    for name in ("signed_day", "cancelled_day"):
+        known = getattr(whole.subjects, name)
+        np.testing.assert_array_equal(getattr(cut.subjects, name), np.where(known <= day, known, -1))
+    assert cut.last_day == day
+    with pytest.raises(InvalidInputError, match="0 or later"):
+        rollout(reference(), Uniform(), n_subjects=3, seed=4, as_of=-1)
+
+
+def test_other_offers_and_other_folders_are_refused(tmp_path: Path) -> None:
+    """A folder without a log, and a log of other offers, are named."""
+    with pytest.raises(InvalidInputError, match=r"no log\.json"):
+        load_log(tmp_path, OFFERS)
+    save_log(rollout(reference(), Uniform(), n_subjects=50, seed=2), tmp_path / "log")
+    told = json.loads((tmp_path / "log" / "log.json").read_text())
+    told["offers"][0] = "something"
+    (tmp_path / "log" / "log.json").write_text(json.dumps(told))
+    with pytest.raises(InvalidInputError, match="name the site it came from"):
+        load_log(tmp_path / "log", OFFERS)
+
+
+def test_command_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table on stdout and the file hold the same policies in the same order."""
+    path = tmp_path / "figures.json"
+    assert simulate(scenario="habit", policy=("uniform", "city_deal"), subjects=400, seeds=2, json=path) == 0
+    told = json.loads(path.read_text())
+    assert [row["policy"] for row in told["settings"][0]["policies"]] == ["uniform", "city_deal"]
+    assert told["seeds"] == [1, 2]
+    out = capsys.readouterr().out
+    assert "in simulation" in out
+    assert "city_deal" in out
+
+
+@pytest.mark.slow
+def test_from_a_log_to_a_fitted_world_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The commands in order: a log, a fit of it with what it does not identify, the fit as a world, and how near it is."""
+    assert log(out=tmp_path / "log", subjects=2_000) == 0
+    assert calibrate(log=tmp_path / "log", out=tmp_path / "fit", policy=("suv_care",), members=3, subjects=400) == 0
+    told = json.loads((tmp_path / "fit" / "calibration.json").read_text())
+    assert set(told["identified"]) & {"click_base", "return_rate_per_day"}
+    assert "price_sensitivity_spread" in told["unidentified"]
+    assert {row["parameter"] for row in told["grid"]["suv_care"]} >= {"price_sensitivity_spread"}
+    assert simulate(scenario=str(tmp_path / "fit" / "world"), policy=("suv_care",), subjects=300, seeds=1) == 0
+    assert fidelity(log=tmp_path / "log", against=str(tmp_path / "fit" / "world"), json=tmp_path / "f.json") == 0
+    far = json.loads((tmp_path / "f.json").read_text())
+    assert all(d["p_value"] > 1e-4 for d in far["distances"])
+    assert abs(far["classifier"]["accuracy"] - 0.5) < 4 * far["classifier"]["standard_error"]
+    assert "not identified" in capsys.readouterr().out
+    with pytest.raises(InvalidInputError, match="other laws"):
+        fidelity(log=tmp_path / "log", against="habit")
