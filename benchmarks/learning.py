@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from benchmarks._bandits import Labelled, MABWiser, has, run
 from benchmarks._experiments import hillstrom, karlan_list, upworthy
 from benchmarks._figures import Figure, finish, parser
+from benchmarks._learning_from_store import figures as from_store
 from policies.features import FeatureSpace
 from policies.fixed import Uniform
 from policies.linear import LinTS, LinUCB
@@ -174,6 +175,7 @@ def main() -> int:
     figures.append(vw_learning(2_000 if quick else 20_000, runs=2 if quick else 5, seed=options.seed))
     figures += upworthy(30 if quick else None, seed=options.seed, can_judge=not quick)
     figures += [hillstrom(options.seed), karlan_list(options.seed)]
+    figures += from_store(quick=quick, seed=options.seed)
     return finish("learning", figures, quick=quick, path=options.json, seed=options.seed)
 
 

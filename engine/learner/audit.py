@@ -21,7 +21,7 @@ from engine.decisions.ladder import APPRENTICE, BASELINE, baseline
 from engine.learner.snapshots import checkpoints, load_state
 from engine.learner.ticks import Tick, learn_from, read_tick, read_ticks
 from engine.offers.placement import placement_from_json
-from engine.registry.versions import Registry
+from engine.registry.versions import Registry, snapshot_folder
 from engine.rewards.attribution import BOT
 from engine.rewards.definition import RewardDefinition
 from engine.rewards.export import definition_of
@@ -30,8 +30,9 @@ from engine.store.database import Database
 from engine.store.erasure import erased_offsets, pseudonyms
 from engine.store.facts import decision_from_values
 from engine.store.retention import oldest_offset
+from policies.artifact import Artifact, load_artifact
 from policies.errors import ArtifactError, NextofferError
-from policies.protocols import OnlineLearner, Policy
+from policies.protocols import OnlineLearner, Policy, SaveablePolicy
 from policies.records import Context, Decision, DecisionTable, Offer, OfferId, OfferSet
 from policies.registry import load_policy
 from policies.sampling import decide, uniform_for
@@ -248,10 +249,20 @@ def _snapshots(states: States) -> tuple[int, int, Counter[str], dict[str, int]]:
             history.learn(policy, tick)
             if is_kept:
                 n += 1
-                n_other += (
-                    load_state(states.registry, ref, tick.number).to_artifact().digest != policy.to_artifact().digest
-                )
+                n_other += _content(
+                    load_artifact(snapshot_folder(states.registry.folder, ref, tick.number))
+                ) != _content(policy.to_artifact())
     return n, n_other, named, started_at
+
+
+def _content(artifact: Artifact) -> str:
+    """Hash of what a state has learned, as it reads after loading.
+
+    VW writes statistics of the running session (its progressive loss since it was started) beside the weights: a learner that was
+    restarted has others, and the same weights to the bit. Loading starts a session, so both sides are loaded once.
+    """
+    policy = load_policy(artifact)
+    return policy.to_artifact().digest if isinstance(policy, SaveablePolicy) else artifact.digest
 
 
 def decisions_of(database: Database) -> Iterator[Decision]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from sqlalchemy import Connection, select
 from engine.rewards.definition import RewardDefinition
 from engine.rewards.joined import Joined, join, stretches
 from engine.store import tables
-from engine.store.bodies import offers_and_rest
+from engine.store.bodies import Bodies, read_bodies
 from engine.store.database import Database
 from engine.store.facts import to_us
 from policies.errors import InvalidInputError, SchemaError, UnknownNameError
@@ -81,7 +81,10 @@ def full_batch(rows: Joined, bodies: Sequence[dict[str, Any]], offers: OfferSet)
     probabilities = np.zeros((n, k))
     for i, body in enumerate(bodies):
         probabilities[i, [offers.index_of(o) for o in body["o"]]] = body["p"]
-    batch = lean_batch(rows, [tuple(body["o"]) for body in bodies], bodies, offers, mixed="refuse")
+    parsed = Bodies()
+    for body in bodies:
+        parsed.add(body, tuple(body["o"]))
+    batch = lean_batch(rows, parsed, offers, mixed="refuse")
     phases = ["" if e is None else f"{e}:{p}" for e, p in zip(rows.experiments, rows.phases, strict=True)]
     return InteractionBatch(
         table=batch.table,
@@ -97,37 +100,28 @@ def full_batch(rows: Joined, bodies: Sequence[dict[str, Any]], offers: OfferSet)
     )
 
 
-def lean_batch(
-    rows: Joined,
-    eligible_offers: Sequence[tuple[str, ...]],
-    rests: Sequence[dict[str, Any]],
-    offers: OfferSet,
-    *,
-    mixed: Mixed,
-) -> InteractionBatch:
+def lean_batch(rows: Joined, bodies: Bodies, offers: OfferSet, *, mixed: Mixed) -> InteractionBatch:
     """What a learner needs: contexts, eligible offers, what was shown with which probability, and its number.
 
     Parameters
     ----------
-    rests
-        Bodies without their offers and probabilities.
     mixed
         What becomes of a feature that is text in some rows and a number in others: an error, or its text is missing.
     """
     masks: dict[tuple[str, ...], NDArray[np.bool_]] = {}
-    for ids in dict.fromkeys(eligible_offers):
+    for ids in dict.fromkeys(bodies.offers):
         mask = np.zeros(len(offers), dtype=np.bool_)
         mask[[offers.index_of(o) for o in ids]] = True
         masks[ids] = mask
     if len(masks) == 1:
         eligible = np.repeat(next(iter(masks.values()))[None, :], len(rows), axis=0)
     else:
-        eligible = np.asarray([masks[ids] for ids in eligible_offers], dtype=np.bool_)
+        eligible = np.asarray([masks[ids] for ids in bodies.offers], dtype=np.bool_)
     table = DecisionTable(
         offers=offers,
         eligible=eligible,
-        columns=_columns([r["x"] for r in rests], mixed=mixed),
-        vectors=_vectors([r["w"] for r in rests]),
+        columns=_columns(bodies.contexts, mixed=mixed),
+        vectors=_vectors(bodies.vectors),
         subjects=np.asarray(rows.subjects, dtype=np.str_),
         at=np.asarray(rows.at_us, dtype=np.int64).astype("datetime64[us]"),
     )
@@ -152,24 +146,25 @@ def learning_batches(
         Offer sets by revision; grows.
     """
     wanted = frozenset(rungs)
-    offers, rests = offers_and_rest(rows.bodies)
-    keep = [i for i, rest in enumerate(rests) if rest["g"] in wanted]
+    bodies = read_bodies(rows.bodies)
+    keep = [i for i, rung in enumerate(bodies.rungs) if rung in wanted]
     out: list[InteractionBatch] = []
-    for revision, run in itertools.groupby(keep, key=lambda i: rests[i]["r"]):
+    for revision, run in itertools.groupby(keep, key=bodies.revisions.__getitem__):
         picked = list(run)
-        part = rows if len(picked) == len(rows) else _take(rows, picked)
         if revision not in cache:
             if len(cache) >= 1_000:
                 cache.clear()
             with database.reading() as connection:
                 cache[revision] = union_of_offers(connection, [revision])
-        out.append(
-            lean_batch(part, [offers[i] for i in picked], [rests[i] for i in picked], cache[revision], mixed="missing")
-        )
+        if len(picked) == len(rows):
+            out.append(lean_batch(rows, bodies, cache[revision], mixed="missing"))
+            break
+        part = bodies.take(picked)
+        out.append(lean_batch(_take(rows, picked), part, cache[revision], mixed="missing"))
     return out
 
 
-def _columns(features: Sequence[dict[str, Any]], *, mixed: Mixed) -> dict[str, NDArray[Any]]:
+def _columns(features: Sequence[Mapping[str, Any]], *, mixed: Mixed) -> dict[str, NDArray[Any]]:
     """``policies.records.feature_column`` of each feature, from the types that a whole column holds."""
     names: set[str] = set()
     for row in features:
@@ -191,7 +186,7 @@ def _columns(features: Sequence[dict[str, Any]], *, mixed: Mixed) -> dict[str, N
     return out
 
 
-def _vectors(blocks: Sequence[dict[str, list[float]]]) -> dict[str, NDArray[np.float32]]:
+def _vectors(blocks: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, NDArray[np.float32]]:
     """Named blocks; a row that lacks one, or has another width than most, has zeros there."""
     widths: dict[str, dict[int, int]] = {}
     for row in blocks:
@@ -210,7 +205,7 @@ def _vectors(blocks: Sequence[dict[str, list[float]]]) -> dict[str, NDArray[np.f
 def _take(rows: Joined, kept: Sequence[int]) -> Joined:
     return Joined(
         rows.placement,
-        *(tuple(column[i] for i in kept) for column in _columns_of(rows)),
+        *(tuple(column[i] for i in kept) if column else () for column in _columns_of(rows)),
     )
 
 
@@ -230,11 +225,11 @@ def _columns_of(rows: Joined) -> tuple[tuple[Any, ...], ...]:
         rows.offers,
         rows.propensities,
         rows.bodies,
+        rows.rewards,
         rows.policies,
         rows.experiments,
         rows.phases,
         rows.variants,
-        rows.rewards,
     )
 
 

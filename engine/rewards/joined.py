@@ -26,28 +26,30 @@ MICROSECONDS = 1_000_000
 STRETCH = 20_000
 _PART = 1_000
 
-# `|| ''` keeps a planner that knows no statistics from reading a whole placement instead of the stretch.
-_MINE = (
-    "d.ledger_offset >= :first AND d.ledger_offset < :end AND d.placement || '' = :placement "
-    f"AND (CASE WHEN :policy = '' THEN d.policy NOT LIKE '{BOT}@%' ELSE d.policy || '' = :policy END)"
-)
-_DECISIONS = (
-    "SELECT d.ledger_offset, d.id, d.subject, d.at_us, d.is_activated, d.offer, d.propensity, d.body, "
-    f"d.policy, d.experiment, d.phase, d.variant FROM decisions d WHERE {_MINE} ORDER BY d.ledger_offset"
-)
+# `~` marks a column by which no index may be chosen: SQLite, which knows no statistics, would read a whole placement instead of
+# the stretch. There it becomes a unary plus; PostgreSQL has statistics and needs no hint.
+_STRETCH = "d.ledger_offset >= :first AND d.ledger_offset < :end AND ~d.placement = :placement"
+_OF_POLICY = f"{_STRETCH} AND ~d.policy = :policy"
+_OF_PEOPLE = f"{_STRETCH} AND d.policy NOT LIKE '{BOT}@%'"
+_COLUMNS = "d.ledger_offset, d.id, d.subject, d.at_us, d.is_activated, d.offer, d.propensity, d.body"
+_MORE_COLUMNS = f"{_COLUMNS}, d.policy, d.experiment, d.phase, d.variant"
+_DECISIONS = "SELECT {columns} FROM decisions d WHERE {mine} ORDER BY d.ledger_offset"
 _ACTIVATIONS = (
     "SELECT a.decision, a.at_us FROM decisions d CROSS JOIN activations a "
-    f"WHERE {_MINE} AND NOT d.is_activated AND a.decision = d.id AND a.ledger_offset < :known"
+    "WHERE {mine} AND NOT d.is_activated AND a.decision = d.id AND a.ledger_offset < :known"
 )
 _VOIDS = "SELECT decision, ledger_offset FROM voids WHERE ledger_offset >= :first AND ledger_offset < :known"
 _REWARDS = (
     "SELECT r.decision, r.kind, r.at_us, r.id, r.value FROM decisions d CROSS JOIN rewards r "
-    f"WHERE {_MINE} AND r.decision = d.id AND r.ledger_offset < :known AND r.at_us <= :as_of"
+    "WHERE {mine} AND r.decision = d.id AND r.ledger_offset < :known AND r.at_us <= :as_of"
 )
 _OUTCOMES = (
     "SELECT o.subject, o.kind, o.at_us, o.id, o.value FROM decisions d CROSS JOIN outcomes o "
-    f"WHERE {_MINE} AND o.subject = d.subject AND o.at_us >= d.at_us AND o.at_us <= d.at_us + :window "
+    "WHERE {mine} AND o.subject = d.subject AND o.at_us >= d.at_us AND o.at_us <= d.at_us + :window "
     "AND o.at_us <= :as_of AND o.ledger_offset < :known"
+)
+_FIRST_OPEN = (
+    "SELECT d.ledger_offset FROM decisions d WHERE {mine} AND d.at_us > :open_since ORDER BY d.ledger_offset LIMIT 1"
 )
 
 _Fact = tuple[str, int, str, float]
@@ -83,6 +85,8 @@ class Joined:
         As ``engine.store.facts.decision_row`` wrote them.
     rewards
         Number of each decision by the reward definition, from the facts inside its window that were known.
+    policies, experiments, phases, variants
+        Empty in the join of one policy, which has no use for them.
     """
 
     placement: str
@@ -93,11 +97,11 @@ class Joined:
     offers: tuple[str, ...]
     propensities: tuple[float, ...]
     bodies: tuple[bytes, ...]
-    policies: tuple[str, ...]
-    experiments: tuple[str | None, ...]
-    phases: tuple[int | None, ...]
-    variants: tuple[str | None, ...]
     rewards: tuple[float, ...]
+    policies: tuple[str, ...] = ()
+    experiments: tuple[str | None, ...] = ()
+    phases: tuple[int | None, ...] = ()
+    variants: tuple[str | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -118,56 +122,55 @@ def join(
     parts = [
         replace(stretch, first_offset=start, end_offset=min(start + _PART, stretch.end_offset)) for start in starts
     ]
+    ask = _Asker(database, placement, policy)
     rows: list[tuple[Any, ...]] = []
+    rewards: list[float] = []
     for part in parts:
-        rows += _part(database, placement, definition, part, policy=policy or "")
-    columns = list(zip(*rows, strict=True)) if rows else [()] * 13
-    offsets, ids, subjects, at_us, _, offers, propensities, bodies, policies, experiments, phases, variants, rewards = (
-        columns
-    )
-    return Joined(
-        placement,
-        offsets,
-        ids,
-        subjects,
-        at_us,
-        offers,
-        propensities,
-        bodies,
-        policies,
-        experiments,
-        phases,
-        variants,
-        rewards,
-    )
+        part_rows, part_rewards = _part(ask, placement, definition, part)
+        rows += part_rows
+        rewards += part_rewards
+    n_columns = 8 if policy is not None else 12
+    columns = list(zip(*rows, strict=True)) if rows else [()] * n_columns
+    offsets, ids, subjects, at_us, _, offers, propensities, bodies, *more = columns
+    return Joined(placement, offsets, ids, subjects, at_us, offers, propensities, bodies, tuple(rewards), *more)
+
+
+class _Asker:
+    """Asks for what belongs to the decisions of a stretch, in the words of the database at hand."""
+
+    def __init__(self, database: Database, placement: str, policy: str | None) -> None:
+        self.database = database
+        self._where = {"placement": placement} if policy is None else {"placement": placement, "policy": policy}
+        self._mine = _OF_PEOPLE if policy is None else _OF_POLICY
+        self._columns = _MORE_COLUMNS if policy is None else _COLUMNS
+        self._hint = "+" if database.is_sqlite else ""
+
+    def __call__(self, sql: str, **values: object) -> list[tuple[Any, ...]]:
+        text = sql.format(mine=self._mine, columns=self._columns).replace("~", self._hint)
+        return self.database.rows(text, **self._where, **values)
 
 
 def _part(
-    database: Database, placement: str, definition: RewardDefinition, stretch: Stretch, *, policy: str
-) -> list[tuple[Any, ...]]:
-    """Rows of the decisions of a stretch, each with its number behind its columns."""
+    ask: _Asker, placement: str, definition: RewardDefinition, stretch: Stretch
+) -> tuple[list[tuple[Any, ...]], list[float]]:
+    """Rows of the decisions of a stretch, and the number of each."""
     window_us = round(definition.window_s * MICROSECONDS)
-    where: dict[str, Any] = {
-        "first": stretch.first_offset,
-        "end": stretch.end_offset,
-        "placement": placement,
-        "policy": policy,
-    }
-    later: dict[str, Any] = {**where, "known": stretch.known_offset}
+    within: dict[str, Any] = {"first": stretch.first_offset, "end": stretch.end_offset}
     open_since_us = stretch.as_of_us - window_us
     # A decision without a body has gone to the cold path.
-    rows = [row for row in database.rows(_DECISIONS, **where) if row[3] <= open_since_us and row[7]]
+    rows = [row for row in ask(_DECISIONS, **within) if row[3] <= open_since_us and row[7]]
     if not all(row[4] for row in rows):
-        seen = _first_of_each(database.rows(_ACTIVATIONS, **later))
+        seen = _first_of_each(ask(_ACTIVATIONS, **within, known=stretch.known_offset))
         # Seen after its own window closed: nothing that counts can have come of it.
         rows = [row for row in rows if row[4] or seen.get(row[1], 1 << 62) <= row[3] + window_us]
-    voids = dict(database.rows(_VOIDS, first=stretch.first_offset, known=stretch.known_offset))
+    voids = dict(ask.database.rows(_VOIDS, first=stretch.first_offset, known=stretch.known_offset))
     if voids:
         rows = [row for row in rows if voids.get(row[1], -1) <= row[0]]
-    at = {row[1]: row[3] for row in rows}
-    facts = _facts(database, definition, at, {row[2] for row in rows}, later, stretch, placement, window_us)
+    if not rows:
+        return [], []
+    facts = _facts(ask, placement, definition, stretch, rows)
     number, default = definition.number, definition.default
-    return [(*row, number(facts[row[1]]) if row[1] in facts else default) for row in rows]
+    return rows, [number(facts[row[1]]) if row[1] in facts else default for row in rows]
 
 
 def _first_of_each(rows: list[tuple[Any, ...]]) -> dict[str, int]:
@@ -178,25 +181,25 @@ def _first_of_each(rows: list[tuple[Any, ...]]) -> dict[str, int]:
 
 
 def _facts(
-    database: Database,
-    definition: RewardDefinition,
-    at: dict[str, int],
-    subjects: set[str],
-    later: dict[str, Any],
-    stretch: Stretch,
-    placement: str,
-    window_us: int,
+    ask: _Asker, placement: str, definition: RewardDefinition, stretch: Stretch, rows: list[tuple[Any, ...]]
 ) -> dict[str, list[_Fact]]:
-    kinds = definition.kinds
+    """What came of some decisions, by decision: rewards that name it, and outcomes that are attributed to it."""
+    window_us = round(definition.window_s * MICROSECONDS)
+    kinds, database = definition.kinds, ask.database
+    within: dict[str, Any] = {
+        "first": stretch.first_offset,
+        "end": stretch.end_offset,
+        "known": stretch.known_offset,
+        "as_of": stretch.as_of_us,
+    }
+    at: dict[str, int] = {row[1]: row[3] for row in rows}
     out: dict[str, list[_Fact]] = defaultdict(list)
-    if not at:
-        return out
-    for decision, kind, at_us, fact_id, value in database.rows(_REWARDS, **later, as_of=stretch.as_of_us):
+    for decision, kind, at_us, fact_id, value in ask(_REWARDS, **within):
         # A client's clock may run behind the server's: a reward is never before its decision.
         if kind in kinds and decision in at and at_us <= at[decision] + window_us:
             out[decision].append((kind, at_us, fact_id, value))
-    outcomes = {row[3]: row for row in database.rows(_OUTCOMES, **later, as_of=stretch.as_of_us, window=window_us)}
-    linked = _linked(database, subjects, known_offset=stretch.known_offset)
+    outcomes = {row[3]: row for row in ask(_OUTCOMES, **within, window=window_us)}
+    linked = _linked(database, {row[2] for row in rows}, known_offset=stretch.known_offset)
     for start in range(0, len(linked), _PART):
         outcomes |= {row[3]: row for row in _outcomes_of(database, linked[start : start + _PART], stretch)}
     found = [row for row in outcomes.values() if row[1] in kinds]
@@ -251,13 +254,10 @@ def end_of_closed(
     policy: str | None = None,
 ) -> int:
     """Where the run of closed windows that starts at an offset ends: at the first decision that is still open."""
-    rows = database.rows(
-        f"SELECT d.ledger_offset FROM decisions d WHERE {_MINE} AND d.at_us > :open_since "
-        "ORDER BY d.ledger_offset LIMIT 1",
+    rows = _Asker(database, placement, policy)(
+        _FIRST_OPEN,
         first=first_offset,
         end=known_offset,
-        placement=placement,
-        policy=policy or "",
         open_since=as_of_us - round(definition.window_s * MICROSECONDS),
     )
     return int(rows[0][0]) if rows else known_offset
