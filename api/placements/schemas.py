@@ -37,6 +37,63 @@ class CatalogueOfferBody(Body):
     stock: Annotated[int, Field(ge=0, le=10**12)] | None = None
 
 
+class CapBody(Body):
+    """At most so many views of an offer by one person within some days; one view is a cool-down."""
+
+    id: Name
+    most: Annotated[int, Field(ge=1, le=10_000)]
+    days: Annotated[float, Field(gt=0, le=3660)]
+    offers: tuple[ConditionBody, ...] = Field((), description="Which offers it speaks of; empty: all")
+    together: bool = Field(False, description="Count views of all those offers as one")
+
+
+class MandatoryBody(Body):
+    """Where it applies and one of its offers may be shown, only its offers are."""
+
+    id: Name
+    offers: Annotated[tuple[ConditionBody, ...], Field(min_length=1)]
+    requires: tuple[ConditionBody, ...] = ()
+
+
+class MarginFloorBody(Body):
+    """Offers that earn less than this are not shown."""
+
+    id: Name
+    least: Number
+    feature: Name = "margin_eur"
+    requires: tuple[ConditionBody, ...] = ()
+
+
+class BudgetBody(Body):
+    """What may be given away in a period, released evenly over it."""
+
+    id: Name
+    cost: Name = Field(description="Offer feature that says what one costs")
+    total: Annotated[float, Field(ge=0, le=10**12)]
+    starts_at: Moment
+    ends_at: Moment
+    counts: Kind | None = Field(None, description="Kind of reward that spends; without it, every showing does")
+    head_start: Share = Field(0.1, description="Share of the total that may be spent at once")
+
+
+class DiversityBody(Body):
+    """At most so many offers of a page share a value of a feature."""
+
+    id: Name
+    feature: Name
+    most: Annotated[int, Field(ge=1, le=100)] = 1
+
+
+class LimitsBody(Body):
+    """What the business asks beyond rules; like rules they act before the policy, and are logged as the reason."""
+
+    caps: Annotated[tuple[CapBody, ...], Field(max_length=50)] = ()
+    mandatory: Annotated[tuple[MandatoryBody, ...], Field(max_length=50)] = ()
+    margin_floors: Annotated[tuple[MarginFloorBody, ...], Field(max_length=50)] = ()
+    budgets: Annotated[tuple[BudgetBody, ...], Field(max_length=20)] = ()
+    diversity: Annotated[tuple[DiversityBody, ...], Field(max_length=20)] = ()
+
+
 class RewardTermBody(Body):
     """One kind of fact and what it is worth."""
 
@@ -68,6 +125,7 @@ class PlacementBody(Body):
     doors: Annotated[dict[Name, dict[str, Any]], Field(max_length=10)] = Field(
         default_factory=dict, description="What other contracts configure, by door; give it back as it was read"
     )
+    limits: LimitsBody = Field(default_factory=LimitsBody)
     expected_revision: Revision | None = Field(
         None, description="Refuse the change if the placement has moved on; 0: new"
     )
@@ -86,6 +144,7 @@ class PlacementReply(Reply):
     reward: dict[str, Any]
     encoder: str | None
     doors: dict[str, dict[str, Any]]
+    limits: dict[str, Any]
 
 
 class PlacementListReply(Reply):

@@ -11,6 +11,8 @@ from engine.decisions.configuration import Configuration, LivePlacement, offer_s
 from engine.decisions.ladder import BASELINE, Ladder, Rung, baseline
 from engine.decisions.requests import DecisionRequest, Explanation
 from engine.experiments.allocation import Allocation
+from engine.offers.counts import Counts
+from engine.offers.limits import Situation, View, excluded_by_limits
 from engine.offers.placement import MAX_OFFERS
 from engine.registry.versions import Registry
 from engine.rewards.attribution import BOT
@@ -95,6 +97,7 @@ class Pipeline:
         self._people = people
         self._secret = secret
         self._clock = clock
+        self._counts = Counts(database)
         self._ladder = Ladder(registry)
         self._encoders: dict[str, Encoder] = {}
         self._stored_sets: set[str] = set()
@@ -265,7 +268,27 @@ class Pipeline:
                     reason = "out_of_stock"
                 if reason is not None:
                     excluded.setdefault(entry.offer.id, reason)
+        if live.placement.limits:
+            excluded |= self._limited(live, request, offers, features, at, excluded)
         return excluded
+
+    def _limited(
+        self,
+        live: LivePlacement,
+        request: DecisionRequest,
+        offers: OfferSet,
+        features: Features,
+        at: datetime,
+        already: Mapping[OfferId, str],
+    ) -> dict[OfferId, str]:
+        limits, placement = live.placement.limits, live.placement.id
+        views: list[View] = []
+        if limits.caps:
+            people = self._people.ids(request.subject)
+            views = self._counts.views(placement, people, since=at - limits.memory, at=at)
+        spent = {budget.id: self._counts.spent(placement, budget, live.offers) for budget in limits.budgets}
+        situation = Situation(at, features, views, spent, request.placed)
+        return excluded_by_limits(limits, offers, situation, already)
 
     def _assigned(self, experiment: str, ids: tuple[str, ...]) -> tuple[int, str, float] | None:
         """Phase, variant and its probability of the first exposure of a person."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from engine.offers.limits import Limits, limits_from_json
 from engine.rewards.definition import RewardDefinition
 from policies.eligibility import Condition, EligibilityRule
 from policies.errors import InvalidInputError, UnknownNameError
@@ -66,6 +67,8 @@ class Placement:
     doors
         What other contracts configure and a placement has no word for, by door; kept with the placement so that one revision
         holds both. Policies never see it.
+    limits
+        Frequency caps, mandatory offers, margin floors, budgets and diversity of a page; they need the catalogue's own offers.
     """
 
     id: str
@@ -77,6 +80,7 @@ class Placement:
     reward: RewardDefinition = field(default_factory=RewardDefinition)
     encoder: str | None = None
     doors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         if not self.id or len(self.id) > 128 or not all(c.isalnum() or c in "-_." for c in self.id):
@@ -111,6 +115,7 @@ class Placement:
             "explore_share": self.explore_share,
             "reward": self.reward.to_json(),
             "encoder": self.encoder,
+            "limits": self.limits.to_json(),
             "doors": {door: dict(kept) for door, kept in self.doors.items()},
         }
 
@@ -127,6 +132,7 @@ def placement_from_json(document: Mapping[str, Any]) -> Placement:
         reward=RewardDefinition.from_json(document.get("reward", {})),
         encoder=document.get("encoder"),
         doors=document.get("doors", {}),
+        limits=limits_from_json(document.get("limits", {})),
     )
 
 
