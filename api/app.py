@@ -27,6 +27,7 @@ from api.experiments import routes as experiments
 from api.facts import routes as facts
 from api.health import routes as health
 from api.metrics import Metrics
+from api.ofrep import routes as ofrep
 from api.operation import Operation, Parts, first_headers, json_response, request_id_of
 from api.personalizer import routes as personalizer
 from api.placements import routes as placements
@@ -111,14 +112,15 @@ def create_app(
     )
     app.router.routes.extend(operation.route() for operation in OPERATIONS)
     app.router.routes.extend(personalizer.routes())
+    app.router.routes.extend(ofrep.routes())
     app.outermost = OperationDispatch(app.inner, OPERATIONS)
     if settings.cors_origins:
         app.outermost = CORSMiddleware(
             app.outermost,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type", "idempotency-key", "nextoffer-key"],
-            expose_headers=["x-request-id", "retry-after"],
+            allow_headers=["authorization", "content-type", "idempotency-key", "if-none-match", "nextoffer-key"],
+            expose_headers=["etag", "retry-after", "x-request-id"],
         )
 
     def documented() -> dict[str, Any]:

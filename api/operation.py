@@ -285,7 +285,7 @@ def authorise(
     an origin that the settings name (which the CORS layer answers; here only the kind of key is checked).
     """
     query: Mapping[str, str] = QueryParams(scope["query_string"]) if scope["query_string"] else _NO_QUERY
-    text = _key_text(headers, query)
+    text = shown_key(headers, query)
     if text is None:
         raise UnauthorizedError("this needs an API key; send the header 'Authorization: Bearer nxo_…'")
     key = keys.find(text)
@@ -314,7 +314,8 @@ def check_origin(request: Request, key: ApiKey, allowed: Sequence[str]) -> None:
         )
 
 
-def _key_text(headers: Mapping[bytes, bytes], query: Mapping[str, str]) -> str | None:
+def shown_key(headers: Mapping[bytes, bytes], query: Mapping[str, str] = _NO_QUERY) -> str | None:
+    """Text of the key that a caller shows, in either header or in the address."""
     said = headers.get(b"authorization", b"").decode("latin-1")
     if said[:7].lower() == "bearer " and (text := said[7:].strip()):
         return text

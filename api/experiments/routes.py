@@ -348,6 +348,7 @@ def _fields(body: DraftBody) -> dict[str, Any]:
         "ends_at": body.ends_at,
         "data_scope": body.data_scope,
         "segments": tuple(body.segments),
+        "is_client_visible": body.is_client_visible,
     }
 
 

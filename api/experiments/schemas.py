@@ -82,6 +82,7 @@ class DraftBody(Body):
     ends_at: Moment | None = None
     data_scope: Literal["own", "shared"] = "own"
     segments: Annotated[tuple[Name, ...], Field(max_length=3)] = ()
+    is_client_visible: bool = Field(False, description="Whether a public key may read a visitor's variant")
 
 
 class ExperimentBody(DraftBody):
@@ -198,6 +199,7 @@ class ExperimentReply(Reply):
     data_scope: str
     segments: list[str]
     approved_by: str
+    is_client_visible: bool
     phases: list[PhaseReply]
     started_at: str | None
     stopped_at: str | None

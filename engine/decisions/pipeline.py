@@ -103,6 +103,13 @@ class Pipeline:
         self._stored_sets: set[str] = set()
         self._known_names: set[str] = set()  # of features, found good before
 
+    def allocation(self, placement_id: str, subject: str, features: Features) -> Allocation:
+        """Who would decide for a subject."""
+        live = self._configuration.placement(placement_id)
+        self._check_features(features)
+        known = self._with_traits(check_text(subject, what="subject"), features)
+        return live.trials.allocate(self._people.ids(subject), known, assigned=self._assigned)
+
     def prepare(self, request: DecisionRequest) -> Prepared:
         """Make a decision without writing it.
 

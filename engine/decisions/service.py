@@ -38,7 +38,10 @@ from engine.decisions.requests import (
     RewardRequest,
 )
 from engine.decisions.stored import stored_decision, stored_payload
+from engine.experiments.allocation import Allocation
+from engine.experiments.controls import Controls, controls_of
 from engine.experiments.lifecycle import Experiments
+from engine.experiments.records import Experiment
 from engine.offers.placement import Placement
 from engine.registry.versions import Registry
 from engine.store import facts, tables
@@ -50,7 +53,7 @@ from engine.store.writer import ThreadWriter, Writer
 from engine.subjects.links import People
 from engine.subjects.state import SubjectStates
 from policies.errors import InvalidInputError, NoEligibleOfferError, StoreUnavailableError
-from policies.records import Decision
+from policies.records import Decision, Features
 
 
 def utc_now() -> datetime:
@@ -356,6 +359,24 @@ class DecisionService:
             If there is none.
         """
         return self._configuration.placement(placement_id).placement
+
+    def allocation(self, placement_id: str, subject: str, features: Features) -> Allocation:
+        """Who would decide for a subject now; nothing is recorded.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such placement.
+        """
+        return self._pipeline.allocation(placement_id, subject, features)
+
+    def running_experiments(self) -> list[Experiment]:
+        """Experiments that take subjects now; none while they are paused."""
+        return [e for live in self._configuration.all().values() for e in live.trials.experiments]
+
+    def controls(self) -> Controls:
+        """Switches over all experiments."""
+        return controls_of(self.database)
 
     def placements(self) -> list[str]:
         """Ids of all placements."""

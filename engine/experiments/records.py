@@ -154,6 +154,8 @@ class Experiment:
         Features of the first decision by which results are also shown.
     approved_by
         Who approved the draft as it stands; a change of the draft takes it back.
+    is_client_visible
+        Whether a key that a web page shows may read which variant a visitor has.
     """
 
     id: str
@@ -178,6 +180,7 @@ class Experiment:
     data_scope: Literal["own", "shared"] = "own"
     segments: tuple[str, ...] = ()
     approved_by: str = ""
+    is_client_visible: bool = False
 
     def __post_init__(self) -> None:
         check_text(self.id, what="id of an experiment", max_length=128)
@@ -278,6 +281,7 @@ def document_of(experiment: Experiment) -> dict[str, Any]:
         "data_scope": experiment.data_scope,
         "segments": list(experiment.segments),
         "approved_by": experiment.approved_by,
+        "is_client_visible": experiment.is_client_visible,
     }
 
 
@@ -298,6 +302,7 @@ def with_document(experiment: Experiment, document: Mapping[str, Any]) -> Experi
         data_scope=document.get("data_scope", "own"),
         segments=tuple(document.get("segments", ())),
         approved_by=document.get("approved_by", ""),
+        is_client_visible=document.get("is_client_visible", False),
     )
 
 
