@@ -1,7 +1,11 @@
 """Reward models that need numpy only, and cross-fitting for any.
 
 A model that is judged on rows it was fitted on flatters itself, and DR inherits the flattery. ``CrossFitted`` gives each
-subject the model of a fold it was not in.
+subject the model of a fold it was not in. Any ``fit`` will do, such as ``engine.training.reward.fit_reward_model``.
+
+The linear models here are not those of ``policies.reward_models``: those learn online, live in artefacts and may say anything;
+these are fitted once per fold and thrown away, hold logistic rewards, pull rare offers to what all share, and stay in the range
+of the rewards, so that a heavy weight never meets a wild prediction.
 """
 
 from __future__ import annotations

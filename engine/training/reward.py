@@ -20,7 +20,7 @@ from engine.models.onnx_graphs import boosted_graph, dense_graph, pair_graph
 from policies.errors import InvalidInputError, MissingExtraError, UnknownNameError
 from policies.features import FeatureSpace
 from policies.onnx_policy import OnnxRewardModel
-from policies.records import FloatArray, IntArray, InteractionBatch
+from policies.records import FloatArray, InteractionBatch
 
 Kind = Literal["logistic", "lightgbm", "mlp"]
 KINDS: tuple[Kind, ...] = ("logistic", "lightgbm", "mlp")
@@ -129,36 +129,6 @@ def fit_reward_model(
         "held_out": _quality(held.reward, held_score, is_binary=data.is_binary),
     }
     return OnnxRewardModel(graph, space, facts=facts)
-
-
-def cross_fit(batch: InteractionBatch, *, kind: Kind = "lightgbm", n_folds: int = 3, seed: int = 0) -> FloatArray:
-    """Expected rewards ``(n, k)`` where each row is scored by a model that never saw its subject.
-
-    What doubly robust estimation needs: a model judged on its own training rows correlates with their noise. Folds are whole
-    subjects, dealt so that rewards above zero spread evenly.
-    """
-    folds = _subject_folds(batch, n_folds=n_folds, seed=seed)
-    space = FeatureSpace.fit(batch.table)
-    out = np.zeros(batch.table.eligible.shape)
-    for k in range(n_folds):
-        rows = folds == k
-        if not rows.any():
-            continue
-        model = fit_reward_model(batch.take(~rows), kind=kind, seed=seed + k, space=space)
-        out[rows] = model.expected_reward(batch.table.take(rows))
-    return out
-
-
-def _subject_folds(batch: InteractionBatch, *, n_folds: int, seed: int) -> IntArray:
-    subjects = batch.table.subjects if batch.table.subjects is not None else np.arange(len(batch)).astype(np.str_)
-    names, member = np.unique(subjects, return_inverse=True)
-    positives = np.bincount(member, weights=batch.reward > 0, minlength=len(names))
-    # Deal shuffled subjects in the order of their positives: neighbours land in different folds.
-    order = np.random.default_rng(seed).permutation(len(names))
-    order = order[np.argsort(-positives[order], kind="stable")]
-    fold = np.empty(len(names), dtype=np.int64)
-    fold[order] = np.arange(len(names)) % n_folds
-    return fold[member]
 
 
 def _held_out(clusters: NDArray[Any], *, seed: int) -> NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 
 from engine.models.metrics import expit
 from engine.models.onnx_graphs import run_graph
-from engine.training.reward import KINDS, Kind, cross_fit, fit_reward_model
+from engine.training.reward import KINDS, Kind, fit_reward_model
+from offline_eval.reward_models import cross_fit
 from policies.artifact import load_artifact, save_artifact
 from policies.errors import InvalidInputError, UnknownNameError
 from policies.protocols import RewardModel
@@ -100,7 +102,8 @@ def test_cross_fitting_never_scores_a_subject_with_a_model_that_saw_it() -> None
     )
     flipped = InteractionBatch(table, batch.chosen, batch.propensity, coin[member])
     row = np.arange(len(batch))
-    apart = cross_fit(flipped, kind="lightgbm", seed=0)[row, batch.chosen]
+    fitted = cross_fit(flipped, partial(fit_reward_model, kind="lightgbm"), seed=0)
+    apart = fitted.expected_reward(table, fitted.folds)[row, batch.chosen]
     model = fit_reward_model(flipped, kind="lightgbm", seed=0).expected_reward(table)[row, batch.chosen]
     assert abs(np.corrcoef(apart, flipped.reward)[0, 1]) < 0.1
     assert np.corrcoef(model, flipped.reward)[0, 1] > 0.2
