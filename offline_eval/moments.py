@@ -108,21 +108,17 @@ class Moments:
         m = self.n_scattered
         return np.asarray(gradients @ self.scatter @ gradients.T * (m / max(m - 1, 1)))
 
-    def resampled(self, *, n_resamples: int, rng: np.random.Generator) -> FloatArray:
-        """Totals of bootstrap resamples of the groups, shape ``(n_resamples, n_columns)``; one draw serves all columns."""
+    def folded(self) -> FloatArray:
+        """Groups that hold rows, added up to at most 8,192: independent sums for resamples and for kurtosis."""
         has_rows = self.groups[:, 0] > 0
         filled = self.groups if has_rows.all() else self.groups[has_rows]
-        if len(filled) > N_BOOTSTRAP_GROUPS:
-            folded = np.zeros((N_BOOTSTRAP_GROUPS, filled.shape[1]))
-            for start in range(0, len(filled), N_BOOTSTRAP_GROUPS):
-                part = filled[start : start + N_BOOTSTRAP_GROUPS]
-                folded[: len(part)] += part
-            filled = folded
-        m = len(filled)
-        counts = np.empty((n_resamples, m))
-        for b in range(n_resamples):
-            counts[b] = np.bincount(rng.integers(0, m, size=m), minlength=m)
-        return np.asarray(counts @ filled)
+        if len(filled) <= N_BOOTSTRAP_GROUPS:
+            return filled
+        folded = np.zeros((N_BOOTSTRAP_GROUPS, filled.shape[1]))
+        for start in range(0, len(filled), N_BOOTSTRAP_GROUPS):
+            part = filled[start : start + N_BOOTSTRAP_GROUPS]
+            folded[: len(part)] += part
+        return folded
 
     def as_mapping(self, totals: FloatArray | None = None) -> dict[str, Any]:
         """Totals by column name; of resamples where ``totals`` of shape ``(B, n_columns)`` is given."""
@@ -205,6 +201,36 @@ def hash_text(values: NDArray[np.str_]) -> UIntArray:
             if letter.any():  # padding is 0 and adds nothing, so the width does not matter
                 sums += letter * multiplier
     return _mix(total)
+
+
+def resampled(folded: FloatArray, *, n_resamples: int, rng: np.random.Generator) -> FloatArray:
+    """Totals of bootstrap resamples of groups, shape ``(n_resamples, n_columns)``; one draw serves all columns."""
+    m = len(folded)
+    counts = np.empty((n_resamples, m))
+    for b in range(n_resamples):
+        counts[b] = np.bincount(rng.integers(0, m, size=m), minlength=m)
+    return np.asarray(counts @ folded)
+
+
+def degrees_of_freedom(folded: FloatArray, gradient: FloatArray) -> float:
+    """How well the variance of an estimate is known: that of a chi-square of so many degrees of freedom.
+
+    Few rows that weigh much make the variance itself uncertain, and normal intervals too short. With kappa the kurtosis of the
+    m influences, the relative variance of their sum of squares is ``(kappa - 1) / m``, which a chi-square over nu has at
+    ``nu = 2 m / (kappa - 1)``; never more than m - 1.
+
+    References
+    ----------
+    Satterthwaite (1946), "An approximate distribution of estimates of variance components".
+    """
+    m = len(folded)
+    influence = folded @ gradient
+    square = influence**2
+    total = float(square.sum())
+    if m < 2 or total <= 0:
+        return float(max(m - 1, 1))
+    kurtosis = m * float(square @ square) / total**2
+    return float(np.clip(2 * m / max(kurtosis - 1.0, 1e-12), 1.0, m - 1))
 
 
 def hash_numbers(values: NDArray[Any]) -> UIntArray:

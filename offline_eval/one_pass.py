@@ -112,6 +112,14 @@ class Pass:
     candidates: dict[str, CandidateRecord]
     log: LogRecord
     estimators: dict[str, tuple[Estimator, ...]] = field(default_factory=dict)
+    _folded: FloatArray | None = None
+
+    @property
+    def folded(self) -> FloatArray:
+        """Independent sums of the moments, for resamples and kurtosis; added up once."""
+        if self._folded is None:
+            self._folded = self.moments.folded()
+        return self._folded
 
     def merge(self, other: Pass) -> Pass:
         """What one reading of both parts would have left, for parts that were read with the same settings."""

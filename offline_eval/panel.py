@@ -16,7 +16,8 @@ from offline_eval.estimated import NO_TEST, EstimatedLog
 from offline_eval.estimators import Estimator, Shrunk, default_estimators
 from offline_eval.estimators.base import ONE, REWARD, Value
 from offline_eval.intervals import Bounds, bias_aware, normal, percentile, z_value
-from offline_eval.moments import gradient_matrix
+from offline_eval.moments import degrees_of_freedom, gradient_matrix
+from offline_eval.moments import resampled as resample
 from offline_eval.one_pass import SEPARATOR, Candidate, DistributedLog, Log, Model, Pass, read_once
 from offline_eval.reward_models import FitReward, cross_fit, fit_reward_model
 from offline_eval.verdict import Verdict, judge
@@ -336,7 +337,7 @@ def _panel(
 ) -> Panel:
     resampled = None
     if n_resamples > 0:
-        resampled = data.moments.resampled(n_resamples=n_resamples, rng=np.random.default_rng(seed))
+        resampled = resample(data.folded, n_resamples=n_resamples, rng=np.random.default_rng(seed))
     span = reward_range if reward_range is not None else (data.log.lowest, data.log.highest)
     estimates = {
         name: {e.name: _estimate(data, e, name, alpha=alpha, resampled=resampled, span=span) for e in used}
@@ -448,15 +449,16 @@ def _estimate(
     value = float(found.value)
     if data.moments.n_scattered < 2:
         return Estimate(candidate, estimator.name, value, None, None, None, note=ONE_UNIT)
-    error = _standard_error(data, [_named(found.gradient, candidate)])
-    bounds = normal(value, error, alpha=alpha)
+    gradient = _named(found.gradient, candidate)
+    error, freedom = _standard_error(data, [gradient]), _freedom(data, gradient)
+    bounds = normal(value, error, alpha=alpha, degrees_of_freedom=freedom)
     boot = None
     if resampled is not None:
         boot = percentile(_resampled_values(data, estimator, candidate, resampled), alpha=alpha)
     widened = None
     if isinstance(estimator, Shrunk):
         bias = _largest_bias(data, estimator, candidate, alpha=alpha, span=span)
-        widened = bias_aware(value, error, bias=bias, alpha=alpha)
+        widened = bias_aware(value, error, bias=bias, alpha=alpha, degrees_of_freedom=freedom)
     return Estimate(candidate, estimator.name, value, error, bounds, boot, widened)
 
 
@@ -497,12 +499,17 @@ def _difference(
             - _resampled_values(data, estimator, against, resampled),
             alpha=alpha,
         )
-    return Estimate(candidate, estimator.name, value, error, normal(value, error, alpha=alpha), boot)
+    bounds = normal(value, error, alpha=alpha, degrees_of_freedom=_freedom(data, joint))
+    return Estimate(candidate, estimator.name, value, error, bounds, boot)
 
 
 def _standard_error(data: Pass, gradients: Sequence[Mapping[str, float]]) -> float:
     matrix = gradient_matrix(gradients, data.moments.names)
     return math.sqrt(max(float(data.moments.covariance(matrix)[0, 0]), 0.0))
+
+
+def _freedom(data: Pass, gradient: Mapping[str, float]) -> float:
+    return degrees_of_freedom(data.folded, gradient_matrix([gradient], data.moments.names)[0])
 
 
 def _checks(data: Pass, candidate: str, offer_ids: Sequence[str], estimates: Mapping[str, Estimate]) -> list[Check]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import stdtrit
 
 from offline_eval import LOGGED, evaluate
 from offline_eval.checks import check_estimator
@@ -27,6 +29,8 @@ from offline_eval.estimators import (
     SubGaussianIPS,
     SwitchDoublyRobust,
 )
+from offline_eval.intervals import t_value, z_value
+from offline_eval.moments import degrees_of_freedom
 from policies.records import FloatArray, IntArray, InteractionBatch
 from tests.offline_eval.worlds import tiny_log
 
@@ -168,3 +172,23 @@ def test_standard_errors_are_clustered_by_subject() -> None:
     expected = np.sqrt((totals**2).sum() * 6 / 5) / 40
     assert panel.estimate("c", "IPS").standard_error == pytest.approx(expected, rel=1e-10)
     assert panel.n_units == 6
+
+
+def test_small_sample_intervals_use_t() -> None:
+    """The t quantile is scipy's, in its exact and its expanded form; without degrees of freedom it is the normal one."""
+    for nu in (1.0, 3.5, 19.0, 20.0, 57.0, 1e4):
+        assert t_value(0.05, nu) == pytest.approx(float(stdtrit(nu, 0.975)), rel=1e-6)
+    assert t_value(0.05, math.inf) == z_value(0.05)
+
+
+def test_degrees_of_freedom_fall_with_heavy_influences() -> None:
+    """Normal influences give as many degrees of freedom as there are, one that is all of the variance gives one."""
+    rng = np.random.default_rng(0)
+    even = rng.normal(size=(5000, 1))
+    assert degrees_of_freedom(even, np.ones(1)) == pytest.approx(4999, rel=0.1)
+    heavy = even * np.where(np.arange(5000)[:, None] < 20, 100.0, 0.1)
+    assert degrees_of_freedom(heavy, np.ones(1)) < 25
+    alone = np.zeros((500, 1))
+    alone[3] = 1.0
+    assert degrees_of_freedom(alone, np.ones(1)) == pytest.approx(2.0, abs=0.1)
+    assert degrees_of_freedom(np.ones((2, 1)), np.ones(1)) == 1.0
