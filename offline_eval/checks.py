@@ -6,6 +6,7 @@ framework.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ import numpy as np
 from offline_eval.estimators.base import ONE, REWARD, Estimator, Rows
 from policies.contract import ContractError
 from policies.records import FloatArray
+
+# What rows are made of, without the columns they remember.
+_GIVEN = tuple(f.name for f in fields(Rows) if f.init)
 
 
 def check_estimator(estimator: Estimator, *, seed: int = 0, n_rows: int = 41, n_offers: int = 3) -> None:
@@ -95,13 +99,13 @@ def _rows(rng: np.random.Generator, n: int, k: int) -> Rows:
 
 
 def _permuted(rows: Rows, order: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Rows:
-    values: dict[str, Any] = {name: getattr(rows, name) for name in Rows.__slots__}
+    values: dict[str, Any] = {name: getattr(rows, name) for name in _GIVEN}
     moved: dict[str, Any] = {name: None if v is None else v[order] for name, v in values.items()}
     return Rows(**moved)
 
 
 def _scaled(rows: Rows, factor: float) -> Rows:
-    values = {name: getattr(rows, name) for name in Rows.__slots__}
+    values = {name: getattr(rows, name) for name in _GIVEN}
     for name in ("reward", "model_chosen", "model_target"):
         values[name] = factor * values[name]
     return Rows(**values)
@@ -110,7 +114,7 @@ def _scaled(rows: Rows, factor: float) -> Rows:
 def _totals(estimator: Estimator, rows: Rows) -> dict[str, float]:
     totals = {ONE: float(len(rows.reward)), REWARD: float(rows.reward.sum())}
     for column in estimator.columns:
-        block: FloatArray = np.asarray(column.of(rows))
+        block: FloatArray = np.asarray(rows.column(column))
         _require(block.shape == rows.reward.shape, f"column {column.name!r} has one number per row", block.shape)
         _require(bool(np.isfinite(block).all()), f"column {column.name!r} is finite", block)
         totals[column.name] = float(block.sum())

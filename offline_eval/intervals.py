@@ -43,7 +43,7 @@ def t_value(alpha: float, degrees_of_freedom: float) -> float:
         from scipy.special import stdtrit  # a third of a second to import, needed for small samples only
 
         return float(stdtrit(degrees_of_freedom, 1 - alpha / 2))
-    # Fisher's expansion (Abramowitz and Stegun 26.7.5), here good to 1e-6.
+    # Fisher's expansion (Abramowitz and Stegun 26.7.5), here good to 1e-5.
     nu = degrees_of_freedom
     return (
         z

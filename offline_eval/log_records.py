@@ -39,6 +39,8 @@ class CandidateRecord:
         0; None where distributions are not known.
     weight_by_offer
         Total weight of the rows that showed each offer.
+    n_heaviest
+        How many to keep: enough for 1 % of the rows, where their number is known beforehand.
     lowest, at_lowest
         Least reward so far, and rows with weight above zero, weight and squared weight of the rows that earned it.
     """
@@ -55,6 +57,8 @@ class CandidateRecord:
     unsupported_total: float | None = 0.0
     lowest: float = np.inf
     at_lowest: FloatArray = field(default_factory=lambda: np.zeros(3))
+    n_heaviest: int = MAX_HEAVIEST
+    _least_kept: float = -np.inf
     _heavy: list[FloatArray] = field(default_factory=list)
     _n_heavy: int = 0
 
@@ -96,9 +100,10 @@ class CandidateRecord:
         self.weight += float(w.sum())
         self.weight2 += float(w @ w)
         self.n_shown += int(np.count_nonzero(w))
-        self._heavy.append(w)
-        self._n_heavy += len(w)
-        if self._n_heavy > 2 * MAX_HEAVIEST:
+        heavy = w if self._least_kept < 0 else w[w > self._least_kept]
+        self._heavy.append(heavy)
+        self._n_heavy += len(heavy)
+        if self._n_heavy > 2 * self.n_heaviest:
             self.settle()
         self.sample.add(w)
         self.weight_by_offer += np.bincount(rows.chosen, weights=w, minlength=self.k)
@@ -120,8 +125,9 @@ class CandidateRecord:
     def settle(self) -> None:
         """Cut the heaviest weights to their number."""
         whole = np.concatenate([self.heaviest, *self._heavy])
-        if len(whole) > MAX_HEAVIEST:
-            whole = np.partition(whole, len(whole) - MAX_HEAVIEST)[-MAX_HEAVIEST:].copy()
+        if len(whole) > self.n_heaviest:
+            whole = np.partition(whole, len(whole) - self.n_heaviest)[-self.n_heaviest :].copy()
+            self._least_kept = float(whole[0])  # as many weigh at least as much: lighter ones cannot be among them
         self.heaviest, self._heavy, self._n_heavy = whole, [], len(whole)
 
     def top(self) -> FloatArray:

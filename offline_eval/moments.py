@@ -64,9 +64,12 @@ class Moments:
         totals = groups.sum(axis=0)
         filled = groups[:, 0] > 0
         m = int(np.count_nonzero(filled))
-        # Empty groups are rows of zeros: they are in the plain cross-product and must not be in the mean.
-        centred = groups - totals / max(m, 1) * filled[:, None]
-        return cls(tuple(names), totals, centred.T @ centred, m, False, groups, n_rows, n_units)
+        mean, scatter = totals / max(m, 1), np.zeros((len(totals), len(totals)))
+        for start in range(0, len(groups), N_BOOTSTRAP_GROUPS):
+            rows = slice(start, start + N_BOOTSTRAP_GROUPS)
+            centred = groups[rows] - mean * filled[rows, None]  # empty groups stay zero: they are not units
+            scatter += centred.T @ centred
+        return cls(tuple(names), totals, scatter, m, False, groups, n_rows, n_units)
 
     def merge(self, other: Moments) -> Moments:
         """The moments of both parts together; groups must have been assigned by hash in both.
@@ -200,7 +203,8 @@ def hash_text(values: NDArray[np.str_]) -> UIntArray:
         for letter, multiplier in zip(part, multipliers, strict=True):
             if letter.any():  # padding is 0 and adds nothing, so the width does not matter
                 sums += letter * multiplier
-    return _mix(total)
+        sums[:] = _mix(sums)
+    return total
 
 
 def resampled(folded: FloatArray, *, n_resamples: int, rng: np.random.Generator) -> FloatArray:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from offline_eval.candidates import Candidate, target_of
 from offline_eval.estimators.base import ONE, REWARD, Column, Estimator, Rows, Shrunk
-from offline_eval.log_records import CandidateRecord, LogRecord
+from offline_eval.log_records import MAX_HEAVIEST, CandidateRecord, LogRecord
 from offline_eval.moments import (
     N_HASHED_GROUPS,
     Accumulator,
@@ -167,7 +167,7 @@ def read_once(
         blocks: list[FloatArray] = [np.ones(len(part)), part.reward]
         for name, candidate in candidates.items():
             rows = _rows(name, candidate, part, q, q_chosen, explore_share)
-            blocks.extend(column.of(rows) for column in columns)
+            blocks.extend(rows.column(column) for column in columns)
             state.candidates[name].add(rows)
         state.add_log(part, q, q_chosen)
         state.add_blocks(blocks, part)
@@ -204,14 +204,16 @@ def _columns(estimators: Sequence[Estimator]) -> list[Column]:
 
 
 def _model_values(model: Model | None, part: Part) -> FloatArray | None:
+    """The model's values; that they are finite is seen where they are used, for a look at all of them takes a pass of its own."""
     if model is None:
         return None
-    shape = part.eligible.shape
-    if isinstance(model, np.ndarray):
-        return check_expected(model[part.start : part.start + len(part)], (shape[0], shape[1]))
     if isinstance(model, CrossFitted):
         return model.expected_reward(part.table, model.folds_of(part.table, part.start))
-    return check_expected(model.expected_reward(part.table), (shape[0], shape[1]))
+    if isinstance(model, np.ndarray):
+        values: FloatArray = np.asarray(model[part.start : part.start + len(part)], dtype=np.float64)
+    else:
+        values = np.asarray(model.expected_reward(part.table), dtype=np.float64)
+    return values if values.shape == part.eligible.shape else check_expected(values, part.eligible.shape)
 
 
 def _rows(
@@ -231,6 +233,9 @@ def _rows(
         target_chosen = target[index, part.chosen]
         weight = target_chosen / part.propensity
     q_target = q_chosen if q is None or target is None else np.einsum("ij,ij->i", target, q)
+    # Not-a-number and infinity times any probability, 0 too, are not finite: a sum over all offers shows each of them.
+    if q is not None and q_target is not None and not np.isfinite(q_target).all():
+        check_expected(q, q.shape)
     return Rows(
         weight=weight,
         reward=part.reward,
@@ -277,7 +282,8 @@ class _State:
     ) -> None:
         k = first.eligible.shape[1]
         self.n_rows = 0
-        self.candidates = {c: CandidateRecord(k) for c in candidates}
+        n_heaviest = max(len(log) // 100 + 1, _BUFFER_ROWS) if isinstance(log, InteractionBatch) else MAX_HEAVIEST
+        self.candidates = {c: CandidateRecord(k, n_heaviest=n_heaviest) for c in candidates}
         self._fixed: IntArray | None = None
         n_units: int | None = None
         if isinstance(log, InteractionBatch):

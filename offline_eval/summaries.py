@@ -25,7 +25,7 @@ class SampledWeights:
 
     def add(self, weights: FloatArray) -> None:
         """Add the weights of some rows."""
-        kept = weights[:: self.step]
+        kept = weights[:: self.step].copy()  # a view would keep all weights alive
         self.parts.append(kept)
         self.held += len(kept)
         while self.held > MAX_SAMPLE:

@@ -9,7 +9,7 @@ bootstrap that all estimators and candidates share, so that *differences* have i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
@@ -55,12 +55,19 @@ class Rows:
     model_target: FloatArray | None
     logged: FloatArray | None
     eligible: BoolArray
+    _known: dict[str, FloatArray] = field(default_factory=dict, init=False, repr=False)
+
+    def column(self, column: Column) -> FloatArray:
+        """A column of these rows, computed when it is first asked for."""
+        known = self._known.get(column.name)
+        if known is None:
+            known = self._known[column.name] = column.of(self)
+        return known
 
     @property
     def residual(self) -> FloatArray:
         """Reward less the model's value of the shown offer."""
-        assert self.model_chosen is not None
-        return self.reward - self.model_chosen
+        return self.column(_RESIDUAL)
 
     @property
     def model(self) -> FloatArray:
@@ -143,9 +150,16 @@ def add(*values: Value) -> Value:
     return Value(sum(part.value for part in values), gradient)
 
 
+_RESIDUAL = Column("r-q", lambda rows: rows.reward - _given(rows.model_chosen))
 WEIGHT = Column("w", lambda rows: rows.weight)
 WEIGHTED_REWARD = Column("w*r", lambda rows: rows.weight * rows.reward)
 MODEL = Column("dm", lambda rows: rows.model)
 WEIGHTED_RESIDUAL = Column("w*(r-q)", lambda rows: rows.weight * rows.residual)
+
+
+def _given(values: FloatArray | None) -> FloatArray:
+    assert values is not None
+    return values
+
 
 Array = NDArray[Any]

@@ -100,11 +100,8 @@ class _ShrunkDoublyRobust:
     @property
     def columns(self) -> tuple[Column, ...]:
         """Model, shrunk weight, and shrunk weight times residual."""
-        return (
-            MODEL,
-            self.shrunk_weight,
-            Column(f"{self.key}*(r-q)", lambda rows: self.weight(rows) * rows.residual),
-        )
+        shrunk = self.shrunk_weight
+        return (MODEL, shrunk, Column(f"{self.key}*(r-q)", lambda rows: rows.column(shrunk) * rows.residual))
 
     def from_totals(self, totals: Mapping[str, Total]) -> Value:
         """``mean(dm + w' (r - q))``."""

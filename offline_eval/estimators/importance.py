@@ -113,10 +113,8 @@ class ClippedIPS:
     @property
     def columns(self) -> tuple[Column, ...]:
         """Clipped weight, and times the reward."""
-        return (
-            self.shrunk_weight,
-            Column(f"min(w,{self.cap!r})*r", lambda rows: np.minimum(rows.weight, self.cap) * rows.reward),
-        )
+        clipped = self.shrunk_weight
+        return (clipped, Column(f"min(w,{self.cap!r})*r", lambda rows: rows.column(clipped) * rows.reward))
 
     def from_totals(self, totals: Mapping[str, Total]) -> Value:
         """``mean(min(w, cap) r)``."""

@@ -177,7 +177,7 @@ def test_standard_errors_are_clustered_by_subject() -> None:
 def test_small_sample_intervals_use_t() -> None:
     """The t quantile is scipy's, in its exact and its expanded form; without degrees of freedom it is the normal one."""
     for nu in (1.0, 3.5, 19.0, 20.0, 57.0, 1e4):
-        assert t_value(0.05, nu) == pytest.approx(float(stdtrit(nu, 0.975)), rel=1e-6)
+        assert t_value(0.05, nu) == pytest.approx(float(stdtrit(nu, 0.975)), rel=1e-5)
     assert t_value(0.05, math.inf) == z_value(0.05)
 
 
