@@ -2,6 +2,7 @@
 #   make demo    the whole story on real input, then an HTML report
 #   make test    every test          make check   lint, types, import order and the quick tests
 #   make serve   the decision service on a free port, with only the `serve` extra installed
+#   make audit   known vulnerabilities of the pinned versions (asks PyPI; needs the network)
 # PYTHON=/path/to/python3.11 chooses the interpreter; TORCH_INDEX_URL=… names PyTorch's CPU wheel
 # index where pip would otherwise take the CUDA build.
 
@@ -14,7 +15,7 @@ DEMO_ARGS ?=
 SERVE_ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: env demo test check serve clean
+.PHONY: env demo test check audit serve clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -38,8 +39,13 @@ test: env
 check: env
 	@$(BIN)/python scripts/run_tests.py --check $(PYTEST_ARGS)
 
+# Asks PyPI's advisory database about every pin: needs the network, so it is no part of `check`.
+audit:
+	@test -x .venv-audit/bin/pip-audit || { "$(PYTHON)" -m venv .venv-audit && .venv-audit/bin/pip install -q pip-audit; }
+	@.venv-audit/bin/pip-audit --no-deps --disable-pip -r constraints.txt
+
 serve: $(SERVE_VENV)/.installed
 	@$(SERVE_VENV)/bin/nextoffer serve $(SERVE_ARGS)
 
 clean:
-	rm -rf $(VENV) $(SERVE_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(SERVE_VENV) .venv-audit build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

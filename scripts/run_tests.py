@@ -43,6 +43,7 @@ def main() -> int:
         ("lint", [*python, "ruff", "check", "--quiet", *PACKAGES]),
         ("import order", [str(Path(sys.executable).parent / "lint-imports"), "--no-logo"]),
         ("types", [*python, "mypy"]),
+        ("dependencies", [sys.executable, "scripts/audit_dependencies.py"]),
     ]
     light = " and ".join(f"not {marker}" for marker in HEAVY)
     pytest = [*python, "pytest", "-q", *pytest_args]
