@@ -39,6 +39,7 @@ from api.errors import (
     malformed,
 )
 from api.visitors import Visitors, is_machine_agent
+from engine.decisions.stored import placement_of
 from policies.errors import InvalidInputError, NextofferError, OverloadedError, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -153,6 +154,13 @@ class Call:
         """Whether a page's script was run by a machine: only with a public key is the User-Agent the visitor's own."""
         is_public = self.key is not None and self.key.is_public
         return is_public and is_machine_agent(self.request.headers.get("user-agent", ""))
+
+    async def allow_decision(self, decision_id: str) -> None:
+        """Refuse a key that is bound to placements and names a decision of another one."""
+        if self.key is not None and self.key.placements:
+            placement = await self.in_thread(placement_of, self.service.database, decision_id)
+            if placement is not None:
+                self.key.allow("reward", placement=placement)
 
     async def in_thread(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run what waits for the database outside the event loop."""

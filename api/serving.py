@@ -16,6 +16,7 @@ from typing import Any
 
 import uvicorn
 
+from api import logs
 from api.app import create_app, keys_path, utc_now
 from api.auth import SCOPES, ApiKey, KeyFile, digest_of
 from api.learning import learn_until
@@ -62,9 +63,7 @@ def run_server(
 ) -> int:
     """Serve until a signal; requests in progress are answered first."""
     settings = settings_of_command(port=port, host=host, home=home, is_sandbox=is_sandbox, config=config)
-    logging.basicConfig(
-        level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.set_up(settings.log_level)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     key = placement = None
     if settings.is_sandbox:
@@ -105,7 +104,7 @@ def settings_of_command(
     said: dict[str, Any] = {"port": port, "host": host, "home": home}
     overrides = {name: value for name, value in said.items() if value is not None}
     is_configured = config is not None or any(
-        os.environ.get(name) for name in ("NEXTOFFER_CONFIG", "NEXTOFFER_MODE", "NEXTOFFER_DATABASE_URL")
+        os.environ.get(name) for name in ("NEXTOFFER_CONFIG", "NEXTOFFER_MODE", "NEXTOFFER_DATABASE_URL", "NEXTOFFER_DATABASE_URL_FILE")
     )
     if is_sandbox is not None or not is_configured:
         overrides["mode"] = "production" if is_sandbox is False else "sandbox"

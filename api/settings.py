@@ -28,7 +28,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=ENV_PREFIX, hide_input_in_errors=True)
 
     home: Path = Field(default=Path("nextoffer-home"), description="Folder of everything the service writes")
-    database_url: str | None = Field(default=None, description="SQLAlchemy URL; without it, SQLite in `home`")
+    database_url: str | None = Field(
+        default=None, repr=False, description="SQLAlchemy URL; without it, SQLite in `home`"
+    )
+    database_url_file: Path | None = Field(default=None, description="File that holds `database_url`, password and all")
     mode: Literal["sandbox", "production"] = Field(
         default="production", description="A sandbox prints a key and obeys the Nextoffer-Time header"
     )
@@ -44,6 +47,7 @@ class Settings(BaseSettings):
         default=None,
         description="Secret of the draw, at least 16 characters; without it, one is made and kept in `home`",
     )
+    draw_secret_file: Path | None = Field(default=None, description="File that holds `draw_secret`")
     secret_version: Annotated[int, Field(ge=1)] = Field(
         default=1, description="Number logged with each draw; raise it with the secret"
     )
@@ -51,7 +55,9 @@ class Settings(BaseSettings):
     depth_limit: Annotated[int, Field(ge=4, le=100)] = Field(default=16, description="Deepest nesting of a JSON body")
     batch_limit: Annotated[int, Field(ge=1)] = Field(default=500, description="Most decisions in one batch request")
     rate_limit_per_s: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="Requests per second and key, with bursts of two seconds; without it, no limit"
+        default=None,
+        description="Requests per second and key, with bursts of two seconds; without it, no limit. Each worker counts for itself: "
+        "with n workers a key may get through up to n times as many",
     )
     bot_decisions_per_minute: Annotated[int, Field(ge=1)] | None = Field(
         default=600,
@@ -93,6 +99,7 @@ def load_settings(path: Path | None = None, **overrides: Any) -> Settings:
     if path is None and os.environ.get("NEXTOFFER_CONFIG"):
         path = Path(os.environ["NEXTOFFER_CONFIG"])
     from_file = _read_toml(path) if path is not None else {}
+    secrets = _secret_files(from_file, overrides)
     for key in from_file:
         if key not in Settings.model_fields:
             raise UnknownNameError(f"setting in {path}", key, Settings.model_fields)
@@ -112,7 +119,7 @@ def load_settings(path: Path | None = None, **overrides: Any) -> Settings:
             **named: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             layers = super().settings_customise_sources(settings_cls, *sources, **named)
-            return (*layers, InitSettingsSource(settings_cls, init_kwargs=from_file))
+            return (*layers, InitSettingsSource(settings_cls, init_kwargs={**from_file, **secrets}))
 
     try:
         settings: Settings = Layered(**overrides)
@@ -123,6 +130,35 @@ def load_settings(path: Path | None = None, **overrides: Any) -> Settings:
             "settings: draw_secret is shorter than 16 characters; generate a random one of at least 16"
         )
     return settings
+
+
+_SECRETS = ("draw_secret", "database_url")
+
+
+def _secret_files(from_file: dict[str, Any], overrides: dict[str, Any]) -> dict[str, str]:
+    """Secrets that lie in files of their own, as orchestrators mount them.
+
+    Raises
+    ------
+    InvalidInputError
+        If a file cannot be read, or the secret is given in clear as well.
+    """
+    found: dict[str, str] = {}
+    for name in _SECRETS:
+
+        def said(key: str) -> Any:
+            return overrides.get(key) or os.environ.get(ENV_PREFIX + key.upper()) or from_file.get(key)
+
+        path = said(f"{name}_file")
+        if path is None:
+            continue
+        if said(name) is not None:
+            raise InvalidInputError(f"settings: both {name} and {name}_file are given; keep one of them")
+        try:
+            found[name] = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise InvalidInputError(f"settings: cannot read {name}_file {path}: {error}") from None
+    return found
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -50,3 +50,12 @@ def test_both_languages_name_the_same_commands() -> None:
     blocks = [re.findall(r"```[a-z]+\n(.*?)```", (ROOT / n).read_text(), flags=re.DOTALL) for n in READMES]
     without_comments = [[re.sub(r"#.*", "", b) for b in found] for found in blocks]
     assert [b.split() for b in without_comments[0]] == [b.split() for b in without_comments[1]]
+
+
+def test_every_setting_is_documented() -> None:
+    """The page on security names each setting, and none that does not exist."""
+    from api.settings import Settings
+
+    text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8").split("## Settings")[1].split("##")[0]
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    assert {name for row in rows for name in re.findall(r"`([a-z_]+)`", row)} == set(Settings.model_fields)

@@ -38,6 +38,7 @@ def learn(
         TOML file of settings.
     """
     from api.learning import learn_until
+    from api.logs import set_up
     from api.settings import load_settings
 
     if all is (placement is not None):
@@ -48,9 +49,7 @@ def learn(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     settings = load_settings(config) if home is None else load_settings(config, home=home)
-    logging.basicConfig(
-        level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    set_up(settings.log_level)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     n = learn_until(settings, placement, stop.is_set, ref=policy)
     print(f"learned from {n} decisions", file=sys.stderr)  # noqa: T201 - words on stderr

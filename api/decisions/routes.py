@@ -83,6 +83,7 @@ async def activate(call: Call, _: None) -> dict[str, Any]:
     decision = call.path("decision")
     if call.is_from_machine:
         return {"decision": decision, "activated": False, "first": False}
+    await call.allow_decision(decision)
     first = await call.service.aactivate(decision, at=call.at)
     return {"decision": decision, "activated": True, "first": first}
 

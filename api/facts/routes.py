@@ -27,6 +27,7 @@ async def reward(call: Call, body: RewardBody) -> dict[str, Any]:
             "learned_in": None,
             "message": message,
         }
+    await call.allow_decision(body.decision)
     receipt = await call.service.areward(
         RewardRequest(
             body.decision, body.kind, body.value, id=body.id or call.idempotency_key, at=call.fact_at(body.at)

@@ -40,6 +40,16 @@ def stored_decision(database: Database, decision_id: str) -> Decision:
     return decision
 
 
+def placement_of(database: Database, decision_id: str) -> str | None:
+    """Placement of a decision in the log; None if it is not there."""
+    rows = database.rows(
+        "SELECT d.placement FROM fact_keys k JOIN decisions d ON d.ledger_offset = k.ledger_offset "
+        f"WHERE k.kind = {facts.DECISION} AND k.id = :id",
+        id=decision_id,
+    )
+    return str(rows[0][0]) if rows else None
+
+
 def stored_payload(database: Database, decision: Decision) -> Mapping[str, Any]:
     """What the site shows for the chosen offer, as the catalogue had it then."""
     table = tables.offer_sets

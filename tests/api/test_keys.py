@@ -15,6 +15,7 @@ from api.errors import RateLimitError, UnauthorizedError
 from policies.errors import InvalidInputError, UnknownNameError
 from tests.api.conftest import NOW, Site
 
+PERSON = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}
 ALLOWED = {
     ("POST", "/v1/placements/offer_page/decisions"): "decide",
     ("POST", "/v1/rewards"): "reward",
@@ -50,6 +51,32 @@ def test_a_bound_key_acts_at_its_placement_only(site: Site) -> None:
     assert site.call("GET", "/v1/decisions/d1", key=key).status_code == 403
     assert site.call("GET", "/v1/placements", key=key).json() == {"placements": []}
     assert site.call("POST", "/v1/placements/checkout/decisions", {"subject": "u"}, key=key).status_code == 404
+
+
+def test_a_bound_key_rewards_and_activates_at_its_placement_only(site: Site) -> None:
+    """What it reports of a decision elsewhere is refused, also by a page's public key; of its own it is taken."""
+    site.decide({"id": "d1", "subject": "u1", "activated": False})
+    for bound, status in ((["checkout"], 403), (["checkout", "offer_page"], 200)):
+        key = site.new_key(f"page-{status}", "reward", placements=bound, is_public=True)
+        assert site.client.post(f"/v1/decisions/d1/activation?key={key}", headers=PERSON).status_code == status
+        body = {"decision": "d1", "kind": "clicked"}
+        assert site.client.post(f"/v1/rewards?key={key}", json=body, headers=PERSON).status_code == status
+    assert site.call("POST", "/v1/rewards", {"decision": "nope", "kind": "clicked"}, key=key).status_code == 404
+
+
+def test_a_public_key_works_on_pages_of_allowed_origins_only(make_site: Callable[..., Site]) -> None:
+    """A page of another site that copied the key is refused, though no browser would have kept its beacon back."""
+    site = make_site(cors_origins=("https://shop.example",))
+    site.decide({"id": "d1", "subject": "u1", "activated": False})
+    key = site.new_key("page", "reward", is_public=True)
+    for origin, status in (("https://evil.example", 403), ("null", 403), ("https://shop.example", 200)):
+        answer = site.client.post(f"/v1/decisions/d1/activation?key={key}", headers={**PERSON, "Origin": origin})
+        assert answer.status_code == status, origin
+    preflight = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
+    allowed = site.client.options("/v1/rewards", headers=preflight)
+    assert allowed.headers["access-control-allow-origin"] == "https://shop.example"
+    refused = site.client.options("/v1/rewards", headers={**preflight, "Origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in refused.headers
 
 
 def test_a_public_key_reports_and_does_nothing_else(site: Site) -> None:

@@ -62,3 +62,24 @@ def test_settings_are_frozen_and_secrets_are_not_shown() -> None:
     assert "very long" not in repr(settings)
     with pytest.raises(ValueError, match="frozen"):
         settings.port = 1
+
+
+def test_secrets_may_lie_in_files_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mounted file holds the secret or the database's address; a password shows in no log; both at once is refused."""
+    (tmp_path / "secret").write_text("a very long secret\n")
+    (tmp_path / "url").write_text("postgresql://shop:hunter2@db/nextoffer\n")
+    monkeypatch.setenv("NEXTOFFER_DRAW_SECRET_FILE", str(tmp_path / "secret"))
+    config = tmp_path / "nextoffer.toml"
+    config.write_text(f'database_url_file = "{tmp_path / "url"}"\n')
+    settings = load_settings(config)
+    assert settings.draw_secret is not None
+    assert settings.draw_secret.get_secret_value() == "a very long secret"
+    assert settings.database_url == "postgresql://shop:hunter2@db/nextoffer"
+    assert "hunter2" not in repr(settings)
+    monkeypatch.setenv("NEXTOFFER_DATABASE_URL", "sqlite:///x.db")
+    with pytest.raises(InvalidInputError, match="both database_url and database_url_file"):
+        load_settings(config)
+    monkeypatch.delenv("NEXTOFFER_DATABASE_URL")
+    monkeypatch.setenv("NEXTOFFER_DRAW_SECRET_FILE", str(tmp_path / "nothing"))
+    with pytest.raises(InvalidInputError, match="cannot read draw_secret_file"):
+        load_settings(config)
