@@ -104,7 +104,8 @@ def settings_of_command(
     said: dict[str, Any] = {"port": port, "host": host, "home": home}
     overrides = {name: value for name, value in said.items() if value is not None}
     is_configured = config is not None or any(
-        os.environ.get(name) for name in ("NEXTOFFER_CONFIG", "NEXTOFFER_MODE", "NEXTOFFER_DATABASE_URL", "NEXTOFFER_DATABASE_URL_FILE")
+        os.environ.get(name)
+        for name in ("NEXTOFFER_CONFIG", "NEXTOFFER_MODE", "NEXTOFFER_DATABASE_URL", "NEXTOFFER_DATABASE_URL_FILE")
     )
     if is_sandbox is not None or not is_configured:
         overrides["mode"] = "production" if is_sandbox is False else "sandbox"

@@ -93,7 +93,7 @@ def _learning(service: DecisionService, placement_id: str, now: datetime) -> tup
     window_s = placement.reward.window_s
     running = [e for e in service.experiments.list(state="running") if e.placement == placement_id]
     refs = [placement.policy, *(v.policy for e in running for v in e.variants)]
-    return last_reward(service.database, placement_id, window_s=window_s), [
+    return last_reward(service.database, service.policies, placement_id, window_s=window_s), [
         learning_of(service.database, service.policies, ref, placement_id, window_s=window_s, now=now)
         for ref in dict.fromkeys(refs)
         if ref is not None and ref != BASELINE

@@ -61,7 +61,7 @@ class Learning:
     message: str
 
 
-def last_reward(database: Database, placement: str, *, window_s: float) -> LastReward | None:
+def last_reward(database: Database, registry: Registry, placement: str, *, window_s: float) -> LastReward | None:
     """Newest reward of a placement, and where learning stands with it."""
     rows = database.rows(
         "SELECT r.kind, r.value, r.at_us, d.id, d.ledger_offset, d.at_us, d.policy FROM rewards r "
@@ -72,7 +72,7 @@ def last_reward(database: Database, placement: str, *, window_s: float) -> LastR
         return None
     kind, value, at_us, decision, offset, decided_us, policy = rows[0]
     number = learned_in(database, policy, offset)
-    learns = number is not None or _has_ticks(database, policy)
+    learns = number is not None or _learns(registry, policy)
     closes = from_us(decided_us) + timedelta(seconds=window_s)
     return LastReward(decision, kind, value, number, closes if learns else None, from_us(at_us) > closes)
 
@@ -123,7 +123,3 @@ def _learns(registry: Registry, policy: str) -> bool:
         return isinstance(registry.load(policy).policy, OnlineLearner)
     except NextofferError:  # an artefact that is gone does not learn either; decisions say so themselves
         return False
-
-
-def _has_ticks(database: Database, policy: str) -> bool:
-    return bool(database.rows("SELECT 1 FROM learner_ticks WHERE policy = :policy LIMIT 1", policy=policy))

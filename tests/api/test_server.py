@@ -58,7 +58,7 @@ def test_a_reward_is_learned_and_the_status_says_in_which_snapshot(tmp_path: Pat
         made = http.post(f"{url}/decisions", json={"id": "d1", "subject": "u1", "features": {"visits": 2}}).json()
         assert made["policy"].startswith("sandbox-lints@")
         http.post(f"{server.url}/v1/rewards", json={"decision": "d1", "kind": "subscribed"})
-        assert "learned in snapshot" not in http.get(f"{url}/status").json()["message"]
+        assert "learned when its window closes in" in http.get(f"{url}/status").json()["message"]
         deadline = time.monotonic() + 20
         message = ""
         while "learned in snapshot" not in message and time.monotonic() < deadline:
