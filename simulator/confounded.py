@@ -10,6 +10,7 @@ from policies.errors import InvalidInputError
 from policies.protocols import PolicyTraits
 from policies.records import DecisionTable, FloatArray, IntArray, InteractionBatch
 from simulator import world
+from simulator.habit import HabitScenario
 from simulator.rollouts import RewardName, rollout
 from simulator.scenarios.car_subscription import Scenario
 
@@ -28,9 +29,9 @@ class HiddenHand:
     name = "hidden hand"
     traits = PolicyTraits()
 
-    def __init__(self, scenario: Scenario, *, seed: int, strength: float) -> None:
+    def __init__(self, scenario: Scenario | HabitScenario, *, seed: int, strength: float) -> None:
         self._scenario, self._seed, self._strength = scenario, seed, strength
-        discount = scenario.offer_numbers("discount_pct")
+        discount = np.asarray([float(o.features["discount_pct"] or 0.0) for o in scenario.offers])
         self._depth = discount / discount.max()
 
     def probabilities(self, table: DecisionTable) -> FloatArray:
@@ -38,13 +39,25 @@ class HiddenHand:
         if table.subjects is None:
             raise InvalidInputError("the hidden hand got a table without subjects; it recognises visitors by name")
         ids: IntArray = np.asarray([int(str(name).lstrip("v")) for name in table.subjects], dtype=np.int64)
-        affinity = world.Subjects.draw(self._scenario, ids, seed=self._seed).deal_affinity
+        affinity = _affinity(self._scenario, ids, seed=self._seed)
         odds = np.exp(self._strength * affinity[:, None] * self._depth[None, :]) * table.eligible
         return np.asarray(odds / odds.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
+def _affinity(scenario: Scenario | HabitScenario, ids: IntArray, *, seed: int) -> FloatArray:
+    """Deal affinity of the people behind some ids."""
+    if isinstance(scenario, Scenario):
+        return world.Subjects.draw(scenario, ids, seed=seed).deal_affinity
+    return scenario.population.deal_affinity[scenario.person_of(ids, seed=seed)]
+
+
 def confounded_log(
-    scenario: Scenario, *, n_subjects: int, seed: int, strength: float = 1.5, reward: RewardName = "clicked"
+    scenario: Scenario | HabitScenario,
+    *,
+    n_subjects: int,
+    seed: int,
+    strength: float = 1.5,
+    reward: RewardName = "clicked",
 ) -> tuple[InteractionBatch, InteractionBatch]:
     """The same decisions as the site believes them, and as they were.
 

@@ -9,18 +9,18 @@ against a price the visitor remembers, contracts are kept by habit and tested wh
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from policies.eligibility import EligibilityRule, eligible_mask
-from policies.records import DecisionTable, FloatArray, IntArray, OfferSet
+from policies.errors import UnknownNameError
+from policies.records import FloatArray, IntArray, OfferSet
 from simulator.parameters import Parameter
 from simulator.population import Population
 from simulator.scenarios.car_subscription import CAR_CLASSES, OFFERS, RULES
-from simulator.site import KEPT_AFTER_DAYS, START, DayFacts, Responses, Visits
+from simulator.site import KEPT_AFTER_DAYS, DayFacts, Responses, Visits, decision_table, known_columns
 from simulator.streams import Purpose, normals, uniforms
 
 STAGES = ("visitor", "subscriber", "lapsed")
@@ -77,6 +77,20 @@ class HabitParameters:
         """Plain numbers by name."""
         return {f.name: getattr(self, f.name).value for f in fields(self)}
 
+    def with_values(self, **values: float) -> Self:
+        """Return a copy with other values; the reason says that they were drawn.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such parameter.
+        """
+        known = [f.name for f in fields(self)]
+        for name in values:
+            if name not in known:
+                raise UnknownNameError("parameter of the habit family", name, known)
+        return replace(self, **{n: Parameter(v, "assumed", "drawn for a sealed world") for n, v in values.items()})
+
     def null(self) -> Self:
         """Offers make no difference to what visitors do."""
         zero = (
@@ -101,9 +115,18 @@ class HabitScenario:
         """The same site where offers make no difference, margins included."""
         return replace(self, name=f"{self.name}-null", parameters=self.parameters.null(), margin_contrast=0.0)
 
+    def person_of(self, ids: IntArray, *, seed: int) -> IntArray:
+        """Row of the population behind each id, shape ``(n,)``; nothing a site or policy could know."""
+        place = uniforms(seed + _OWN_STREAM, ids, Purpose.TRAITS, 0) * len(self.population)
+        return np.asarray(place.astype(np.int64), dtype=np.int64)
+
     def open(self, *, n_subjects: int, visit_days: int, seed: int, first_subject: int = 0) -> HabitSite:
         """A cohort of visitors of this site."""
         return HabitSite(self, n_subjects=n_subjects, visit_days=visit_days, seed=seed, first_subject=first_subject)
+
+
+# Streams of this family are its own: the same seed gives other people than in the first family.
+_OWN_STREAM = 7_919
 
 
 class HabitSite:
@@ -114,10 +137,10 @@ class HabitSite:
     ) -> None:
         self.scenario, self.seed, self._p = scenario, seed, scenario.parameters.values()
         self._read_offers()
-        n, people, p = n_subjects, scenario.population, self._p
+        n, p = n_subjects, self._p
         self.ids = np.arange(first_subject, first_subject + n, dtype=np.int64)
         self.names = np.char.add("v", np.char.zfill(self.ids.astype(np.str_), 8)).astype(np.str_)
-        self.person = (self._uniform(Purpose.TRAITS, 0) * len(people)).astype(np.int64)
+        self.person = scenario.person_of(self.ids, seed=seed)
         self.after_class = (self._uniform(Purpose.TASTE, 0) * len(CAR_CLASSES)).astype(np.int64)
         other = (self.after_class + 1 + (self._uniform(Purpose.TASTE, 1) < 0.5)) % len(CAR_CLASSES)
         is_honest = self._uniform(Purpose.TASTE, 2) < p["search_honesty"]
@@ -141,8 +164,7 @@ class HabitSite:
         self.is_kept = np.zeros(n, dtype=np.bool_)
 
     def _uniform(self, purpose: Purpose, counter: int) -> FloatArray:
-        # Streams of this family are its own: the same seed gives other people than in the first family.
-        return uniforms(self.seed + 7_919, self.ids, purpose, counter)
+        return uniforms(self.seed + _OWN_STREAM, self.ids, purpose, counter)
 
     def _read_offers(self) -> None:
         features = [o.features for o in self.scenario.offers]
@@ -167,28 +189,18 @@ class HabitSite:
         """Who visits on a day, and what the site knows of each."""
         rows = np.flatnonzero(self.next_visit == day)
         days = np.full(len(rows), day, dtype=np.int64)
-        person = self.person[rows]
-        since = np.where(self.last_visit[rows] < 0, np.nan, day - self.last_visit[rows])
-        tenure = np.where(self.stage[rows] == _SUBSCRIBER, day - self.signed_day[rows], np.nan)
-        columns: dict[str, NDArray[Any]] = {
-            "stage": np.asarray(STAGES, dtype=np.str_)[self.stage[rows]],
-            "searched_class": np.asarray(CAR_CLASSES, dtype=np.str_)[self.searched_class[rows]],
-            "device": self.device[rows],
-            "channel": self.channel[rows],
-            "n_visits": self.n_visits[rows].astype(np.float64),
-            "days_since_last_visit": since.astype(np.float64),
-            "tenure_days": tenure.astype(np.float64),
-            **{name: column[person] for name, column in self.scenario.population.columns.items()},
-        }
-        seconds = (uniforms(self.seed, self.ids[rows], Purpose.TIME_OF_DAY, days) * 86_000).astype(np.int64)
-        table = DecisionTable(
-            offers=self.scenario.offers,
-            eligible=eligible_mask(self.scenario.rules, self.scenario.offers, columns, n=len(rows)),
-            columns=columns,
-            vectors={name: block[person] for name, block in self.scenario.population.vectors.items()},
-            subjects=self.names[rows],
-            at=START + days.astype("timedelta64[D]") + seconds.astype("timedelta64[s]"),
+        people, offers = self.scenario.population, self.scenario.offers
+        columns = known_columns(
+            self,
+            people,
+            rows,
+            days,
+            stage=np.asarray(STAGES, dtype=np.str_)[self.stage[rows]],
+            searched_class=np.asarray(CAR_CLASSES, dtype=np.str_)[self.searched_class[rows]],
+            has_car=self.stage[rows] == _SUBSCRIBER,
         )
+        may = eligible_mask(self.scenario.rules, offers, columns, n=len(rows))
+        table = decision_table(self, people, rows, days, offers=offers, columns=columns, eligible=may)
         return Visits(rows, days, self.n_visits[rows].copy(), table)
 
     def appeal(self, rows: IntArray, day: IntArray, chosen: IntArray) -> FloatArray:
@@ -212,14 +224,14 @@ class HabitSite:
         ids = self.ids[rows]
 
         def luck(purpose: Purpose, offset: int = 0) -> FloatArray:
-            return uniforms(self.seed + 7_919, ids, purpose, count + offset)
+            return uniforms(self.seed + _OWN_STREAM, ids, purpose, count + offset)
 
         index = self.appeal(rows, day, chosen)
         clicked = luck(Purpose.CLICK) < ndtr(p["click_base"] + index)
         may_sign = clicked & (self.stage[rows] == _VISITOR) & (self.signing_day[rows] < 0)
         signs = may_sign & (luck(Purpose.CONVERT) < ndtr(p["sign_base"] + index))
         log_delay = p["delay_mean_log_days"] + p["delay_spread_log_days"] * normals(
-            self.seed + 7_919, ids, Purpose.DELAY, count
+            self.seed + _OWN_STREAM, ids, Purpose.DELAY, count
         )
         delay = np.minimum(np.floor(np.exp(log_delay)), _MAX_DELAY_DAYS).astype(np.int64)
         self.signing_day[rows[signs]] = (day + delay)[signs]
@@ -264,7 +276,7 @@ class HabitSite:
             - p["care_keeps"] * (self.cared_until[active] >= day)
             + p["discount_end_shock"] * is_told * self._discount[offer] * 4.0 * ndtr(affinity)
         )
-        coin = uniforms(self.seed + 7_919, self.ids[active], Purpose.CANCEL, np.asarray(tenure, dtype=np.int64))
+        coin = uniforms(self.seed + _OWN_STREAM, self.ids[active], Purpose.CANCEL, np.asarray(tenure, dtype=np.int64))
         leaves = active[coin < ndtr(index)]
         self.stage[leaves], self.cancelled_day[leaves], self.next_visit[leaves] = _LAPSED, day, -1
         kept = np.flatnonzero((self.stage == _SUBSCRIBER) & (self.signed_day == day - KEPT_AFTER_DAYS))

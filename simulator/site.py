@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from policies.eligibility import eligible_mask
 from policies.records import DecisionTable, FloatArray, IntArray, OfferSet
 from simulator import world
+from simulator.population import Population
 from simulator.scenarios.car_subscription import CAR_CLASSES, FAMILIES, Scenario
 from simulator.streams import Purpose, uniforms
 
@@ -115,6 +116,74 @@ class World(Protocol):
         ...
 
 
+class Cohort(Protocol):
+    """What the site knows of its visitors, whatever the laws: both families keep it under these names."""
+
+    seed: int
+    ids: IntArray
+    names: NDArray[np.str_]
+    person: IntArray
+    device: NDArray[np.str_]
+    channel: NDArray[np.str_]
+    n_visits: IntArray
+    last_visit: IntArray
+    signed_day: IntArray
+
+
+def known_columns(
+    cohort: Cohort,
+    people: Population,
+    rows: IntArray,
+    day: IntArray,
+    *,
+    stage: NDArray[np.str_],
+    searched_class: NDArray[np.str_],
+    has_car: NDArray[np.bool_],
+) -> dict[str, NDArray[Any]]:
+    """Columns of a decision that every site shows to policies, each of shape ``(n,)``.
+
+    Parameters
+    ----------
+    stage, searched_class, has_car
+        Of the visiting rows: how the stage is called, what was searched for, and whether there is a contract.
+    """
+    person = cohort.person[rows]
+    since = np.where(cohort.last_visit[rows] < 0, np.nan, day - cohort.last_visit[rows])
+    tenure = np.where(has_car, day - cohort.signed_day[rows], np.nan)
+    return {
+        "stage": stage,
+        "searched_class": searched_class,
+        "device": cohort.device[rows],
+        "channel": cohort.channel[rows],
+        "n_visits": cohort.n_visits[rows].astype(np.float64),
+        "days_since_last_visit": since.astype(np.float64),
+        "tenure_days": tenure.astype(np.float64),
+        **{name: column[person] for name, column in people.columns.items()},
+    }
+
+
+def decision_table(
+    cohort: Cohort,
+    people: Population,
+    rows: IntArray,
+    day: IntArray,
+    *,
+    offers: OfferSet,
+    columns: dict[str, NDArray[Any]],
+    eligible: NDArray[np.bool_],
+) -> DecisionTable:
+    """The decisions of visits, each at its second of the day."""
+    seconds = (uniforms(cohort.seed, cohort.ids[rows], Purpose.TIME_OF_DAY, day) * 86_000).astype(np.int64)
+    return DecisionTable(
+        offers=offers,
+        eligible=eligible,
+        columns=columns,
+        vectors={name: block[cohort.person[rows]] for name, block in people.vectors.items()},
+        subjects=cohort.names[rows],
+        at=START + day.astype("timedelta64[D]") + seconds.astype("timedelta64[s]"),
+    )
+
+
 class LiveSite:
     """A cohort of visitors living through days; the only object with state in the simulator.
 
@@ -147,6 +216,7 @@ class LiveSite:
         scenario, seed, n = self.scenario, self.seed, len(ids)
         self.ids = ids
         self.subjects = world.Subjects.draw(scenario, self.ids, seed=seed)
+        self.person, self.device, self.channel = self.subjects.person, self.subjects.device, self.subjects.channel
         self.names = np.char.add("v", np.char.zfill(self.ids.astype(np.str_), 8)).astype(np.str_)
         self.arrival_day = (uniforms(seed, self.ids, Purpose.ARRIVAL, 0) * self.visit_days).astype(np.int64)
         self.next_visit = self.arrival_day.copy()
@@ -178,30 +248,27 @@ class LiveSite:
 
     def visits_of(self, rows: IntArray, day: IntArray) -> Visits:
         """Visits of some subjects, each on a day of its own (the vectorised environment lives this way)."""
-        person = self.subjects.person[rows]
-        since = np.where(self.last_visit[rows] < 0, np.nan, day - self.last_visit[rows])
-        tenure = np.where(self.stage[rows] == world.SUBSCRIBER, day - self.signed_day[rows], np.nan)
-        columns: dict[str, NDArray[Any]] = {
-            "stage": np.asarray(world.STAGES, dtype=np.str_)[self._stage_shown(rows, day)],
-            "searched_class": np.asarray(CAR_CLASSES, dtype=np.str_)[self.subjects.searched_class[rows]],
-            "device": self.subjects.device[rows],
-            "channel": self.subjects.channel[rows],
-            "n_visits": self.n_visits[rows].astype(np.float64),
-            "days_since_last_visit": since.astype(np.float64),
-            "tenure_days": tenure.astype(np.float64),
-            **{name: column[person] for name, column in self.scenario.population.columns.items()},
-        }
+        people = self.scenario.population
+        columns = known_columns(
+            self,
+            people,
+            rows,
+            day,
+            stage=np.asarray(world.STAGES, dtype=np.str_)[self._stage_shown(rows, day)],
+            searched_class=np.asarray(CAR_CLASSES, dtype=np.str_)[self.subjects.searched_class[rows]],
+            has_car=self.stage[rows] == world.SUBSCRIBER,
+        )
         if self.scenario.shows_history:
             columns["discounts_seen"] = self.discounts_seen[rows].astype(np.float64)
             columns["days_since_first_visit"] = (day - self.arrival_day[rows]).astype(np.float64)
-        seconds = (uniforms(self.seed, self.ids[rows], Purpose.TIME_OF_DAY, day) * 86_000).astype(np.int64)
-        table = DecisionTable(
+        table = decision_table(
+            self,
+            people,
+            rows,
+            day,
             offers=self.scenario.offers,
-            eligible=self._eligible(rows, day, columns),
             columns=columns,
-            vectors={name: block[person] for name, block in self.scenario.population.vectors.items()},
-            subjects=self.names[rows],
-            at=START + day.astype("timedelta64[D]") + seconds.astype("timedelta64[s]"),
+            eligible=self._eligible(rows, day, columns),
         )
         return Visits(rows, day, self.n_visits[rows].copy(), table)
 
