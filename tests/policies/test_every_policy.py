@@ -24,6 +24,7 @@ from policies.records import DecisionTable, FloatArray, InteractionBatch, Offer,
 from policies.registry import GROUP, REWARD_MODEL_GROUP, load_policy, load_reward_model
 from policies.reward_models import CrossedRidgeRewardModel, RidgeRewardModel
 from policies.shared_linear import SharedLinTS, SharedLinUCB
+from policies.softmax_linear import SoftmaxLinear
 from policies.squarecb import squarecb
 from policies.thompson import BetaThompson, GaussianThompson
 from policies.vw import VowpalWabbit
@@ -63,6 +64,9 @@ FIXED: dict[str, Callable[[], SaveablePolicy]] = {
     "incumbent_rules": lambda: fit_incumbent(batch(400), stage_column="stage"),
     "incumbent_rules, written": lambda: IncumbentRules("stage", {"new": ("o3",)}, ("o1", "o2")),
     "greedy, fitted once": lambda: greedy(_fitted_onnx()),
+    "softmax_linear": lambda: SoftmaxLinear(
+        SPACE, np.random.default_rng(0).normal(size=(SPACE.context_width + 1, SPACE.offer_width + 1))
+    ),
     "onnx": lambda: _onnx_policy("softmax"),
     "onnx, greedy": lambda: _onnx_policy("greedy"),
 }
