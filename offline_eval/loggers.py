@@ -7,31 +7,40 @@ from dataclasses import replace
 
 import numpy as np
 
+from offline_eval.candidates import Candidate, target_of
+from offline_eval.estimators import Estimator, InversePropensity
+from offline_eval.intervals import normal
+from offline_eval.panel import Estimate, evaluate
 from policies.errors import InvalidInputError, UnknownNameError
-from policies.protocols import Policy
-from policies.records import FloatArray, InteractionBatch
+from policies.records import InteractionBatch
 
 
 def balanced(
-    log: InteractionBatch, loggers: Mapping[str, Policy | FloatArray], *, shares: Mapping[str, float] | None = None
+    log: InteractionBatch,
+    loggers: Mapping[str, Candidate],
+    *,
+    shares: Mapping[str, float] | None = None,
+    explore_share: float = 0.0,
 ) -> InteractionBatch:
     """The same log as if one policy had drawn it: the mixture of all loggers.
 
     Each row's propensity becomes the chance that *any* logger would have shown the offer, which is never worse supported
-    than its own logger's. Estimators then need no change. Do it within one phase (one set of shares), and pass the
-    loggers as they were served, explore share included.
+    than its own logger's. Estimators then need no change. Do it within one phase (one set of shares).
 
     Parameters
     ----------
     loggers
-        By variant name: the policy served, or its probabilities in every row, shape ``(n, k)``.
+        By variant name: the policy served, or its probabilities in every row, shape ``(n, k)``, explore share included.
     shares
         Probability of each variant; None takes the log's own counts.
+    explore_share
+        Share of uniform exploration the policies (not arrays) were served with.
 
     Raises
     ------
     InvalidInputError, UnknownNameError
-        If rows have no variant, several phases are mixed, or a variant has no logger.
+        If rows have no variant, several phases are mixed, a variant has no logger, or a logger is not the one that logged: its
+        probabilities of its own rows are others.
 
     References
     ----------
@@ -55,9 +64,56 @@ def balanced(
     mixture = np.zeros(log.table.eligible.shape)
     for name, part in share.items():
         logger = loggers[name]
-        p = logger if isinstance(logger, np.ndarray) else np.asarray(logger.probabilities(log.table), dtype=np.float64)
-        if p.shape != mixture.shape:
-            raise InvalidInputError(f"probabilities of logger {name!r} have shape {p.shape}; expected {mixture.shape}")
+        p = target_of(logger, log.table, explore_share=explore_share, name=f"logger {name!r}")
+        own = np.flatnonzero(log.variants == name)
+        off = int(np.count_nonzero(np.abs(p[own, log.chosen[own]] - log.propensity[own]) > 1e-4))
+        if off > 0.01 * len(own):
+            raise InvalidInputError(
+                f"logger {name!r} gives other probabilities than were logged in {off} of its {len(own)} rows; expected the snapshot "
+                "that served, with the explore share it was served with: it may have learned on the way"
+            )
         mixture += part * p
     mixture /= mixture.sum(axis=1, keepdims=True)
     return replace(log, propensity=mixture[np.arange(len(log)), log.chosen], probabilities=mixture)
+
+
+def weighted(
+    log: InteractionBatch, candidate: Candidate, *, estimator: Estimator | None = None, alpha: float = 0.05
+) -> Estimate:
+    """Each variant's rows judged by themselves, the estimates averaged with weights of 1 / variance.
+
+    Never worse supported than the best variant alone, and needs no other variant's policy; but where a variant lacks support its
+    estimate is wrong and may look certain. ``balanced`` is better wherever the loggers' policies are at hand.
+
+    Parameters
+    ----------
+    estimator
+        One that needs no reward model; IPS where None.
+
+    Raises
+    ------
+    InvalidInputError
+        If rows have no variant, or a variant's rows give no estimate with a spread.
+
+    References
+    ----------
+    Agarwal, Basu, Schnabel and Joachims (2017), as above: the weighted estimator.
+    """
+    if log.variants is None:
+        raise InvalidInputError("the log has no variants; expected the name of the variant in every row")
+    used = estimator or InversePropensity()
+    values, precisions = [], []
+    for name in np.unique(log.variants):
+        rows = np.flatnonzero(log.variants == name)
+        mine = candidate[rows] if isinstance(candidate, np.ndarray) else candidate
+        panel = evaluate(log.take(rows), {"c": mine}, estimators=(used,), fit_reward=None, n_resamples=0)
+        found = panel.estimate("c", used.name)
+        if found.value is None or not found.standard_error:
+            raise InvalidInputError(
+                f"the rows of variant {str(name)!r} give no estimate with a spread; leave them out, or use balanced()"
+            )
+        values.append(found.value)
+        precisions.append(found.standard_error**-2)
+    value = float(np.average(values, weights=precisions))
+    error = float(np.sum(precisions)) ** -0.5
+    return Estimate("c", f"weighted {used.name}", value, error, normal(value, error, alpha=alpha), None)

@@ -28,6 +28,7 @@ def evaluate(
     *,
     log: Path | None = None,
     placement: str | None = None,
+    experiment: str | None = None,
     policy: list[str],
     against: str | None = None,
     column: list[str] | None = None,
@@ -52,6 +53,8 @@ def evaluate(
         Parquet file or folder, or CSV file (columns offer, reward, propensity, …), or a file of VW dsjson lines (``.json``, ``.dsjson``).
     placement
         In place of ``--log``: the decisions of a placement of the service whose reward window has closed.
+    experiment
+        With ``--placement``: only its last phase, every row weighed by the mixture of all its variants' policies.
     policy
         Saved policy (a folder or file), registered version (``name@version``, or a name for its newest), ``uniform``, or
         ``always:OFFER``; may be given several times.
@@ -103,7 +106,7 @@ def evaluate(
             )
         else:
             assert placement is not None
-            data = store.log(placement, as_of)
+            data = store.log(placement, experiment, as_of)
         offers = _offers(data)
         candidates = {_name(p): _policy(p, offers, store) for p in policy}
         if len(candidates) < len(policy):
@@ -143,13 +146,44 @@ class _Store:
             self._service = self._stack.enter_context(opened(self._home, self._config))
         return self._service
 
-    def log(self, placement: str, as_of: datetime | None) -> InteractionBatch:
-        """Decisions of a placement with closed windows."""
+    def log(self, placement: str, experiment: str | None, as_of: datetime | None) -> InteractionBatch:
+        """Decisions of a placement with closed windows; of an experiment, as if the mixture of its variants had drawn them."""
         from datetime import UTC
 
         from engine.rewards.export import export_interactions
 
-        return export_interactions(self.service().database, placement, as_of=as_of or datetime.now(UTC))
+        service = self.service()
+        log = export_interactions(service.database, placement, as_of=as_of or datetime.now(UTC), experiment=experiment)
+        if experiment is None:
+            return log
+        return self._mixture(placement, log)
+
+    def _mixture(self, placement: str, log: InteractionBatch) -> InteractionBatch:
+        import numpy as np
+
+        from engine.decisions.ladder import BASELINE
+        from offline_eval.loggers import balanced
+        from policies.fixed import FixedOrder
+
+        service = self.service()
+        assert log.phases is not None
+        log = log.take(np.flatnonzero(log.phases == log.phases[-1]))
+        assert log.variants is not None
+        assert log.policies is not None
+        served = service.placement(placement)[0]
+        order = (*served.baseline, *(e.offer.id for e in served.offers if e.offer.id not in served.baseline))
+        loggers: dict[str, Candidate] = {}
+        for variant in np.unique(log.variants):
+            names = np.unique(log.policies[log.variants == variant])
+            if len(names) > 1:
+                raise InvalidInputError(
+                    f"variant {variant!s} was served by {', '.join(map(str, names))}; expected one snapshot in the phase: "
+                    "judge it without --experiment, by each row's own propensity"
+                )
+            name = str(names[0])
+            is_baseline = name.startswith(f"{BASELINE}@")
+            loggers[str(variant)] = FixedOrder(order) if is_baseline else service.policies.load(name).policy
+        return balanced(log, loggers, explore_share=served.explore_share)
 
 
 def _print(table: str, figures: dict[str, object], path: Path | None) -> None:

@@ -19,7 +19,7 @@ from offline_eval.intervals import (
     hoeffding_lower,
     lower_confidence_sequence,
 )
-from offline_eval.loggers import balanced
+from offline_eval.loggers import balanced, weighted
 from offline_eval.selection import slope
 from offline_eval.sequential import Paths, evaluate_sequences
 from offline_eval.sequential.estimates import sequential_dr
@@ -122,7 +122,7 @@ def test_collapsed_weights_are_said() -> None:
 
 
 def test_balanced_loggers_have_no_more_variance_and_the_same_mean() -> None:
-    """Pooled over two variants, balanced weights are unbiased and steadier than each row's own."""
+    """Pooled over two variants, balanced weights are steadier than averages by precision, and these than each row's own."""
     rng = np.random.default_rng(2)
     n, k = 20_000, 3
     loggers = {"a": np.tile([0.9, 0.05, 0.05], (n, 1)), "b": np.tile([0.05, 0.05, 0.9], (n, 1))}
@@ -142,10 +142,24 @@ def test_balanced_loggers_have_no_more_variance_and_the_same_mean() -> None:
     assert naive.standard_error is not None
     assert pooled.standard_error < 0.8 * naive.standard_error
     assert abs(pooled.value - float(target[0] @ q)) < 4 * pooled.standard_error
+    between = weighted(log, target)
+    assert between.value is not None
+    assert between.standard_error is not None
+    assert pooled.standard_error < between.standard_error <= naive.standard_error
+    assert abs(between.value - float(target[0] @ q)) < 4 * between.standard_error
+    halves = [
+        evaluate(log.take(variant == v), {"c": target[variant == v]}, fit_reward=None).estimate("c", "IPS")
+        for v in "ab"
+    ]
+    precision = [(e.standard_error or 0.0) ** -2 for e in halves]
+    by_hand = sum(p * (e.value or 0.0) for p, e in zip(precision, halves, strict=True)) / sum(precision)
+    assert between.value == pytest.approx(by_hand, rel=1e-12)
     with pytest.raises(UnknownNameError):
         balanced(log, {"a": loggers["a"]})
     with pytest.raises(InvalidInputError, match="phases"):
         balanced(replace(log, phases=np.where(np.arange(n) % 2, "1", "2")), loggers)
+    with pytest.raises(InvalidInputError, match="logger 'b' gives other probabilities than were logged"):
+        balanced(log, {"a": loggers["a"], "b": np.full((n, k), 1 / k)})
 
 
 def test_slope_takes_shrinkage_only_while_it_agrees() -> None:

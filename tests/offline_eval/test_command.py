@@ -14,9 +14,14 @@ import pytest
 from pyarrow import csv
 
 from api.cli.main import run
+from engine.decisions.requests import DecisionRequest, RewardRequest
+from engine.experiments.records import Experiment
 from offline_eval.interop.arrow import to_arrow, write_parquet
+from policies.allocation import Variant
 from policies.artifact import save_artifact
 from policies.fixed import FixedOrder
+from tests.engine.service_world import Clock, open_shop
+from tests.engine.store.test_upkeep import LATER, busy
 from tests.offline_eval.worlds import world
 
 
@@ -132,3 +137,45 @@ def test_open_windows_are_closed_by_leaving_out_or_weighing(tmp_path: Path, caps
     assert left_out[0] == pytest.approx(truth, abs=3 * 0.5 / np.sqrt(left_out[1]))
     assert weighed[1] == 8000
     assert weighed[0] == pytest.approx(truth, abs=4 * 0.5 / np.sqrt(8000))
+
+
+def test_the_service_is_judged_on_its_own_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A placement's matured decisions are the log, and a registered version is a candidate, by name or name@version."""
+    with busy(tmp_path, Clock()) as service:
+        ref = service.policies.register(FixedOrder(("b",)).to_artifact(), name="always-b", at=LATER)
+    base = ["evaluate", "--placement", "shop", "--home", str(tmp_path), "--resamples", "0", "--json=-"]
+    assert run([*base, "--policy", "always-b", "--as-of", LATER.isoformat()]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["rows"] == 24
+    assert set(told["candidates"]) == {"always-b", "logging policy"}
+    assert run([*base, "--policy", str(ref), "--against", "uniform", "--as-of", LATER.isoformat()]) == 1
+    assert json.loads(capsys.readouterr().out)["incumbent"] == "uniform"
+    assert run([*base, "--policy", "always-c", "--as-of", LATER.isoformat()]) == 2
+    assert run(["evaluate", "--policy", "uniform"]) == 2
+    assert "pass either --log or --placement" in capsys.readouterr().err
+
+
+def test_an_experiment_is_judged_by_the_mixture_of_its_variants(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With ``--experiment`` every row is weighed by all variants' policies: weights of their halfway mixture are about 1."""
+    clock = Clock()
+    with open_shop(tmp_path, clock=clock) as service:
+        ref = service.policies.register(FixedOrder(("c",)).to_artifact(), name="c", at=clock.now)
+        variants = (Variant("control", 5_000, "baseline"), Variant("new", 5_000, str(ref)))
+        service.experiments.create(Experiment("e1", "shop", variants), at=clock.now)
+        service.experiments.start("e1", revision=1, at=clock.now)
+        service.refresh()
+        for i in range(120):
+            clock.forward(minutes=5)
+            service.decide(DecisionRequest("shop", f"s{i}", {"x": float(i)}, id=f"d{i}"))
+            service.reward(RewardRequest(f"d{i}", "subscribed", float(i % 2)))
+    base = ["evaluate", "--placement", "shop", "--home", str(tmp_path), "--policy", "c", "--resamples", "0", "--json=-"]
+    settings = ["--as-of", LATER.isoformat()]
+    run([*base, *settings])
+    alone = json.loads(capsys.readouterr().out)["candidates"]["c"]
+    run([*base, *settings, "--experiment", "e1"])
+    mixed = json.loads(capsys.readouterr().out)["candidates"]["c"]
+    assert mixed["largest_weight"] < 2.5
+    assert alone["largest_weight"] > 10
+    assert mixed["effective_sample_size"] > 1.5 * alone["effective_sample_size"]
