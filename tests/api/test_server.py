@@ -42,7 +42,7 @@ def test_the_printed_calls_work(server: ServerProcess) -> None:
     assert answers[0]["recorded"] is True
     assert answers[1]["message"] == "reward joined to decision first-1"
     assert (answers[2]["n_decisions"], answers[2]["n_rewards"]) == (1, 1)
-    assert answers[2]["message"].startswith("reward joined to decision first-1")
+    assert answers[2]["message"].startswith("reward joined to decision first-1, learned when its window closes in ")
 
 
 def test_a_reward_is_learned_and_the_status_says_in_which_snapshot(tmp_path: Path) -> None:
@@ -51,14 +51,14 @@ def test_a_reward_is_learned_and_the_status_says_in_which_snapshot(tmp_path: Pat
     _, placement_id = prepare_sandbox(settings)
     with open_service(settings.home) as service:
         placement, _ = service.placement(placement_id)
-        service.put_placement(replace(placement, reward=RewardDefinition(window_s=1.0)))
+        service.put_placement(replace(placement, reward=RewardDefinition(window_s=2.0)))
     server = start_server(settings.home)
     url = f"{server.url}/v1/placements/{placement_id}"
     with httpx.Client(headers=server.headers) as http:
         made = http.post(f"{url}/decisions", json={"id": "d1", "subject": "u1", "features": {"visits": 2}}).json()
         assert made["policy"].startswith("sandbox-lints@")
         http.post(f"{server.url}/v1/rewards", json={"decision": "d1", "kind": "subscribed"})
-        assert "learned when its window closes in" in http.get(f"{url}/status").json()["message"]
+        assert "learned in snapshot" not in http.get(f"{url}/status").json()["message"]
         deadline = time.monotonic() + 20
         message = ""
         while "learned in snapshot" not in message and time.monotonic() < deadline:
