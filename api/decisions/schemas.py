@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, RootModel
 
 from api.fields import Body, Id, Kind, Moment, Name, Number, Reply, Scalar, Scalars
-from engine.decisions.kept import MAX_TTL_S
+from engine.decisions.kept import MAX_TTL_S, MIN_TTL_S
 from engine.decisions.pages import MAX_SLOTS
 
 
@@ -55,7 +55,7 @@ class DecisionBody(Body):
     activated: bool = Field(True, description="False if the page decides later whether the visitor sees the offer")
     explain: bool = Field(False, description="Say why each offer was left out, and how the choice was made")
     dry_run: bool = Field(False, description="Answer without recording anything")
-    ttl_s: Annotated[float, Field(gt=0, le=MAX_TTL_S)] | None = Field(
+    ttl_s: Annotated[float, Field(ge=MIN_TTL_S, le=MAX_TTL_S)] | None = Field(
         None,
         description="Within so many seconds the same person (subject, and what it is linked with) gets the same stored decision at "
         "this placement, under its first id, with repeat true: no second draw, no second exposure, whatever the features are by then. "

@@ -15,7 +15,7 @@ from engine.store.database import Database
 from engine.store.facts import digest_of, to_us
 from policies.errors import InvalidInputError
 
-MAX_TTL_S = 90 * 86_400.0
+MIN_TTL_S, MAX_TTL_S = 1.0, 90 * 86_400.0
 _PREFIX = "kept."
 # Between the id of a page and the id of a slot in the ids of its decisions.
 SLOT_MARK = "#"
@@ -44,8 +44,8 @@ def find_kept(
     database: Database, placement: str, person: Sequence[str], *, ttl_s: float, at: datetime, slots: Sequence[str] = ()
 ) -> Kept:
     """Look for stored decisions of a person at a placement (all of whose slots are the same) within the time to live."""
-    if not 0 < ttl_s <= MAX_TTL_S:
-        raise InvalidInputError(f"ttl_s is {ttl_s:g}; expected seconds above 0 and at most {MAX_TTL_S:g}")
+    if not MIN_TTL_S <= ttl_s <= MAX_TTL_S:
+        raise InvalidInputError(f"ttl_s is {ttl_s:g}; expected {MIN_TTL_S:g} to {MAX_TTL_S:g} seconds")
     kind = hashlib.blake2b("\x00".join([placement, *slots]).encode(), digest_size=6).hexdigest()
     prefix = f"{_PREFIX}{kind}."
     end = f"{SLOT_MARK}{slots[0]}" if slots else ""

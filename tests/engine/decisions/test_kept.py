@@ -67,7 +67,7 @@ def test_a_page_is_kept_whole(tmp_path: Path) -> None:
         assert service.decide(ASK).decision.id not in {a.decision.id for _, a in first.slots}
 
 
-@pytest.mark.parametrize("wrong", [{"ttl_s": 0.0}, {"ttl_s": 1e9}, {"id": "d1", "ttl_s": 60.0}])
+@pytest.mark.parametrize("wrong", [{"ttl_s": 0.0}, {"ttl_s": 1e-117}, {"ttl_s": 1e9}, {"id": "d1", "ttl_s": 60.0}])
 def test_a_time_to_live_that_cannot_be_is_refused(tmp_path: Path, wrong: dict[str, object]) -> None:
     """Nothing, a century, or an id of the caller's own beside it is an error that says so."""
     with open_shop(tmp_path) as service, pytest.raises(InvalidInputError, match="ttl_s"):
