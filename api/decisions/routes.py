@@ -8,7 +8,7 @@ from typing import Any
 from api.decisions.schemas import ActivationReply, AuditReply, BatchBody, BatchReply, DecideReply, DecisionBody
 from api.errors import answer_for
 from api.operation import Call, Operation
-from engine.decisions.requests import DecisionAnswer, DecisionRequest, EventRequest, PageAnswer, PageRequest, Slot
+from engine.decisions.requests import DecisionAnswer, DecisionRequest, EventRequest, PageAnswer, PageRequest, Role, Slot
 from engine.learner.progress import learned_from
 from policies.errors import InvalidInputError, NextofferError
 from policies.records import Offer, OfferId
@@ -133,7 +133,8 @@ OPERATIONS = (
 
 async def _decide_one(call: Call, body: DecisionBody, *, fallback_id: str | None) -> dict[str, Any]:
     at = call.at
-    if body.events and not body.dry_run:
+    role: Role = "bot" if call.parts.visitors.is_machine(body) else "policy"
+    if body.events and not body.dry_run and role != "bot":
         await asyncio.gather(
             *(
                 call.service.aevent(
@@ -154,7 +155,7 @@ async def _decide_one(call: Call, body: DecisionBody, *, fallback_id: str | None
         dry_run=body.dry_run,
         explain=body.explain,
         ttl_s=body.ttl_s,
-        role="bot" if call.parts.visitors.is_machine(body) else "policy",
+        role=role,
     )
     if body.slots is None:
         return decision_json(await call.service.adecide(request))

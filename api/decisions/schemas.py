@@ -60,7 +60,8 @@ class DecisionBody(Body):
         description="Within so many seconds the same person (subject, and what it is linked with) gets the same stored decision at "
         "this placement, under its first id, with repeat true: no second draw, no second exposure, whatever the features are by then. "
         "The time counts from the first answer and is not prolonged. If the offer may no longer be shown (taken out of the "
-        "catalogue, excluded, ended, sold out), a new decision is made and kept. Excludes id",
+        "catalogue, excluded by a rule or the request, ended), a new decision is made and kept; caps, budgets and stock that its own view used "
+        "up take nothing back. Its payload is today's. Excludes id",
     )
     slots: Annotated[tuple[SlotBody, ...], Field(min_length=1, max_length=MAX_SLOTS)] | None = Field(
         None, description="Several places on one page: the answer is a page with a decision for each, no offer twice"

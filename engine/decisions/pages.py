@@ -43,7 +43,7 @@ def digest_of_page(request: PageRequest) -> bytes:
     offers = None if one.offers is None else [[o.id, dict(o.features)] for o in one.offers]
     slots = [[s.id, dict(s.features), list(s.exclude), s.first] for s in request.slots]
     return digest_of(
-        [one.placement, one.subject, dict(one.features), offers, list(one.exclude), one.is_activated, one.role, slots]
+        [one.placement, one.subject, dict(one.features), offers, list(one.exclude), one.is_activated, slots]
     )
 
 

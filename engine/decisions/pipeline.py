@@ -40,6 +40,7 @@ SECRET_VERSION = 1
 _MAX_STORED_SETS = 10_000
 # Why an offer is not eligible in a slot: an earlier slot of the page shows it.
 PLACED = "placed"
+OUT_OF_STOCK = "out_of_stock"
 _MAX_KNOWN_NAMES = 10_000
 
 
@@ -109,6 +110,20 @@ class Pipeline:
         self._check_features(features)
         known = self._with_traits(check_text(subject, what="subject"), features)
         return live.trials.allocate(self._people.ids(subject), known, assigned=self._assigned)
+
+    def showable_again(self, request: DecisionRequest) -> dict[str, Mapping[str, Any]]:
+        """Payloads of the offers that who has seen one of them may go on seeing.
+
+        What only counts (caps, budgets, stock) takes nothing back from somebody who was shown it; rules, dates and the request do.
+        """
+        live = self._configuration.placement(request.placement)
+        self._check_features(request.features)
+        offers = live.offers if request.offers is None else _candidates(request.offers)
+        features = self._with_traits(request.subject, request.features)
+        excluded = self._excluded(live, request, offers, features, (request.at or self._clock()).astimezone(UTC))
+        limits = live.placement.limits
+        counted = {OUT_OF_STOCK, *(cap.id for cap in limits.caps), *(budget.id for budget in limits.budgets)}
+        return {o.id: o.payload for o in offers if excluded.get(o.id, OUT_OF_STOCK) in counted}
 
     def prepare(self, request: DecisionRequest) -> Prepared:
         """Make a decision without writing it.
@@ -272,7 +287,7 @@ class Pipeline:
                 elif entry.ends_at is not None and at >= entry.ends_at:
                     reason = "ended"
                 elif entry.stock is not None and live.shown.get(entry.offer.id, 0) >= entry.stock:
-                    reason = "out_of_stock"
+                    reason = OUT_OF_STOCK
                 if reason is not None:
                     excluded.setdefault(entry.offer.id, reason)
         if live.placement.limits:
@@ -322,7 +337,7 @@ class Pipeline:
 
 
 def digest_of_request(request: DecisionRequest) -> bytes:
-    """What makes two requests with one id the same: everything but the clock and the wish for an explanation."""
+    """What makes two requests with one id the same: everything but the clock, the wish for an explanation, and who is taken for a machine."""
     if request.digest is not None:
         return request.digest
     offers = None if request.offers is None else [[o.id, dict(o.features)] for o in request.offers]
@@ -334,7 +349,6 @@ def digest_of_request(request: DecisionRequest) -> bytes:
             offers,
             list(request.exclude),
             request.is_activated,
-            *([] if request.role == "policy" else [request.role]),
         ]
     )
 

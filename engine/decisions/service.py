@@ -44,6 +44,7 @@ from engine.experiments.lifecycle import Experiments
 from engine.experiments.records import Experiment
 from engine.offers.placement import Placement
 from engine.registry.versions import Registry
+from engine.rewards.attribution import BOT
 from engine.store import facts, tables
 from engine.store.backends import opener
 from engine.store.database import Database, sqlite_url
@@ -404,9 +405,11 @@ class DecisionService:
     # Inside
 
     def _prepare(self, request: DecisionRequest) -> Prepared | DecisionAnswer:
-        kept = None
         if request.ttl_s is not None:
             kept = self._kept(request, request.ttl_s)
+            again = self._shown_again(kept, [request], lambda decision_id, _: decision_id)
+            if again is not None:
+                return again[1][0]
             request = replace(request, id=kept.next_id, digest=kept.digest)
         try:
             prepared = self._pipeline.prepare(request)
@@ -416,11 +419,6 @@ class DecisionService:
             if stored is None:
                 raise
             return stored
-        for decision_id in () if kept is None else kept.stored:
-            stored_before = self.get_decision(decision_id)
-            if stored_before.offer in prepared.decision.offers:
-                # What the site shows is today's: a title or a picture may have changed meanwhile.
-                return DecisionAnswer(stored_before, prepared.payload_of(stored_before.offer), is_repeat=True)
         if request.dry_run:
             return DecisionAnswer(prepared.decision, prepared.payload, explanation=prepared.explanation)
         return prepared
@@ -431,6 +429,22 @@ class DecisionService:
         at = request.at or self.clock()
         person = self.people.ids(check_text(request.subject, what="subject"))
         return find_kept(self.database, request.placement, person, ttl_s=ttl_s, at=at, slots=slots)
+
+    def _shown_again(
+        self, kept: Kept, requests: Sequence[DecisionRequest], id_of: Callable[[str, int], str]
+    ) -> tuple[str, list[DecisionAnswer]] | None:
+        """Newest kept decision (or page) whose every offer may still be shown, with its id."""
+        if not kept.stored:
+            return None
+        payloads = [self._pipeline.showable_again(r) for r in requests]
+        for stored in kept.stored:
+            found = [self.get_decision(id_of(stored, i)) for i in range(len(requests))]
+            was_bot = any(d.policy.name == BOT for d in found) and requests[0].role != "bot"
+            if not was_bot and all(d.offer in p for d, p in zip(found, payloads, strict=True)):
+                # What the site shows is today's: a title or a picture may have changed meanwhile.
+                answers = zip(found, payloads, strict=True)
+                return stored, [DecisionAnswer(d, p[d.offer], is_repeat=True) for d, p in answers]
+        return None
 
     def _prepare_page(self, request: PageRequest) -> tuple[str, list[Prepared] | PageAnswer]:
         check_slots(request.slots)
@@ -443,14 +457,12 @@ class DecisionService:
             stored = [self._stored(r) for r in slot_requests(request, page, digest)]
             if stored[0] is not None:
                 return page, _page(request, page, [a for a in stored if a is not None])
+        if kept is not None:
+            slots = list(slot_requests(request, page, digest))
+            again = self._shown_again(kept, slots, lambda before, i: slot_decision_id(before, request.slots[i].id))
+            if again is not None:
+                return page, _page(request, *again)
         made = prepare_page(self._pipeline.prepare, request, page, digest)
-        for before in () if kept is None else kept.stored:
-            again = [self.get_decision(slot_decision_id(before, s.id)) for s in request.slots]
-            if all(d.offer in p.showable for d, p in zip(again, made, strict=True)):
-                answers = [
-                    DecisionAnswer(d, p.payload_of(d.offer), is_repeat=True) for d, p in zip(again, made, strict=True)
-                ]
-                return page, _page(request, before, answers)
         if one.dry_run:
             return page, _page(
                 request, page, [DecisionAnswer(p.decision, p.payload, explanation=p.explanation) for p in made]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from engine.decisions.requests import DecisionRequest, IdentifyRequest, PageRequest, Slot
-from policies.errors import InvalidInputError
+from policies.errors import InvalidInputError, NoEligibleOfferError
 from tests.engine.service_world import Clock, open_shop, shop
 
 ASK = DecisionRequest("shop", "u1", ttl_s=600.0)
@@ -51,6 +52,31 @@ def test_an_offer_that_may_not_be_shown_any_more_is_replaced_once(tmp_path: Path
         # The newest that may be shown wins.
         assert service.decide(ASK).decision.id == other.decision.id
         assert service.status("shop").n_decisions == 2
+
+
+def test_what_its_own_view_used_up_does_not_take_a_kept_offer_back(tmp_path: Path) -> None:
+    """The last one in stock stays on the visitor's page through a reload; another visitor does not get it."""
+    entries = tuple(replace(entry, stock=1) for entry in shop(2).offers)
+    with open_shop(
+        tmp_path, placements=[replace(shop(2, baseline=("a",), explore_share=0.0), offers=entries)]
+    ) as service:
+        first = service.decide(ASK).decision
+        assert first.offer == "a"
+        assert service.decide(ASK).decision.id == first.id
+        assert service.decide(DecisionRequest("shop", "u2", ttl_s=600.0)).decision.offer == "b"
+        assert service.decide(ASK).decision.id == first.id  # nothing at all is left for a new decision
+        with pytest.raises(NoEligibleOfferError):
+            service.decide(DecisionRequest("shop", "u3", ttl_s=600.0))
+
+
+def test_a_machine_s_answer_is_not_kept_for_a_person(tmp_path: Path) -> None:
+    """A subject taken for a machine once gets a decision of its own when it is a person again."""
+    with open_shop(tmp_path) as service:
+        machine = service.decide(replace(ASK, role="bot")).decision
+        person = service.decide(ASK)
+        assert person.decision.id != machine.id
+        assert person.decision.activated
+        assert not person.is_repeat
 
 
 def test_a_page_is_kept_whole(tmp_path: Path) -> None:
