@@ -158,12 +158,11 @@ def freshness(seconds: float, *, seed: int, can_judge: bool) -> list[Figure]:
         try:
             assert server.stdout is not None
             port = int(json.loads(server.stdout.readline())["url"].rsplit(":", 1)[1])
+            _warm_up(home, ref, port, text, features)
             loads = _drive(port, text, features, n=n)
-            time.sleep(window_s + 2.0)
-            # A few more, so that the last snapshots are seen to serve.
-            for _ in range(10):
-                drive(port, _decisions(text, features, 5, prefix=f"end{time.monotonic_ns()}-"), n=5, n_connections=1)
-                time.sleep(0.3)
+            # Visitors go on coming, fewer of them, so that the last snapshots are seen to serve.
+            after = round((window_s + 3.0) * 50)
+            drive(port, _decisions(text, features, after, prefix="end"), n=after, n_connections=2, per_second=50)
         finally:
             for process in (learner, server):
                 process.terminate()
@@ -192,6 +191,19 @@ def freshness(seconds: float, *, seed: int, can_judge: bool) -> list[Figure]:
             note=f"{found.n_recomputed} draws and {found.n_snapshots} snapshots recomputed in {took:.1f} s; infinite where one came out different",
         ),
     ]  # fmt: skip
+
+
+def _warm_up(home: Path, ref: str, port: int, key: str, features: list[dict[str, float | str]]) -> None:
+    """Decide a little until the learner, which starts as the server does, has published."""
+    deadline = time.monotonic() + 60
+    with Database(sqlite_url(home / "nextoffer.db")) as database:
+        i = 0
+        while not any(t.is_published for t in read_ticks(database, ref)):
+            if time.monotonic() > deadline:
+                raise RuntimeError("the learner did not publish within a minute")
+            drive(port, _decisions(key, features, 5, prefix=f"warm{i}-"), n=5, n_connections=1)
+            i += 1
+            time.sleep(0.5)
 
 
 def _decisions(key: str, features: list[dict[str, float | str]], n: int, *, prefix: str) -> list[bytes]:
@@ -226,12 +238,12 @@ def _drive(port: int, key: str, features: list[dict[str, float | str]], *, n: in
 def _waits(database: Database, ref: str, *, window_s: float) -> NDArray[np.float64]:
     """Seconds from the close of each learned decision's window until a snapshot with it was seen to serve."""
     rows = database.rows(
-        "SELECT ledger_offset, at_us, body FROM decisions WHERE policy = :policy ORDER BY at_us", policy=ref
+        "SELECT ledger_offset, at_us, body, id FROM decisions WHERE policy = :policy ORDER BY at_us", policy=ref
     )
     version = ref.partition("@")[2]
     first_served: dict[int, int] = {}
     newest = 0
-    for _, at_us, body in rows:
+    for _, at_us, body, _ in rows:
         snapshot = json.loads(body)["s"]
         number = 0 if snapshot == version else int(snapshot)
         for made in range(newest + 1, number + 1):
@@ -246,7 +258,9 @@ def _waits(database: Database, ref: str, *, window_s: float) -> NDArray[np.float
             served_by[tick.number] = first_served[holds]
     starts = np.asarray([t.stretch.first_offset for t in ticks])
     waits = []
-    for offset, at_us, _ in rows:
+    for offset, at_us, _, decision in rows:
+        if not decision.startswith("d"):
+            continue  # of the warm-up or the end
         i = int(np.searchsorted(starts, offset, side="right")) - 1
         if i >= 0 and offset < ticks[i].stretch.end_offset and ticks[i].number in served_by:
             waits.append((served_by[ticks[i].number] - at_us) / 1e6 - window_s)
