@@ -24,16 +24,28 @@ from policies.features import FeatureSpace
 from policies.protocols import PolicyTraits
 from policies.records import DecisionOfOne, DecisionTable, FloatArray, InteractionBatch, OfferSet
 
-Explorer = Literal["squarecb", "epsilon", "softmax", "regcb"]
+Explorer = Literal["squarecb", "epsilon", "softmax", "regcb", "first", "bag", "cover", "synthcover", "rnd"]
+CbType = Literal["mtr", "dr", "ips", "dm"]
 EXPLORERS: dict[str, tuple[str, ...]] = {
     "squarecb": ("--squarecb",),
     "epsilon": ("--epsilon", "0.05"),
     "softmax": ("--softmax", "--lambda", "10"),
     "regcb": ("--regcb",),
+    # Constructible and tested to learn and to act, no more: 5 to 20 times dearer, and ``rnd`` does not go on from a save to
+    # the bit.
+    "first": ("--first", "200"),
+    "bag": ("--bag", "5"),
+    "cover": ("--cover", "4"),
+    "synthcover": ("--synthcover",),
+    "rnd": ("--rnd", "3"),
 }
+CB_TYPES: tuple[CbType, ...] = ("mtr", "dr", "ips", "dm")
+# Explorers whose bounds are made for a regression of costs on the offer shown.
+_MTR_ONLY = ("squarecb", "regcb")
 _CONTEXT, _OFFER = ord("c"), ord("o")
 _MAX_REWARD = 1e6
 _MAX_CACHED = 16
+_MERGED_BITS = 18
 
 
 class VowpalWabbit:
@@ -44,7 +56,12 @@ class VowpalWabbit:
     Parameters
     ----------
     explorer
-        ``squarecb`` (default), ``epsilon``, ``softmax`` or ``regcb`` (VW's RegCB-elim: 6 to 8 times slower).
+        ``squarecb`` (default), ``epsilon``, ``softmax`` or ``regcb`` (VW's RegCB-elim: 6 to 8 times slower); ``first``, ``bag``,
+        ``cover``, ``synthcover`` and ``rnd`` for comparison.
+    cb_type
+        How VW learns from what was not shown: ``mtr`` (default), ``dr``, ``ips`` or ``dm``; ``squarecb`` and ``regcb`` take ``mtr``.
+    interactions
+        Namespaces to cross, by letter: ``c`` context, ``o`` offer; ``("co", "cco")`` adds pairs of context features per offer.
     learning_rate
         Of VW; 0.5 is its own default.
     bits
@@ -65,6 +82,8 @@ class VowpalWabbit:
         space: FeatureSpace,
         *,
         explorer: Explorer = "squarecb",
+        cb_type: CbType = "mtr",
+        interactions: Sequence[str] = ("co",),
         learning_rate: float = 0.5,
         bits: int = 18,
         arguments: Sequence[str] = (),
@@ -74,11 +93,20 @@ class VowpalWabbit:
     ) -> None:
         if explorer not in EXPLORERS:
             raise InvalidInputError(f"explorer {explorer!r} is unknown; expected one of {sorted(EXPLORERS)}")
+        if cb_type not in CB_TYPES or (cb_type != "mtr" and explorer in _MTR_ONLY and not arguments):
+            raise InvalidInputError(
+                f"cb_type {cb_type!r} with explorer {explorer!r}; expected one of {list(CB_TYPES)}, and 'mtr' for {' and '.join(_MTR_ONLY)}"
+            )
+        if any(not 2 <= len(i) <= 4 or set(i) - {"c", "o"} for i in interactions):
+            raise InvalidInputError(
+                f"interactions are {list(interactions)}; expected two to four of the letters c (context) and o (offer) each"
+            )
         if not 0 < learning_rate <= 100 or not 8 <= bits <= 28:
             raise InvalidInputError(
                 f"learning_rate {learning_rate}, bits {bits}; expected above 0 and at most 100, and 8 to 28"
             )
         self.space, self.explorer, self.learning_rate, self.bits = space, explorer, learning_rate, bits
+        self.cb_type, self.interactions = cb_type, tuple(interactions)
         if not reward_range[0] < reward_range[1]:
             raise InvalidInputError(
                 f"reward_range is {reward_range}; expected the smallest and then the largest reward"
@@ -88,7 +116,8 @@ class VowpalWabbit:
         vw = _import_vw()
         self._vw = vw
         command = [
-            "--cb_explore_adf", *(self.arguments or EXPLORERS[explorer]), "--cb_type", "mtr", "-q", "co",
+            "--cb_explore_adf", *(self.arguments or EXPLORERS[explorer]), "--cb_type", cb_type,
+            *(word for crossed in self.interactions for word in ("--interactions", crossed)),
             "-l", repr(learning_rate), "-b", str(bits), "--quiet", "--random_seed", "1",
         ]  # fmt: skip
         if explorer == "regcb" and not self.arguments:
@@ -210,6 +239,8 @@ class VowpalWabbit:
                 "space": self.space.to_manifest(),
                 "space_hash": self.space.hash,
                 "explorer": self.explorer,
+                "cb_type": self.cb_type,
+                "interactions": list(self.interactions),
                 "learning_rate": self.learning_rate,
                 "bits": self.bits,
                 "arguments": list(self.arguments),
@@ -218,6 +249,42 @@ class VowpalWabbit:
             },
             blobs={"model.vw": bytes(self._workspace.serialize())},
         )
+
+
+def merge_trained(base: VowpalWabbit, parts: Sequence[VowpalWabbit]) -> VowpalWabbit:
+    """One policy from copies of ``base`` that each learned a part of a log, on several processors or machines.
+
+    Differences from the base are averaged by VW, weighted by what each saw; that is not what learning the parts one after the
+    other gives, and it lags behind where parts are small. Make copies with ``load(base.to_artifact())``.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are fewer than two parts, a part was made with other settings than the base, the weight table is not of 18 bits
+        (VW's merging refuses any other size), or the explorer is ``squarecb`` or ``regcb`` (its counter is no weight, and is lost:
+        what comes out explores as if it had seen nothing).
+    """
+    settings = [{k: v for k, v in p.to_artifact().manifest.items() if k != "n_seen"} for p in (base, *parts)]
+    if len(parts) < 2 or any(s != settings[0] for s in settings[1:]):
+        raise InvalidInputError(f"{len(parts)} parts cannot be merged; expected two at least, each a copy of the base")
+    if base.explorer in _MTR_ONLY:
+        raise InvalidInputError(
+            f"explorer {base.explorer!r} cannot be merged: its counter is lost; expected 'epsilon' or 'softmax'"
+        )
+    if base.bits != _MERGED_BITS:
+        raise InvalidInputError(
+            f"the policies have bits {base.bits}; expected {_MERGED_BITS}: VW merges no other size of table"
+        )
+    vw = _import_vw()
+    deltas = [vw.calculate_delta(base._workspace, part._workspace) for part in parts]
+    merged = vw.apply_delta(base._workspace, vw.merge_deltas(deltas))
+    made = load(base.to_artifact())
+    seen = base.n_seen + sum(part.n_seen - base.n_seen for part in parts)
+    m = settings[0]
+    return VowpalWabbit(
+        made.space, explorer=m["explorer"], cb_type=m["cb_type"], interactions=m["interactions"], learning_rate=m["learning_rate"],
+        bits=m["bits"], arguments=m["arguments"], reward_range=tuple(m["reward_range"]), model=bytes(merged.serialize()), n_seen=seen,
+    )  # fmt: skip
 
 
 def _import_vw() -> Any:
@@ -239,6 +306,8 @@ def load(artifact: Artifact) -> VowpalWabbit:
     return VowpalWabbit(
         FeatureSpace.from_manifest(m["space"]),
         explorer=m["explorer"],
+        cb_type=m.get("cb_type", "mtr"),
+        interactions=m.get("interactions", ["co"]),
         learning_rate=m["learning_rate"],
         bits=m["bits"],
         arguments=m["arguments"],

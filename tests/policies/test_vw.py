@@ -12,7 +12,7 @@ import pytest
 
 from policies.errors import InvalidInputError
 from policies.features import FeatureSpace
-from policies.records import InteractionBatch, Offer, OfferId, OfferSet
+from policies.records import DecisionTable, InteractionBatch, Offer, OfferId, OfferSet
 from policies.vw import VowpalWabbit
 from tests.policies.worlds import batch, table
 
@@ -120,3 +120,96 @@ def test_unknown_explorers_and_nonsense_parameters_are_refused() -> None:
         VowpalWabbit(SPACE, explorer="square")  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError, match="bits"):
         VowpalWabbit(SPACE, bits=40)
+
+
+@pytest.mark.parametrize(
+    ("explorer", "cb_type"),
+    [
+        ("first", "mtr"), ("bag", "mtr"), ("bag", "dm"), ("cover", "mtr"), ("cover", "ips"), ("synthcover", "mtr"), ("rnd", "mtr"),
+        ("epsilon", "dr"), ("epsilon", "ips"), ("epsilon", "dm"), ("softmax", "dr"),
+    ],
+)  # fmt: skip
+def test_every_explorer_and_cb_type_learns_and_acts(explorer: str, cb_type: str) -> None:
+    """Each can be built, learns, gives a distribution over what is eligible, and prefers the offer that pays."""
+    policy = VowpalWabbit(SPACE, explorer=explorer, cb_type=cb_type, bits=14)  # type: ignore[arg-type]
+    b = batch(600)
+    everyone = replace(b.table, eligible=np.ones_like(b.table.eligible))
+    chosen = np.arange(600) % 5
+    policy.learn(InteractionBatch(everyone, chosen, np.full(600, 0.2), (chosen == 2).astype(np.float64)))
+    p = policy.probabilities(b.table)
+    assert p.sum(axis=1) == pytest.approx(1.0)
+    assert (p[~b.table.eligible] == 0).all()
+    assert policy.probabilities(everyone).mean(axis=0).argmax() == 2
+
+
+def test_explorers_that_need_a_regression_refuse_others() -> None:
+    """SquareCB over importance weights has no meaning in VW: refused, like namespaces that do not exist."""
+    with pytest.raises(InvalidInputError, match="'mtr' for squarecb"):
+        VowpalWabbit(SPACE, cb_type="dr")
+    with pytest.raises(InvalidInputError, match="letters c"):
+        VowpalWabbit(SPACE, interactions=("cx",))
+
+
+def test_interactions_find_what_pairs_decide() -> None:
+    """An offer liked where exactly one of two features is high is found with triples, and not with pairs."""
+    rng = np.random.default_rng(0)
+    n = 6_000
+    offers = OfferSet([Offer(OfferId("a")), Offer(OfferId("b"))])
+    columns = {"x": rng.choice([-1.0, 1.0], n), "y": rng.choice([-1.0, 1.0], n)}
+    t = DecisionTable(offers, np.ones((n, 2), dtype=np.bool_), columns)
+    chosen = rng.integers(0, 2, n)
+    reward = ((columns["x"] * columns["y"] > 0) == (chosen == 0)).astype(np.float64)
+    log, space = InteractionBatch(t, chosen, np.full(n, 0.5), reward), FeatureSpace.fit(t)
+    right = []
+    for interactions in (("co",), ("co", "cco")):
+        policy = VowpalWabbit(space, interactions=interactions, bits=16)
+        policy.learn(log)
+        p = policy.probabilities(t)
+        right.append(float(np.where(columns["x"] * columns["y"] > 0, p[:, 0], p[:, 1]).mean()))
+    assert right[0] < 0.75  # what is left is chasing the last rows
+    assert right[1] > 0.9
+
+
+def test_parts_of_a_log_learned_apart_are_merged() -> None:
+    """Two copies that learned half each make one policy that earns clearly more than uniform, and has seen everything."""
+    from policies.vw import load, merge_trained
+    from tests.policies.worlds import success_rate
+
+    base, b = VowpalWabbit(SPACE, explorer="softmax"), batch(4_000, seed=4)
+    base.learn(b.take(slice(0, 400)))
+    parts = []
+    for rows in (slice(400, 2_200), slice(2_200, 4_000)):
+        copy = load(base.to_artifact())
+        copy.learn(b.take(rows))
+        parts.append(copy)
+    merged, t = merge_trained(base, parts), table(500, seed=9)
+    assert merged.n_seen == 4_000
+    rate = success_rate(t)
+    earned = [(p.probabilities(t) * rate).sum(axis=1).mean() for p in (base, merged)]
+    assert earned[1] > earned[0]
+    with pytest.raises(InvalidInputError, match="copy of the base"):
+        merge_trained(base, [parts[0], VowpalWabbit(SPACE, explorer="softmax", bits=15)])
+    small, careful = VowpalWabbit(SPACE, explorer="softmax", bits=15), VowpalWabbit(SPACE)
+    with pytest.raises(InvalidInputError, match="bits 15"):
+        merge_trained(small, [small, small])
+    with pytest.raises(InvalidInputError, match="counter is lost"):
+        merge_trained(careful, [careful, careful])
+
+
+def test_slots_of_a_page_are_told_apart_by_their_features() -> None:
+    """With the slot in the context and earlier offers taken out, each slot learns its own best offer: CCB by reduction."""
+    rng = np.random.default_rng(0)
+    n = 4_000
+    offers = OfferSet([Offer(OfferId(o)) for o in "abc"])
+    slot = np.asarray(["hero", "side"])[np.arange(n) % 2]
+    eligible = np.ones((n, 3), dtype=np.bool_)
+    eligible[1::2, 0] = rng.random(n // 2) < 0.5  # the first slot shows "a" in half of the pages
+    t = DecisionTable(offers, eligible, {"slot": slot})
+    chosen = np.asarray([rng.choice(np.flatnonzero(row)) for row in eligible])
+    liked = np.where(slot == "hero", 0, 2)
+    log = InteractionBatch(t, chosen, 1.0 / eligible.sum(axis=1), (chosen == liked).astype(np.float64))
+    policy = VowpalWabbit(FeatureSpace.fit(t), bits=12)
+    policy.learn(log)
+    p = policy.probabilities(t)
+    assert p[slot == "hero", 0].mean() > 0.9
+    assert p[slot == "side", 2].mean() > 0.9
