@@ -34,6 +34,7 @@ class RewardWeights:
     subscribed: float = 0.3
     kept_30d: float = 1.0
     margin_eur: float = 0.0
+    discount_cost_eur: float = 0.0
 
 
 class _Uniform:
@@ -72,6 +73,8 @@ class CarSubscriptionEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         The site and the feature space of observations; defaults: the reference site, a space fitted on a uniform rollout.
     weights
         The scalar reward.
+    visit_days, experiment_days
+        As of ``CarSubscriptionVectorEnv``.
 
     Raises
     ------
@@ -87,8 +90,12 @@ class CarSubscriptionEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         scenario: Scenario | None = None,
         space: FeatureSpace | None = None,
         weights: RewardWeights | None = None,
+        visit_days: int = 60,
+        experiment_days: int | None = None,
     ) -> None:
-        self._slots = CarSubscriptionVectorEnv(1, scenario=scenario, space=space, weights=weights)
+        self._slots = CarSubscriptionVectorEnv(
+            1, scenario=scenario, space=space, weights=weights, visit_days=visit_days, experiment_days=experiment_days
+        )
         self.scenario, self.space, self.weights = self._slots.scenario, self._slots.space, self._slots.weights
         self.observation_space = self._slots.single_observation_space
         self.action_space = self._slots.single_action_space
@@ -127,6 +134,9 @@ class CarSubscriptionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
         Whether each answer has an observation of its own; without it all share one buffer, valid until the next step.
     visit_days
         Visitors arrive uniformly over these days of the scenario's calendar, where it has one.
+    experiment_days
+        Day of the calendar on which the experiment ends: whoever would visit on it or later is cut short (truncated). None: every
+        story is told to its end.
 
     Raises
     ------
@@ -145,13 +155,14 @@ class CarSubscriptionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
         weights: RewardWeights | None = None,
         is_copied: bool = True,
         visit_days: int = 60,
+        experiment_days: int | None = None,
     ) -> None:
-        self.num_envs, self.is_copied = num_envs, is_copied
+        self.num_envs, self.is_copied, self.experiment_days = num_envs, is_copied, experiment_days
         self.scenario = scenario or reference()
         if not supports(self.scenario):
             raise InvalidInputError(
                 f"scenario {self.scenario.name!r} has an eligibility rule on more than the stage; expected rules on stage "
-                "only: use CarSubscriptionEnv, or a rollout, for others"
+                "only: let a rollout choose for others"
             )
         self.visit_days = 1 if self.scenario.calendar is None else visit_days
         self.space = space or reference_space(self.scenario)
@@ -187,13 +198,18 @@ class CarSubscriptionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
         ended = np.flatnonzero(self._done)
         made = self.kernel.step(np.asarray(actions, dtype=np.int64))
         parts = {"clicked": made.clicked, "subscribed": made.subscribed, "kept_30d": made.kept_30d,
-                 "margin_eur": made.margin_eur}  # fmt: skip
+                 "margin_eur": made.margin_eur, "discount_cost_eur": made.discount_cost_eur}  # fmt: skip
         if len(ended):
             self._renew(self.kernel, ended)
             for part in parts.values():
                 part[ended] = 0.0
             made.is_over[ended] = False
-        self._done = made.is_over
+        # Every visitor's story ends by itself (market window, signing, 30 days) unless the experiment ends before.
+        truncated = np.zeros(self.num_envs, dtype=np.bool_)
+        if self.experiment_days is not None:
+            truncated = ~made.is_over & (self.kernel.calendar_day() >= self.experiment_days)
+            truncated[ended] = False
+        self._done = made.is_over | truncated
         w = self.weights
         reward = np.zeros(self.num_envs, dtype=np.float32)
         for name, weight in (
@@ -201,11 +217,10 @@ class CarSubscriptionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
             ("subscribed", w.subscribed),
             ("kept_30d", w.kept_30d),
             ("margin_eur", w.margin_eur),
+            ("discount_cost_eur", w.discount_cost_eur),
         ):
             if weight:
                 reward += np.float32(weight) * parts[name]
-        # Every visitor's story ends by itself (market window, then signing, then 30 days), so nothing is cut short.
-        truncated = np.zeros(self.num_envs, dtype=np.bool_)
         obs, info = self._seen(self.kernel, {**parts, "shown": made.shown})
         return obs, reward, made.is_over.copy(), truncated, info
 

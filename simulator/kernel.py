@@ -45,13 +45,14 @@ def supports(scenario: Scenario) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepParts:
-    """What one step brought, each of shape ``(n,)``."""
+    """What one step brought, each of shape ``(n,)``; ``discount_cost_eur`` is what a month of the contract signed costs below list."""
 
     shown: IntArray
     clicked: Floats
     subscribed: Floats
     kept_30d: Floats
     margin_eur: Floats
+    discount_cost_eur: Floats
     is_over: BoolArray
 
 
@@ -122,6 +123,7 @@ class VisitKernel:
         self._decay = (p["fatigue_decay_per_day"] ** np.arange(64)).astype(np.float32)
         self._family_at = o.family * self.n
         self._margin = o.margin.astype(np.float32)
+        self._discount_cost = (o.price * o.discount).astype(np.float32)
         self._log_hazard = (
             p["cancel_per_discount"] * o.discount + p["cancel_per_term"] * o.term + p["cancel_per_perk"] * o.perk
         ).astype(np.float32)
@@ -291,7 +293,7 @@ class VisitKernel:
         upcoming += self.day
         subscribed = np.zeros(n, dtype=np.float32)
         kept = np.zeros(n, dtype=np.float32)
-        margin = np.zeros(n, dtype=np.float32)
+        margin, cost = np.zeros((2, n), dtype=np.float32)
         signers, signed_day = self._sign(np.flatnonzero(clicked & is_visitor), log_odds)
         cared = np.flatnonzero(clicked & ~is_visitor)
         cared = cared[self._offers.family[shown[cared]] == _LOYALTY]
@@ -304,6 +306,7 @@ class VisitKernel:
             subscribed[signers] = 1.0
             offer = np.where(self._offers.is_contract[shown[signers]], shown[signers], self._first_contract)
             margin[signers] += self._margin[offer]
+            cost[signers] = self._discount_cost[offer]
             self._start_contract(signers, signed_day, offer)
             returns = np.maximum(upcoming[signers] - self.day[signers], world.SUBSCRIBER_GAP_DAYS)
             upcoming[signers] = signed_day + returns
@@ -320,7 +323,11 @@ class VisitKernel:
         if self._is_mask_moving:
             rule = self._rule_of(self._rows)
             self._move_mask(np.flatnonzero(self._changes(rule, shown)), rule)
-        return StepParts(shown, clicked.astype(np.float32), subscribed, kept, margin, is_over)
+        return StepParts(shown, clicked.astype(np.float32), subscribed, kept, margin, cost, is_over)
+
+    def calendar_day(self) -> Ints:
+        """Date of each slot's present visit, shape ``(n,)``."""
+        return np.asarray(self._arrival + self.day, dtype=np.int32)
 
     def mask(self) -> NDArray[np.int8]:
         """Which offers may be shown at each slot's present visit, shape ``(n, k)``."""

@@ -8,7 +8,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from policies.errors import InvalidInputError
-from simulator.env import ENV_ID, CarSubscriptionEnv, CarSubscriptionVectorEnv, reference_space
+from simulator.env import ENV_ID, CarSubscriptionEnv, CarSubscriptionVectorEnv, RewardWeights, reference_space
 from simulator.scenarios.car_subscription import reference
 
 
@@ -86,3 +86,34 @@ def test_vector_visitors_live_like_single_ones() -> None:
     expected = 0.3 * run.subjects.subscribed + run.subjects.kept_30d
     error = np.sqrt(expected.var() / 2_000 + expected.var() / 20_000)
     assert abs(total.mean() - expected.mean()) < 4 * error
+
+
+def test_the_end_of_an_experiment_cuts_stories_short() -> None:
+    """Nobody acts on or after the last day; who would is truncated, not terminated, and gets a successor."""
+    env = CarSubscriptionVectorEnv(300, space=reference_space(reference(), n_subjects=200), experiment_days=6)
+    env.reset(seed=2)
+    n_truncated = 0
+    for _ in range(15):
+        assert env.kernel is not None
+        days = env.kernel.calendar_day()
+        assert (days[~env._done] < 6).all()
+        _, _, terminated, truncated, _ = env.step(np.full(300, 4))
+        assert not (terminated & truncated).any()
+        n_truncated += int(truncated.sum())
+    assert n_truncated > 100
+
+
+def test_the_cost_of_discounts_is_told() -> None:
+    """Who signs the compact deal costs a quarter of 349 EUR a month, and a reward may weigh it."""
+    env = CarSubscriptionVectorEnv(
+        2_000, space=reference_space(reference(), n_subjects=200), weights=RewardWeights(0.0, 0.0, 0.0, 1.0, -0.5)
+    )
+    env.reset(seed=2)
+    n_signed = 0
+    for _ in range(5):
+        _, reward, _, _, info = env.step(np.full(2_000, 4))
+        signed = info["subscribed"] > 0
+        n_signed += int(signed.sum())
+        np.testing.assert_allclose(info["discount_cost_eur"], np.where(signed, 349 * 0.25, 0.0), rtol=1e-6)
+        np.testing.assert_allclose(reward, info["margin_eur"] - 0.5 * info["discount_cost_eur"], atol=1e-4)
+    assert n_signed > 20

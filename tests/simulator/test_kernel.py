@@ -137,5 +137,5 @@ def test_answers_are_copies_unless_asked_otherwise() -> None:
 def test_rules_on_more_than_the_stage_are_refused() -> None:
     """Where eligibility is not a table by stage the fast form says so and names the way out."""
     rule = EligibilityRule("desktop only", requires=(Condition("device", "==", "desktop"),))
-    with pytest.raises(InvalidInputError, match="use CarSubscriptionEnv"):
+    with pytest.raises(InvalidInputError, match="let a rollout choose"):
         CarSubscriptionVectorEnv(2, scenario=replace(reference(), rules=(rule,)))
