@@ -12,6 +12,7 @@ from policies.fixed import FixedOrder, Uniform
 from policies.protocols import Policy, PolicyTraits
 from policies.records import DecisionTable, FloatArray
 from simulator.calibrated import Calibrated, calibrate, values_with_spread
+from simulator.habit import HabitScenario
 from simulator.rollouts import rollout
 from simulator.scenarios.car_subscription import Scenario, reference
 from simulator.truth import true_value
@@ -26,7 +27,7 @@ _FACTORS = {
 _SUMS = {
     "click_base": 0.2, "convert_base": 0.2, "no_offer_penalty": 0.3, "taste_shown": 0.1, "fatigue_decay_per_day": 0.08,
     "cancel_per_discount": 1.0, "cancel_per_term": 0.03, "cancel_per_perk": 0.2, "cancel_per_taste": 0.15,
-    "retention_offer_effect": 0.2,
+    "retention_offer_effect": 0.2, "engagement_gain": 0.15,
 }  # fmt: skip
 
 
@@ -162,7 +163,19 @@ def rank(site: Scenario, *, n_visitors: int, n_truth: int, seed: int) -> Ranking
     )
 
 
-def _true(site: Scenario, policy: Policy, *, n: int, seed: int) -> float:
+def rank_on_other_laws(*, n_visitors: int, n_truth: int, seed: int) -> Ranking:
+    """Fit the first family on a log of the second and value ten policies on both: what the form of the laws costs."""
+    site = HabitScenario()
+    run = rollout(site, Uniform(), n_subjects=n_visitors, seed=seed)
+    made = calibrate(run, reference(), with_history_effects=True)
+    policies = ten_policies()
+    return Ranking(
+        true=[_true(site, p, n=n_truth, seed=seed + 2) for p in policies],
+        estimated=[_true(made.scenario, p, n=n_truth, seed=seed + 3) for p in policies],
+    )
+
+
+def _true(site: Scenario | HabitScenario, policy: Policy, *, n: int, seed: int) -> float:
     return true_value(site, policy, n_subjects=n, seed=seed).value(OUTCOME)[0]
 
 

@@ -19,7 +19,7 @@ import gymnasium
 import numpy as np
 
 from benchmarks._figures import Figure, finish, parser
-from benchmarks._recovery import Recovery, drawn_site, rank, recover
+from benchmarks._recovery import Recovery, drawn_site, rank, rank_on_other_laws, recover
 from policies.fixed import Uniform
 from simulator.env import ENV_ID, CarSubscriptionVectorEnv, reference_space
 from simulator.rollouts import rollout
@@ -109,6 +109,8 @@ def recovery_figures(*, is_quick: bool, seed: int) -> list[Figure]:
     long = rank(drawn_site(seed + 500), n_visitors=n_long, n_truth=n_truth, seed=seed + 5000)
     note = f"{n_logs} drawn sites, {n_visitors:,} visitors a log under the uniform policy"
     at_length = f"one drawn site, a log of {n_long:,} visitors; values from {n_truth:,} visitors each on site and fit"
+    n_other = 4_000 if is_quick else 20_000
+    other = rank_on_other_laws(n_visitors=n_other, n_truth=n_other, seed=seed + 6000)
     # What two short logs say of shares and what a short log says of 3 % is luck: a quick run judges neither.
     return [
         Figure(
@@ -125,6 +127,10 @@ def recovery_figures(*, is_quick: bool, seed: int) -> list[Figure]:
         ),
         Figure(
             "kendall_tau_of_ten_policies", "tau", long.tau, must=">= 0.9", can_judge=not is_quick, note=at_length
+        ),
+        Figure(
+            "worst_relative_error_under_other_laws", "share", other.worst_relative_error,
+            note=f"the first family fitted on {n_other:,} visitors of the second, tau {other.tau:.2f}: what a wrong form costs; no bar",
         ),
     ]  # fmt: skip
 

@@ -135,7 +135,9 @@ def evidence_of(run: Rollout, scenario: Scenario, *, is_weighted: bool = False) 
         "discount_appeal": discount,
         "perk_appeal": offers.perk[chosen],
         "term_dislike": -offers.term[chosen],
+        "engagement_gain": world.engagement(known["n_visits"]),
         "appeal_per_dependence": -dependence * offers.is_list_price[chosen],
+        "discount_wear": -dependence * (discount > 0),
         **{f"affinity:{n}": discount * traits[at, j] for j, n in enumerate(trait_names)},
     }
     lags = _family_lags(start, day, offers.family[chosen])

@@ -23,7 +23,7 @@ from simulator.site import KEPT_AFTER_DAYS
 
 N_LEVELS = world.MAX_DEPENDENCE + 1
 _HIDDEN = ("taste_spread", "price_sensitivity_spread", "return_rate_spread", "fatigue_per_view", "cancel_per_fatigue",
-           "retention_offer_effect")  # fmt: skip
+           "retention_offer_effect", "engagement_gain")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +58,12 @@ class VisitOdds:
 
 
 def visit_odds(
-    scenario: Scenario, subjects: world.Subjects, *, is_cared_for: bool = False, discounts_seen: int = 0
+    scenario: Scenario,
+    subjects: world.Subjects,
+    *,
+    is_cared_for: bool = False,
+    discounts_seen: int = 0,
+    n_visits: int = 0,
 ) -> VisitOdds:
     """Closed form of one visit of each subject as a visitor without fatigue.
 
@@ -66,7 +71,7 @@ def visit_odds(
     ----------
     is_cared_for
         Whether hazards are those of a subscriber who is looked after on all 30 days, instead of never.
-    discounts_seen
+    discounts_seen, n_visits
         Before this visit.
     """
     p, offers, n = scenario.parameters.values(), world.OfferNumbers.of(scenario), len(subjects.ids)
@@ -77,7 +82,8 @@ def visit_odds(
     for a in range(k):
         shown = np.full(n, a)
         after = float(min(discounts_seen + int(offers.is_discounted[a]), world.MAX_DEPENDENCE))
-        log_odds = world.appeal(p, subjects, rows, offers, shown, np.zeros(n), before)
+        engagement = world.engagement(np.full(n, n_visits))
+        log_odds = world.appeal(p, subjects, rows, offers, shown, np.zeros(n), before, engagement)
         signed = shown if offers.is_contract[a] else np.full(n, first)
         hazard = world.cancel_hazard(p, subjects, rows, offers, signed, np.full(n, is_cared_for), after)
         out["click"][:, a] = world.click_probability(p, log_odds)
@@ -113,11 +119,14 @@ class Market:
     is_discounted: BoolArray
 
     @classmethod
-    def of(cls, scenario: Scenario, subjects: world.Subjects, *, is_cared_for: bool = False) -> Market:
-        """Of the subjects of a site."""
+    def of(
+        cls, scenario: Scenario, subjects: world.Subjects, *, is_cared_for: bool = False, n_visits: int = 0
+    ) -> Market:
+        """Of the subjects of a site, in each visit as engaged as after ``n_visits``."""
         return cls(
             odds=tuple(
-                visit_odds(scenario, subjects, is_cared_for=is_cared_for, discounts_seen=d) for d in range(N_LEVELS)
+                visit_odds(scenario, subjects, is_cared_for=is_cared_for, discounts_seen=d, n_visits=n_visits)
+                for d in range(N_LEVELS)
             ),
             rate=subjects.return_rate,
             is_allowed=visitor_offers(scenario),

@@ -129,9 +129,12 @@ class VisitKernel:
         ).astype(np.float32)
         # What a world leaves at zero costs nothing here.
         self._is_history_kept = self.scenario.shows_history or bool(
-            p["appeal_per_dependence"] or p["cancel_per_dependence"]
+            p["appeal_per_dependence"] or p["discount_wear"] or p["cancel_per_dependence"]
         )
-        self._spoils = (p["appeal_per_dependence"] * o.is_list_price).astype(np.float32)
+        by_visits = p["engagement_gain"] * world.engagement(np.arange(256))
+        self._by_visits: Floats | None = by_visits.astype(np.float32) if p["engagement_gain"] else None
+        spoils = p["appeal_per_dependence"] * o.is_list_price + p["discount_wear"] * o.is_discounted
+        self._spoils = spoils.astype(np.float32)
         self._is_discounted = o.is_discounted.astype(np.int32)
         self._first_contract = int(np.flatnonzero(o.is_contract)[0])
 
@@ -274,6 +277,8 @@ class VisitKernel:
         if self._by_day is not None:
             today = np.minimum(self._arrival + self.day, len(self._by_day) - 1)
             log_odds += self._by_day.ravel().take(today * k + shown)
+        if self._by_visits is not None:
+            log_odds += self._by_visits.take(np.minimum(self.n_visits, len(self._by_visits) - 1))
         for views, (limited, _) in zip(self._views, self._limited, strict=True):
             np.add(views, shown == limited, out=views)
         np.put(self._fatigue.ravel(), family, tired + np.float32(1.0))

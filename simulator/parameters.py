@@ -80,10 +80,20 @@ class WorldParameters:
     cancel_per_term: Parameter = Parameter(-0.060, "assumed", "log-hazard per month of commitment")
     cancel_per_perk: Parameter = Parameter(-0.35, "assumed", "log-hazard of a perk")
     cancel_per_taste: Parameter = Parameter(-0.35, "assumed", "log-hazard per unit of taste for the car")
+    engagement_gain: Parameter = Parameter(
+        0.0,
+        "assumed",
+        "log-odds per doubling of visits so far: who comes back is closer to buying; off unless a world asks for it",
+    )
     appeal_per_dependence: Parameter = Parameter(
         0.0,
         "assumed",
         "log-odds a list-price offer loses per discount seen before, up to three: off unless a world asks for it",
+    )
+    discount_wear: Parameter = Parameter(
+        0.0,
+        "assumed",
+        "log-odds a discounted offer loses per discount seen before, up to three: off unless a world asks for it",
     )
     cancel_per_dependence: Parameter = Parameter(
         0.0, "assumed", "log-hazard per discount seen before signing, up to three: off unless a world asks for it"
@@ -136,7 +146,7 @@ class WorldParameters:
         zero = (
             "no_offer_penalty", "taste_spread", "price_sensitivity", "discount_appeal", "deal_affinity_weight", "perk_appeal",
             "term_dislike", "fatigue_per_view", "cancel_per_discount", "cancel_per_term", "cancel_per_perk", "cancel_per_taste",
-            "retention_offer_effect", "margin_contrast", "appeal_per_dependence", "cancel_per_dependence",
+            "retention_offer_effect", "margin_contrast", "appeal_per_dependence", "discount_wear", "cancel_per_dependence",
             "cancel_per_fatigue",
         )  # fmt: skip
         return replace(self, **{n: _assumed(0.0, "null world: offers make no difference") for n in zero})

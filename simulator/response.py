@@ -59,6 +59,7 @@ COEFFICIENTS = (
     Coefficient("discount_appeal", 1.5, 3.0),
     Coefficient("perk_appeal", 0.3, 0.7),
     Coefficient("term_dislike", 0.02, 0.05),
+    Coefficient("engagement_gain", 0.0, 0.3),
     Coefficient("fatigue_per_view", 0.2, 0.3),
     _share("fatigue_decay_per_day", 0.8, 0.8),
     Coefficient("price_sensitivity", 0.7, 0.7),
@@ -77,6 +78,7 @@ COEFFICIENTS = (
 # Effects across visits, which a site need not have: fitted where asked for.
 HISTORY = (
     Coefficient("appeal_per_dependence", 0.0, 0.3),
+    Coefficient("discount_wear", 0.0, 0.3),
     Coefficient("cancel_per_dependence", 0.0, 0.7),
 )
 

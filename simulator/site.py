@@ -295,7 +295,16 @@ class LiveSite:
         idle = np.where(self.last_visit[rows] < 0, 0, day - self.last_visit[rows])
         self.fatigue[rows] *= p["fatigue_decay_per_day"] ** idle[:, None]
         dependence = np.minimum(self.discounts_seen[rows], world.MAX_DEPENDENCE).astype(np.float64)
-        log_odds = world.appeal(p, self.subjects, rows, self.offers, chosen, self.fatigue[rows, family], dependence)
+        log_odds = world.appeal(
+            p,
+            self.subjects,
+            rows,
+            self.offers,
+            chosen,
+            self.fatigue[rows, family],
+            dependence,
+            world.engagement(visits.visit_number),
+        )
         if self._by_day is not None:
             log_odds = log_odds + self._by_day[np.minimum(day, len(self._by_day) - 1), chosen]
         clicked = uniforms(self.seed, ids, Purpose.CLICK, visits.visit_number) < world.click_probability(p, log_odds)

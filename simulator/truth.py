@@ -87,7 +87,9 @@ def upper_bound(scenario: Scenario, *, n_subjects: int, seed: int, outcome: str 
                 f"{name} is {p[name]}; the bound needs 0 or more: views that please are not covered"
             )
     subjects = world.Subjects.draw(scenario, np.arange(n_subjects, dtype=np.int64), seed=seed)
-    market = Market.of(scenario, subjects, is_cared_for=p["retention_offer_effect"] < 0)
+    # As engaged as anyone can be, where engagement helps.
+    n_visits = world.MARKET_DAYS if p["engagement_gain"] > 0 else 0
+    market = Market.of(scenario, subjects, is_cared_for=p["retention_offer_effect"] < 0, n_visits=n_visits)
     return _mean(market.best(outcome)[0])
 
 

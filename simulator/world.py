@@ -141,6 +141,7 @@ def appeal(
     chosen: IntArray,
     fatigue: FloatArray,
     dependence: FloatArray | float = 0.0,
+    engagement: FloatArray | float = 0.0,
 ) -> FloatArray:
     """Log-odds an offer adds to a click, shape ``(n,)``.
 
@@ -154,6 +155,8 @@ def appeal(
         Recent views of the family of the offer shown, decayed, shape ``(n,)``.
     dependence
         Discounts seen before, at most ``MAX_DEPENDENCE``, shape ``(n,)``.
+    engagement
+        ``engagement`` of the visits before, shape ``(n,)``.
     """
     contract = offers.is_contract[chosen]
     taste = np.where(contract, subjects.taste[rows, offers.car_class[chosen]], 0.0)
@@ -165,8 +168,17 @@ def appeal(
     other = p["perk_appeal"] * offers.perk[chosen] - p["term_dislike"] * offers.term[chosen]
     nothing = np.where(offers.family[chosen] == 0, p["no_offer_penalty"], 0.0)
     tired = -p["fatigue_per_view"] * np.where(offers.family[chosen] == 0, 0.0, fatigue)
-    spoilt = -p["appeal_per_dependence"] * dependence * offers.is_list_price[chosen]
-    return np.asarray(taste + price + deal + other + nothing + tired + spoilt, dtype=np.float64)
+    per_discount_seen = (
+        p["appeal_per_dependence"] * offers.is_list_price[chosen] + p["discount_wear"] * offers.is_discounted[chosen]
+    )
+    spoilt = -per_discount_seen * dependence
+    drawn = p["engagement_gain"] * engagement
+    return np.asarray(taste + price + deal + other + nothing + tired + spoilt + drawn, dtype=np.float64)
+
+
+def engagement(n_visits: IntArray | FloatArray) -> FloatArray:
+    """How often the number of visits so far has doubled, shape ``(n,)``."""
+    return np.asarray(np.log2(1.0 + n_visits), dtype=np.float64)
 
 
 def click_probability(p: dict[str, float], appeal_log_odds: FloatArray) -> FloatArray:

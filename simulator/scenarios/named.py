@@ -88,7 +88,9 @@ def everything(population: Population | None = None) -> Scenario:
     """All of it at once: dates, trials, and discounts that make visitors dependent; what speed is measured on."""
     site = changing(population)
     laws = dependent_on_discounts(0.5, site.parameters)
-    laws = laws.with_assumed(cancel_per_fatigue=0.05, trial_days=7.0, trial_leave=0.1)
+    laws = laws.with_assumed(
+        engagement_gain=0.1, discount_wear=0.1, cancel_per_fatigue=0.05, trial_days=7.0, trial_leave=0.1
+    )
     return replace(site, name="everything", parameters=laws, rules=TRIAL_RULES, shows_history=True)
 
 
