@@ -71,7 +71,7 @@ class KerasDNN:
         self._summary = SequenceSummary.fit(train)
         raw = self._summarised(train)
         self._mean, self._scale = raw.mean(axis=0), np.maximum(raw.std(axis=0), 1e-6)
-        keras = _keras()
+        keras = import_keras()
         keras.utils.set_random_seed(self.config.seed)
         net = self._net = self._build(keras, width=raw.shape[1] + self._columns.width)
         design, held = self._design(train), self._design(validation)
@@ -151,7 +151,14 @@ class KerasDNN:
         return {"propensity": Artifact("propensity_dnn", manifest, arrays=arrays)}
 
 
-def _keras() -> Any:
+def import_keras() -> Any:
+    """Keras on TensorFlow, quietly.
+
+    Raises
+    ------
+    MissingExtraError
+        If it is not installed.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     try:

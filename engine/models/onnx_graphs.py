@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,10 @@ from policies.errors import MissingExtraError
 from policies.records import FloatArray
 
 _OPSET = 17
+EVENT_PARTS = ("event_type", "item", "gap_s", "value")
 
 
-class _Builder:
+class Builder:
     """Collects nodes and constants; every method returns the name of its result."""
 
     def __init__(self) -> None:
@@ -34,16 +35,19 @@ class _Builder:
         self.constants: list[Any] = []
 
     def constant(self, value: Any, dtype: Any = np.float32) -> str:
+        """Name of a constant."""
         name = f"c{len(self.constants)}"
         self.constants.append(self.onnx.numpy_helper.from_array(np.asarray(value, dtype=dtype), name))
         return name
 
     def add(self, op: str, *inputs: str, out: str | None = None, **attributes: Any) -> str:
+        """Name of the first result of a node."""
         name = out or f"n{len(self.nodes)}"
         self.nodes.append(self.onnx.helper.make_node(op, list(inputs), [name], **attributes))
         return name
 
     def calibrated(self, probability: str, calibrator: LogisticCalibrator | None) -> str:
+        """Probability through a calibrator; as it is without one."""
         if calibrator is None:
             return probability
         p = self.add("Clip", probability, self.constant(1e-7), self.constant(1 - 1e-7))
@@ -70,6 +74,7 @@ class _Builder:
         return content
 
     def reward_model(self, result: str, *, widths: tuple[int, int], opsets: Sequence[Any] = ()) -> bytes:
+        """Close a graph of the reward models' form."""
         kind = self.onnx.TensorProto.FLOAT
         self.add("Identity", result, out="reward")
         inputs = [("context", kind, ["n", widths[0]]), ("offers", kind, ["k", widths[1]])]
@@ -86,7 +91,7 @@ def pair_graph(
     calibrator: LogisticCalibrator | None,
 ) -> bytes:
     """``context · wc + offers · wo + contextᵀ M offers + bias``, through the sigmoid where the reward is 0 or 1."""
-    b = _Builder()
+    b = Builder()
     # One product does both terms that vary with the offer: (context M + wo) offersᵀ.
     left = b.add("Add", b.add("MatMul", "context", b.constant(crossed)), b.constant(by_offer[None, :]))
     pairs = b.add("MatMul", left, b.add("Transpose", "offers", perm=[1, 0]))
@@ -105,7 +110,7 @@ def dense_graph(
     calibrator: LogisticCalibrator | None,
 ) -> bytes:
     """ReLU layers over the pair; the first layer is applied to contexts and offers apart and added per pair."""
-    b = _Builder()
+    b = Builder()
     first = weights[0]
     from_context = b.add("MatMul", "context", b.constant(first[:context_width]))
     from_offer = b.add("Add", b.add("MatMul", "offers", b.constant(first[context_width:])), b.constant(biases[0]))
@@ -127,7 +132,7 @@ def boosted_graph(
 ) -> bytes:
     """LightGBM's trees over every pair of a context and an offer, by onnxmltools, between a pairing and a reshaping."""
     trees, features = _converted_trees(booster, width=sum(widths))
-    b = _Builder()
+    b = Builder()
     first, second = b.constant([1], np.int64), b.constant([0], np.int64)
     n = b.add("Shape", "context", start=0, end=1)
     k = b.add("Shape", "offers", start=0, end=1)
@@ -156,7 +161,7 @@ def _converted_trees(booster: Any, *, width: int) -> tuple[Any, str]:
     return trees, "pair_features"
 
 
-def _probability_of(trees: Any, b: _Builder) -> str:
+def _probability_of(trees: Any, b: Builder) -> str:
     """Second column of the converted classifier's probabilities, (rows, 1)."""
     probabilities = next(o.name for o in trees.graph.output if "prob" in o.name)
     return b.add("Gather", probabilities, b.constant(1, np.int64), axis=1)
@@ -189,35 +194,61 @@ class GRUWeights:
 
 def encoder_graph(weights: GRUWeights) -> bytes:
     """Padded events (n, t) with ``lengths`` (n,) to ``state`` (n, h); zeros for a row without events."""
-    b = _Builder()
-    x = b.add("Transpose", _event_inputs(b, weights), perm=[1, 0, 2])  # (t, n, width)
+    b = Builder()
+    x = b.add("Transpose", event_inputs(b, weights), perm=[1, 0, 2])  # (t, n, width)
     # At least one step is read and then wiped out where there was none: length 0 is not defined for the operator.
     steps = b.add("Max", "lengths", b.constant(1, np.int64))
     last = _gru(b, weights, x, steps=b.add("Cast", steps, to=b.onnx.TensorProto.INT32))
     some = b.add("Cast", b.add("Greater", "lengths", b.constant(0, np.int64)), to=b.onnx.TensorProto.FLOAT)
     b.add("Mul", last, b.add("Unsqueeze", some, b.constant([1], np.int64)), out="state")
     whole, real = b.onnx.TensorProto.INT64, b.onnx.TensorProto.FLOAT
-    events = [(name, kind, ["n", "t"]) for name, kind in zip(_EVENT_PARTS, (whole, whole, real, real), strict=True)]
+    events = [(name, kind, ["n", "t"]) for name, kind in zip(EVENT_PARTS, (whole, whole, real, real), strict=True)]
     return b.finish(inputs=[*events, ("lengths", whole, ["n"])], output=("state", ["n", weights.state_weight.shape[1]]))
 
 
 def step_graph(weights: GRUWeights) -> bytes:
     """``state`` (n, h) and one event (n,) to ``next_state`` (n, h)."""
-    b = _Builder()
+    b = Builder()
     first = b.constant([0], np.int64)
-    x = b.add("Unsqueeze", _event_inputs(b, weights), first)  # (1, n, width)
+    x = b.add("Unsqueeze", event_inputs(b, weights), first)  # (1, n, width)
     start = b.add("Unsqueeze", "state", first)
     b.add("Identity", _gru(b, weights, x, start=start), out="next_state")
     whole, real = b.onnx.TensorProto.INT64, b.onnx.TensorProto.FLOAT
-    events = [(name, kind, ["n"]) for name, kind in zip(_EVENT_PARTS, (whole, whole, real, real), strict=True)]
+    events = [(name, kind, ["n"]) for name, kind in zip(EVENT_PARTS, (whole, whole, real, real), strict=True)]
     hidden = weights.state_weight.shape[1]
     return b.finish(inputs=[("state", real, ["n", hidden]), *events], output=("next_state", ["n", hidden]))
 
 
-_EVENT_PARTS = ("event_type", "item", "gap_s", "value")
+class EventTables(Protocol):
+    """What any network that reads events keeps of them."""
+
+    @property
+    def event(self) -> NDArray[np.float32]:
+        """Embeddings of event types."""
+        ...
+
+    @property
+    def item(self) -> NDArray[np.float32]:
+        """Embeddings of items."""
+        ...
+
+    @property
+    def gap(self) -> NDArray[np.float32]:
+        """Embeddings of time gaps."""
+        ...
+
+    @property
+    def value_mean(self) -> float:
+        """Mean of the signed log amount."""
+        ...
+
+    @property
+    def value_scale(self) -> float:
+        """Spread of the signed log amount."""
+        ...
 
 
-def _event_inputs(b: _Builder, weights: GRUWeights) -> str:
+def event_inputs(b: Builder, weights: EventTables) -> str:
     """Events of any shape to numbers along a new last axis, as ``torch_sequence.EventInputs`` makes them."""
     one, last = b.constant(1.0), b.constant([-1], np.int64)
     log_gap = b.add("Log", b.add("Add", b.add("Max", "gap_s", b.constant(0.0)), one))
@@ -237,7 +268,7 @@ def _event_inputs(b: _Builder, weights: GRUWeights) -> str:
     )
 
 
-def _gru(b: _Builder, weights: GRUWeights, x: str, *, steps: str = "", start: str = "") -> str:
+def _gru(b: Builder, weights: GRUWeights, x: str, *, steps: str = "", start: str = "") -> str:
     """Last state (n, h) of a GRU over x (t, n, width); ONNX orders the gates update, reset, new."""
     hidden = weights.state_weight.shape[1]
 

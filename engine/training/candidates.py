@@ -45,6 +45,14 @@ CANDIDATES: dict[str, Candidate] = {
         "engine.models.boosting", "LightGBMModel", "BoostingConfig", "lightgbm", quick=(("seeds", (0,)),)
     ),
     "dnn": Candidate("engine.models.keras_dnn", "KerasDNN", "DNNConfig", "tensorflow", quick=(("max_epochs", 12),)),
+    "cnn": Candidate(
+        "engine.models.keras_cnn",
+        "KerasCNN",
+        "CNNConfig",
+        "tensorflow",
+        reads_sequence=True,
+        quick=(("max_epochs", 6), ("last_events", 64)),
+    ),
     "mllib": Candidate("engine.models.mllib", "MLlibLogistic", "MLlibConfig", "spark"),
     "gru": Candidate(
         "engine.models.torch_sequence",

@@ -132,7 +132,7 @@ def test_serving_the_encoder_imports_no_training_framework() -> None:
 
 def test_batches_hold_every_row_once_and_near_equal_lengths() -> None:
     """Both ways of bucketing deal every row exactly once, in as many batches, of far less padding than chance."""
-    from engine.models.torch_sequence import bucketed_batches
+    from engine.models.batches import bucketed_batches
 
     rng = np.random.default_rng(3)
     lengths = np.clip(rng.lognormal(np.log(12), 0.9, size=1000).astype(np.int64), 0, 128)
