@@ -56,6 +56,8 @@ class SequenceDataset:
         When, shape ``(n,)``, ``datetime64[us]`` in UTC.
     manifest
         What the writer of the decision points says about them (vocabularies, label, split).
+    kept
+        A second outcome that implies the first, shape ``(n,)``, ``nan`` where it is not known yet; None where the source has none.
     """
 
     event_type: NDArray[np.int32]
@@ -72,6 +74,7 @@ class SequenceDataset:
     split: NDArray[np.str_]
     as_of: NDArray[np.datetime64]
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    kept: FloatArray | None = None
 
     def __post_init__(self) -> None:
         n, m = len(self.offsets) - 1, len(self.event_type)
@@ -88,6 +91,13 @@ class SequenceDataset:
                 )
         if self.offsets[0] != 0 or self.offsets[-1] != m or (np.diff(self.offsets) < 0).any():
             raise SchemaError(f"offsets must rise from 0 to the number of events ({m}); found {self.offsets[[0, -1]]}")
+        if self.kept is not None and (
+            self.kept.shape != (n,) or (np.nan_to_num(self.kept) > np.nan_to_num(self.label, nan=1.0)).any()
+        ):
+            raise SchemaError(
+                f"kept has shape {self.kept.shape} or is 1 where the label is 0; expected ({n},), and that keeping implies the label: "
+                "correct [kept] in the source description"
+            )
         odd = self.is_matured & ~np.isfinite(self.label)
         if odd.any():
             raise InvalidInputError(
@@ -112,7 +122,7 @@ class SequenceDataset:
         per_row = {
             f.name: getattr(self, f.name)[rows]
             for f in fields(self)
-            if f.name not in (*SEQUENCE_COLUMNS, "offsets", "columns", "manifest")
+            if f.name not in (*SEQUENCE_COLUMNS, "offsets", "columns", "manifest") and getattr(self, f.name) is not None
         }
         return replace(
             self,
@@ -169,6 +179,8 @@ class SequenceDataset:
                 arrays[name] = pa.array([text or None for text in column.tolist()], pa.string())
         arrays["label"] = pa.array(self.label, from_pandas=True)
         arrays["is_matured"] = pa.array(self.is_matured)
+        if self.kept is not None:
+            arrays["kept"] = pa.array(self.kept, from_pandas=True)
         arrays["split"] = pa.array(self.split.tolist(), pa.string())
         return pa.table(arrays)
 
@@ -245,6 +257,7 @@ class SequenceDataset:
             split=split,
             as_of=_numpy(table, "as_of").astype("datetime64[us]"),
             manifest=dict(manifest or {}),
+            kept=_numpy(table, "kept").astype(np.float64) if "kept" in table.column_names else None,
         )
 
     @classmethod

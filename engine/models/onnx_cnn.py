@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,8 +73,10 @@ def cnn_graph(weights: CNNWeights) -> bytes:
     deep = b.add("Add", b.add("MatMul", head, b.constant(weights.deep)), b.constant(weights.deep_bias))
     score = b.add("Add", deep, b.add("MatMul", "columns", b.constant(weights.wide)))
     b.add("Sigmoid", b.add("Squeeze", score, first), out="probability")
-    events = [(name, kind, ["n", "t"]) for name, kind in zip(EVENT_PARTS, (whole, whole, real, real), strict=True)]
-    inputs = [
+    events: list[tuple[str, int, list[Any]]] = [
+        (name, kind, ["n", "t"]) for name, kind in zip(EVENT_PARTS, (whole, whole, real, real), strict=True)
+    ]
+    inputs: list[tuple[str, int, list[Any]]] = [
         *events,
         ("lengths", whole, ["n"]),
         ("gap_to_as_of_s", real, ["n"]),

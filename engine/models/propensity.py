@@ -62,6 +62,14 @@ class PropensityModel(Protocol):
         ...
 
 
+class KeptModel(Protocol):
+    """A propensity model with a second head: P(kept | history, context, offer)."""
+
+    def predict_kept(self, data: SequenceDataset) -> FloatArray | None:
+        """Uncalibrated probability of being kept, ``(n,)``; None where the fit had no such target."""
+        ...
+
+
 def describe(config: Any) -> dict[str, Any]:
     """Return the values of a config dataclass for a report."""
     return {name: getattr(config, name) for name in config.__dataclass_fields__}

@@ -45,6 +45,8 @@ class TorchConfig:
         to ``last_events`` (what a benchmark compares with).
     rows_per_batch
         Rows in one batch; batches hold rows of near-equal length.
+    kept_weight
+        Weight of the second target (kept, among rows with the label) in the loss, where the decision points have one.
     max_epochs, patience
         Most epochs, and epochs without a better validation log loss before the fit stops.
     ignore
@@ -63,6 +65,7 @@ class TorchConfig:
     patience: int = 4
     last_events: int = 128
     batching: Literal["buckets", "tokens", "padded"] = "buckets"
+    kept_weight: float = 0.5
     ignore: tuple[str, ...] = ()
     seed: int = 0
 
@@ -127,7 +130,11 @@ class SequenceEncoderNet(nn.Module):  # type: ignore[misc]  # torch is not follo
 
 
 class PropensityNet(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
-    """The encoder's state beside the row's own columns; a linear path keeps what a plain logistic would find."""
+    """The encoder's state beside the row's own columns; a linear path keeps what a plain logistic would find.
+
+    A second head on the same hidden layer gives the log odds of being kept *given* the label, so that P(kept) = P(label) P(kept | label)
+    can never exceed P(label).
+    """
 
     def __init__(self, encoder: SequenceEncoderNet, *, n_columns: int, config: GRUConfig) -> None:
         super().__init__()
@@ -140,12 +147,19 @@ class PropensityNet(nn.Module):  # type: ignore[misc]  # torch is not followed b
             nn.Dropout(config.dropout),
             nn.Linear(config.head, 1),
         )
+        self.kept = nn.Linear(config.head, 1)
 
     def forward(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Log odds, (n,)."""
+        """Log odds of the label and of being kept given it, (n, 2)."""
         state = self.encoder(batch["event_type"], batch["item"], batch["gap_s"], batch["value"], batch["lengths"])
         joined = torch.cat([state, recency_inputs(batch), batch["columns"]], dim=1)
-        return (self.wide(batch["columns"]) + self.deep(joined)).squeeze(1)
+        return two_heads(self, joined, batch["columns"])
+
+
+def two_heads(net: Any, joined: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Log odds of the label and of being kept given it, (n, 2), from one hidden layer."""
+    hidden = net.deep[:-1](joined)
+    return torch.cat([net.wide(columns) + net.deep[-1](hidden), net.kept(hidden)], dim=1)
 
 
 def recency_inputs(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -166,6 +180,7 @@ class TorchSequenceModel:
         self._net: Any = None
         self._columns: TabularEncoder | None = None
         self._vocabularies: Mapping[str, Any] = {}
+        self._has_kept = False
 
     def fit(self, train: SequenceDataset, validation: SequenceDataset) -> FitReport:
         """Fit with early stopping on the validation log loss; the best epoch is kept."""
@@ -190,6 +205,8 @@ class TorchSequenceModel:
         columns = self._columns.encode(train)
         self._start_from_logistic(net, train, validation)
         label = torch.from_numpy(train.label.astype(np.float32))
+        kept = _kept_given_label(train)
+        self._has_kept = kept is not None
         history: dict[str, list[float]] = {"train_log_loss": [], "validation_log_loss": [], "train_cpu_seconds": []}
         best, best_epoch, best_weights = (
             log_loss(validation.label, self.predict(validation)),
@@ -204,8 +221,11 @@ class TorchSequenceModel:
                 optimiser.zero_grad(set_to_none=True)
                 padded_to = config.last_events if config.batching == "padded" else None
                 batch = tensors(train, columns, rows, last_events=config.last_events, padded_to=padded_to)
+                scores = net(batch)
                 # Every row weighs the same, whatever the size of the batch it came in.
-                loss = loss_of(net(batch), label[rows]) * (len(rows) / config.rows_per_batch)
+                loss = loss_of(scores[:, 0], label[rows]) * (len(rows) / config.rows_per_batch)
+                if kept is not None:
+                    loss = loss + config.kept_weight * _kept_loss(scores[:, 1], kept[rows]) / config.rows_per_batch
                 loss.backward()
                 nn.utils.clip_grad_norm_(net.parameters(), 1.0)
                 optimiser.step()
@@ -269,9 +289,20 @@ class TorchSequenceModel:
 
     def predict(self, data: SequenceDataset) -> FloatArray:
         """Probability of the label for each row, shape ``(n,)``."""
+        return self._probabilities(data)[:, 0]
+
+    def predict_kept(self, data: SequenceDataset) -> FloatArray | None:
+        """Probability of being kept for each row, ``(n,)``, never above that of the label; None where the fit had no such target."""
+        if not self._has_kept:
+            return None
+        both = self._probabilities(data)
+        return both[:, 0] * both[:, 1]
+
+    def _probabilities(self, data: SequenceDataset) -> FloatArray:
+        """Of the label, and of being kept given it, (n, 2)."""
         net, encoder = self._fitted()
         columns = encoder.encode(data)
-        out = np.zeros(len(data))
+        out = np.zeros((len(data), 2))
         net.eval()
         with torch.inference_mode():
             for rows in bucketed_batches(data.lengths, rows_per_batch=1024, rng=None):
@@ -370,6 +401,23 @@ def tensors(
         "gap_to_as_of_s": torch.from_numpy(data.gap_to_as_of_s[rows].astype(np.float32)),
         "columns": torch.from_numpy(columns[rows]),
     }
+
+
+def _kept_given_label(train: SequenceDataset) -> torch.Tensor | None:
+    """The second target among rows with the label, nan elsewhere, (n,); None where it has not both outcomes."""
+    if train.kept is None:
+        return None
+    kept = np.where(train.label == 1.0, train.kept, np.nan)
+    known = kept[np.isfinite(kept)]
+    if not len(known) or known.min() == known.max():
+        return None
+    return torch.from_numpy(kept.astype(np.float32))
+
+
+def _kept_loss(score: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """Summed log loss over the rows whose second target is known."""
+    known = torch.isfinite(kept)
+    return nn.functional.binary_cross_entropy_with_logits(score[known], kept[known], reduction="sum")
 
 
 def _vocabulary_size(vocabularies: Mapping[str, Any], name: str, ids: NDArray[np.int32]) -> int:

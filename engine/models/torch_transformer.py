@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from engine.models.dataset import SequenceDataset
-from engine.models.torch_sequence import EventInputs, TorchConfig, TorchSequenceModel, recency_inputs
+from engine.models.torch_sequence import EventInputs, TorchConfig, TorchSequenceModel, recency_inputs, two_heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +98,15 @@ class TargetAttentionNet(nn.Module):  # type: ignore[misc]  # torch is not follo
             nn.Dropout(config.dropout),
             nn.Linear(config.head, 1),
         )
+        self.kept = nn.Linear(config.head, 1)
 
     def forward(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Log odds, (n,)."""
+        """Log odds of the label and of being kept given it, (n, 2)."""
         states, visible = self.encoder(batch)
         query = self.query(batch["columns"])[:, None, :]
         read = nn.functional.scaled_dot_product_attention(query, states, states, attn_mask=visible[:, None, :])
         joined = torch.cat([read.squeeze(1), recency_inputs(batch), batch["columns"]], dim=1)
-        return (self.wide(batch["columns"]) + self.deep(joined)).squeeze(1)
+        return two_heads(self, joined, batch["columns"])
 
 
 class TorchTransformer(TorchSequenceModel):

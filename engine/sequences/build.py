@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.sequences.aggregates import affinity, aggregates
-from engine.sequences.events import people_of, read_events
+from engine.sequences.events import identity_counts, people_of, read_events
 from engine.sequences.histories import histories, vocabulary, with_ids
 from engine.sequences.points import decision_points
 from engine.sources.cleaning import CleanTable, clean
@@ -90,6 +90,8 @@ def build(
         write_facts(spark, source, events, out=out, observed_until=observed_until)
     say("counting")
     manifest = _manifest(spark, source, out, words, tables, observed_until=observed_until, n_events=events.count())
+    if people is not None:
+        manifest["identity"] = identity_counts(spark, source, people)
     points.unpersist()
     events.unpersist()
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True, default=str))
@@ -161,7 +163,8 @@ def _assemble(
     empty = {"event_type": "array<int>", "item": "array<int>", "gap_s": "array<int>", "value": "array<float>"}
     lists = [F.coalesce(F.col(n), F.array().cast(t)).alias(n) for n, t in empty.items()]
     first = ["subject", "offer", "as_of"]
-    last = ["label", "label_observed_until", "is_matured", "split"]
+    kept = ["kept", "kept_observed_until"] if source.kept is not None else []
+    last = ["label", "label_observed_until", "is_matured", *kept, "split"]
     prefixes = ("agg_", "customer_", "offer_")
     beside = sorted(c for c in rows.columns if c.startswith(prefixes))
     return rows.select(
@@ -276,6 +279,7 @@ def _manifest(
         "vocabularies": words,
         "last_events": source.sequence.last_events,
         "label": {k: v for k, v in asdict(source.label).items() if v not in ("", (), None)},
+        "kept": source.kept.name if source.kept is not None else None,
         "observed_until": observed_until.isoformat(),
         "split": [{"start": p.start, "end": p.end, "shares": dict(p.shares)} for p in source.split],
         "splits": {name: splits[name] for name in SPLITS if name in splits},

@@ -27,6 +27,12 @@ def read_events(spark: SparkSession, source: Source, *, people: DataFrame | None
     DataFrame
         Columns ``subject, at, kind, item, value, id``; ``value`` is a float64, missing amounts are 0.
     """
+    events = raw_events(spark, source)
+    return events if people is None else replace_ids(events, people)
+
+
+def raw_events(spark: SparkSession, source: Source) -> DataFrame:
+    """Events of every mapping under the ids they came with."""
     from pyspark.sql import functions as F
 
     parts = []
@@ -52,7 +58,7 @@ def read_events(spark: SparkSession, source: Source, *, people: DataFrame | None
         events = events.where(F.col("at") >= F.lit(source.observed_from))
     if source.observed_until is not None:
         events = events.where(F.col("at") < F.lit(source.observed_until))
-    return events if people is None else replace_ids(events, people)
+    return events
 
 
 def people_of(spark: SparkSession, source: Source) -> DataFrame | None:
@@ -66,3 +72,13 @@ def people_of(spark: SparkSession, source: Source) -> DataFrame | None:
         F.expr(spec.left).cast("string").alias("left"), F.expr(spec.right).cast("string").alias("right")
     )
     return stitch(pairs, max_iterations=spec.max_iterations, max_component=spec.max_component)
+
+
+def identity_counts(spark: SparkSession, source: Source, people: DataFrame) -> dict[str, int]:
+    """How many ids were tied to how many people, and how many ids of events nobody could tie."""
+    from pyspark.sql import functions as F
+
+    row = people.agg(F.count(F.lit(1)).alias("ids"), F.count_distinct("person").alias("people")).collect()[0]
+    own = raw_events(spark, source).select("subject").distinct()
+    untied = own.join(people.select(F.col("id").alias("subject")), "subject", "left_anti").count()
+    return {"ids": int(row["ids"]), "people": int(row["people"]), "untied_ids_of_events": untied}

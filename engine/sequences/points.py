@@ -28,28 +28,52 @@ def decision_points(
     Returns
     -------
     DataFrame
-        Columns ``point`` (an id), ``subject, offer, as_of, until, label, label_observed_until, is_matured, split`` and extras. The label
-        is null where the window was not over when the data ended: *unknown*, never negative.
+        Columns ``point`` (an id), ``subject, offer, as_of, until, label, label_observed_until, is_matured, split`` and extras, and ``kept,
+        kept_observed_until`` where the source asks for them. Label and kept are null where the window was not over when the data ended:
+        *unknown*, never negative.
     """
     from pyspark.sql import functions as F
 
     points = _snapshots(spark, source, events) if source.points.snapshots else _rows(spark, source, people)
-    label = source.label
+    labelled = _labelled(spark, points, source.label, events, people, observed_until=observed_until)
+    if source.kept is not None:
+        labelled = _labelled(spark, labelled, source.kept, events, people, observed_until=observed_until, name="kept")
+    return labelled.withColumn("split", _split(source.split, seed=source.name)).where(F.col("split").isNotNull())
+
+
+def _labelled(
+    spark: SparkSession,
+    points: DataFrame,
+    label: Label,
+    events: DataFrame,
+    people: DataFrame | None,
+    *,
+    observed_until: datetime,
+    name: str = "label",
+) -> DataFrame:
+    """Add the outcome as ``<name>`` and the end of what is known of it; the label also says ``is_matured``."""
+    from pyspark.sql import functions as F
+
+    until = F.col("until")
+    if name != "label" and label.window_days is not None:
+        until = _window_end(F.col("as_of"), label.window_days)
     if label.column:
-        labelled = points.withColumn("until", F.coalesce(F.col("until"), F.col("as_of")))
+        told = points.withColumn("_until", F.coalesce(until, F.col("as_of")))
+        told = told.withColumn("_outcome", F.col(f"outcome_{name}")).drop(f"outcome_{name}")
     else:
-        labelled = _with_outcomes(spark, points, label, events, people)
+        told = _with_outcomes(spark, points.withColumn("_until", until), label, events, people)
     end = F.lit(observed_until)
-    matured = (F.col("until") < end) & F.col("outcome").isNotNull()
-    observed = F.least(F.col("until"), end - F.expr(_TICK))
-    labelled = (
-        labelled.withColumn("is_matured", matured)
-        .withColumn("label", F.when(matured, F.col("outcome")))
-        .withColumn("label_observed_until", observed)
-        .withColumn("split", _split(source.split, seed=source.name))
-        .drop("outcome")
-    )
-    return labelled.where(F.col("split").isNotNull())
+    known_at = F.col("_until") + F.expr(f"INTERVAL {round(label.known_after_days * 86_400)} SECOND")
+    is_over = (known_at < end) & F.col("_outcome").isNotNull()
+    told = told.withColumn(f"{name}_observed_until", F.least(F.col("_until"), end - F.expr(_TICK)))
+    if name == "label":
+        told = told.withColumn("is_matured", is_over).drop("until")
+        return (
+            told.withColumn(name, F.when(is_over, F.col("_outcome")))
+            .drop("_outcome")
+            .withColumnRenamed("_until", "until")
+        )
+    return told.withColumn(name, F.when(is_over, F.col("_outcome"))).drop("_outcome", "_until")
 
 
 def _rows(spark: SparkSession, source: Source, people: DataFrame | None) -> DataFrame:
@@ -67,7 +91,11 @@ def _rows(spark: SparkSession, source: Source, people: DataFrame | None) -> Data
         F.expr(points.offer).cast("string").alias("offer"),
         F.expr(points.as_of).cast("timestamp").alias("as_of"),
         until.alias("until"),
-        *([F.expr(label.column).cast("double").alias("outcome")] if label.column else []),
+        *[
+            F.expr(each.column).cast("double").alias(f"outcome_{name}")
+            for name, each in (("label", label), ("kept", source.kept))
+            if each is not None and each.column
+        ],
         *[
             _number_or_text(F.expr(expression), spark, points.table, expression).alias(n)
             for n, expression in points.extra.items()
@@ -139,12 +167,14 @@ def _with_outcomes(
         )
         if people is not None:
             outcomes = replace_ids(outcomes, people, column="o_subject")
-    match = (F.col("subject") == F.col("o_subject")) & F.col("o_at").between(F.col("as_of"), F.col("until"))
+    match = (F.col("subject") == F.col("o_subject")) & F.col("o_at").between(F.col("as_of"), F.col("_until"))
     if label.offer:
         match &= F.col("offer") == F.col("o_offer")
     hit = points.join(outcomes, match, "left_semi").select("point", F.lit(1.0).alias("hit")).distinct()
     came = F.coalesce(F.col("hit"), F.lit(0.0))
-    return points.join(hit, "point", "left").withColumn("outcome", 1.0 - came if label.is_absence else came).drop("hit")
+    return (
+        points.join(hit, "point", "left").withColumn("_outcome", 1.0 - came if label.is_absence else came).drop("hit")
+    )
 
 
 def _split(periods: tuple[Period, ...], *, seed: str) -> Column:

@@ -27,7 +27,7 @@ class RuleCount:
     Attributes
     ----------
     action
-        ``dropped`` (kept in the side folder) or ``changed``.
+        ``dropped`` (kept in the side folder), ``changed`` or ``noted`` (counted and left as it is).
     rows, share
         How many rows, and of all rows read.
     """
@@ -189,7 +189,8 @@ def _rule_names(raw: RawTable) -> list[tuple[str, str]]:
     names = [("dropped", name) for name, _ in _conditions(raw)]
     if raw.table.unique:
         names.append(("dropped", "duplicate"))
-    return names + [("changed", fix.name) for fix in raw.table.fix]
+    names += [("changed", fix.name) for fix in raw.table.fix]
+    return names + [("noted", note.name) for note in raw.table.note]
 
 
 def _counts(frame: DataFrame, raw: RawTable, changed_flags: Sequence[str]) -> dict[str, Any]:
@@ -205,6 +206,11 @@ def _counts(frame: DataFrame, raw: RawTable, changed_flags: Sequence[str]) -> di
     total += [
         F.count_if(F.col(flag)).alias(f"changed:{fix.name}")
         for flag, fix in zip(changed_flags, raw.table.fix, strict=True)
+    ]
+    kept = F.col(_RULE).isNull()
+    total += [
+        F.coalesce(F.sum(F.when(kept, F.expr(note.where).cast("bigint"))), F.lit(0)).alias(f"noted:{note.name}")
+        for note in raw.table.note
     ]
     total += [F.count(f"raw_{column}").alias(f"filled:{column}") for column in raw.table.columns]
     counts: dict[str, Any] = frame.agg(*total).collect()[0].asDict()

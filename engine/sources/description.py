@@ -54,6 +54,20 @@ class Fix:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """Rows that are counted and kept: late arrivals, missing values, whatever a reader of the report should know.
+
+    Parameters
+    ----------
+    where
+        Spark SQL condition over the typed columns, or a number of things per row (``int(a IS NULL) + int(b IS NULL)``).
+    """
+
+    name: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """A raw table.
 
@@ -72,8 +86,8 @@ class Table:
         Columns that may not be empty: such rows are set aside.
     unique
         Columns that together name a row once; later copies are set aside. ``["*"]`` compares whole rows.
-    drop, fix
-        Rules of its own, in order: fixes first.
+    drop, fix, note
+        Rules of its own, in order: fixes first; what is noted is counted among the rows that stay.
     max_drop_share
         Share of rows a single rule may set aside before the run stops and says which rule and shows rows.
     rename
@@ -95,6 +109,7 @@ class Table:
     unique: tuple[str, ...] = ()
     drop: tuple[Drop, ...] = ()
     fix: tuple[Fix, ...] = ()
+    note: tuple[Note, ...] = ()
     max_drop_share: float = 0.05
     rename: Mapping[str, str] = field(default_factory=dict)
     table: str = ""
@@ -180,6 +195,8 @@ class Label:
         The label is 1 where *no* such outcome came (churn).
     column
         Instead of all that: an expression of the table of points that already is the label.
+    known_after_days
+        Days after the window until it is known (that a contract was kept is known a month after it was signed).
     """
 
     name: str
@@ -191,6 +208,7 @@ class Label:
     window_days: float | None = None
     is_absence: bool = False
     column: str = ""
+    known_after_days: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +314,9 @@ class Source:
     ----------
     digest_text
         The file's own text, for the manifest.
+    kept
+        A second outcome of the same points that implies the first (signed, and still there a month later): models with a head for it
+        give P(label) and P(kept).
     observed_from, observed_until
         What the data cover; a window that ends later is not over.
     provider
@@ -322,6 +343,7 @@ class Source:
     identity: Identity | None = None
     sequence: Sequence = field(default_factory=Sequence)
     facts: Facts | None = None
+    kept: Label | None = None
 
 
 def load_source(path: Path) -> Source:
@@ -353,6 +375,7 @@ def load_source(path: Path) -> Source:
     kinds: tuple[tuple[str, type[Any]], ...] = (
         ("points", Points),
         ("label", Label),
+        ("kept", Label),
         ("customer", Attributes),
         ("offer", Attributes),
         ("identity", Identity),
@@ -373,6 +396,7 @@ def _table(value: Any, where: str) -> Table:
     rules = {
         "drop": tuple(_make(Drop, v, f"{where} drop") for v in value.get("drop", [])),
         "fix": tuple(_make(Fix, v, f"{where} fix") for v in value.get("fix", [])),
+        "note": tuple(_make(Note, v, f"{where} note") for v in value.get("note", [])),
     }
     return _make(Table, {**value, **rules}, where)
 
@@ -461,6 +485,11 @@ def _check(source: Source, where: str) -> None:
         raise SchemaError(f"{where}: [label] needs exactly one of table, kinds and column")
     if not source.label.column and not source.points.until and source.label.window_days is None:
         raise SchemaError(f"{where}: the label has no window; give [label] window_days or [points] until")
+    if source.kept is not None:
+        if sum(map(bool, (source.kept.table, source.kept.kinds, source.kept.column))) != 1:
+            raise SchemaError(f"{where}: [kept] needs exactly one of table, kinds and column")
+        if not source.kept.column and source.kept.window_days is None and not source.points.until:
+            raise SchemaError(f"{where}: [kept] has no window; give it window_days")
     if not source.split:
         raise SchemaError(f"{where}: no [[split]]; say which decision points are train, validation, calibration, test")
     for period in source.split:

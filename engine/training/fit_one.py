@@ -13,6 +13,7 @@ import time
 import traceback
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -21,11 +22,11 @@ from numpy.typing import NDArray
 
 from engine.models.dataset import SequenceDataset
 from engine.models.metrics import expit, logit
-from engine.models.propensity import FitReport, PropensityModel
+from engine.models.propensity import FitReport, KeptModel, PropensityModel
 from engine.training.candidates import build_model, known_candidate
 from policies.artifact import save_artifact
 from policies.errors import InvalidInputError, NextofferError
-from policies.records import IntArray
+from policies.records import FloatArray, IntArray
 
 
 def fit_one(
@@ -58,6 +59,7 @@ def fit_one(
     pool = np.isin(data.split, ("train", "validation")) & data.is_matured
     fold = subject_folds(data.subject, n_folds=n_folds, seed=seed) if n_folds > 1 else (data.split == "validation") * 1
     scores, held_out = np.zeros(len(data)), np.zeros(len(data))
+    kept_scores: FloatArray | None = None
     models: list[PropensityModel] = []
     reports: list[FitReport] = []
     scoring_seconds = 0.0
@@ -72,13 +74,19 @@ def fit_one(
         scoring_seconds += time.monotonic() - started
         scores += score / n_folds
         held_out[fold == k] = score[fold == k]
+        kept = cast(KeptModel, model).predict_kept(data) if hasattr(model, "predict_kept") else None
+        if kept is not None:
+            kept_scores = (np.zeros(len(data)) if kept_scores is None else kept_scores) + logit(kept) / n_folds
         models.append(model)
         _say(f"{name}: fold {k + 1} of {n_folds} done")
     # Without folds the rows that stopped the fit are scored by it: slightly flattering, said in the report.
     probability = expit(np.where(pool, held_out, scores) if n_folds > 1 else scores)
     model, report = models[0], reports[0]
     out.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"probability": probability}), out / "predictions.parquet")
+    columns = {"probability": probability}
+    if kept_scores is not None:
+        columns["kept"] = expit(kept_scores)
+    pq.write_table(pa.table(columns), out / "predictions.parquet")
     for artifact_name, artifact in model.to_artifacts().items():
         save_artifact(artifact, out / "artifacts" / artifact_name)
     described = {"model": name, "seed": seed, "n_folds": n_folds, **asdict(report), "scoring_seconds": scoring_seconds}

@@ -122,6 +122,7 @@ def train_propensity(
     reports = {n: json.loads((out / "models" / n / "report.json").read_text()) for n in models}
     result = compare(data, predictions, config=config)
     result |= {
+        "kept": judge_kept(data, {n: _kept_of(out / "models" / n) for n in models}, seed=config.seed),
         "data": str(data.manifest.get("source", data_folder.name)),
         "fits": {
             n: {k: r[k] for k in ("n_rows", "n_folds", "best_steps", "seconds", "scoring_seconds", "notes")}
@@ -278,6 +279,32 @@ def compare(data: SequenceDataset, predictions: Mapping[str, FloatArray], *, con
     }
 
 
+def _kept_of(folder: Path) -> FloatArray | None:
+    table = pq.read_table(folder / "predictions.parquet")
+    return np.asarray(table["kept"].to_numpy()) if "kept" in table.column_names else None
+
+
+def judge_kept(data: SequenceDataset, predictions: Mapping[str, FloatArray | None], *, seed: int) -> dict[str, Any]:
+    """Calibrate and judge the second target of the models that have a head for it; empty where there is none to judge.
+
+    Calibrated on the calibration split, judged on test, over rows whose second outcome is known.
+    """
+    out: dict[str, Any] = {}
+    if data.kept is None:
+        return out
+    known = np.isfinite(data.kept)
+    part, test = (np.flatnonzero((data.split == s) & known) for s in ("calibration", "test"))
+    for name, p in predictions.items():
+        if p is None or any(len(np.unique(data.kept[rows])) < 2 for rows in (part, test)):
+            continue
+        calibrator, kind, _ = choose_calibrator(data.kept[part], p[part], data.subject[part], seed=seed)
+        judged = evaluate(
+            data.kept[test], calibrator(p[test]), data.subject[test], rng=np.random.default_rng(seed), n_resamples=100
+        )
+        out[name] = {"calibration": {"kind": kind, **calibrator.to_manifest()}, "test": judged.to_json()}
+    return out
+
+
 def _blended(predictions: Mapping[str, FloatArray]) -> list[str]:
     """Members of the blend; the same regression fitted twice (by numpy and by MLlib) counts once."""
     return [n for n in predictions if n not in (PLAIN, BLEND) and not (n == "mllib" and REFERENCE in predictions)]
@@ -378,6 +405,12 @@ def table_text(result: Mapping[str, Any]) -> str:
         f"ECE {own['ece']:.4f} (floor {own['ece_floor']['upper']:.4f}), mean {own['mean_probability']:.3f} where {own['rate']:.3f} occurred; "
         f"on test slope {later['calibration_slope']['value']:.2f}, mean {later['mean_probability']:.3f} where {later['rate']:.3f} occurred"
     )
+    for name, row in result.get("kept", {}).items():
+        kept = row["test"]
+        lines.append(
+            f"kept, by {name}'s second head: AUC {_span(kept['roc_auc'])}, slope {kept['calibration_slope']['value']:.2f}, "
+            f"mean {kept['mean_probability']:.3f} where {kept['rate']:.3f} occurred ({kept['n_positives']} of {kept['n_rows']} rows)"
+        )
     sizes = ", ".join(f"{s} {r['rows']} rows / {r['positives']} positive" for s, r in rows.items())
     lines += [
         f"* chosen: {result['reason']}",

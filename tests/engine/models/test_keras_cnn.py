@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -24,7 +26,7 @@ def test_graph_equals_keras_at_lengths_it_was_not_exported_at() -> None:
     session = onnxruntime.InferenceSession(artifact.blobs["propensity.onnx"], providers=["CPUExecutionProvider"])
     for rows in (np.array([3]), np.argsort(DATA.lengths)[:9], np.argsort(DATA.lengths)[-11:]):
         padded = DATA.padded(rows)
-        feed = {name: padded[name].astype(np.int64) for name in ("event_type", "item", "lengths")}
+        feed: dict[str, Any] = {name: padded[name].astype(np.int64) for name in ("event_type", "item", "lengths")}
         feed |= {name: padded[name].astype(np.float32) for name in ("gap_s", "value")}
         feed["gap_to_as_of_s"] = DATA.gap_to_as_of_s[rows].astype(np.float32)
         feed["columns"] = model._columns.encode(DATA.take(rows))
