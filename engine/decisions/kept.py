@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from engine.store.database import Database
-from engine.store.facts import digest_of, to_us
+from engine.store.facts import DECISION, digest_of, to_us
 from policies.errors import InvalidInputError
 
 MIN_TTL_S, MAX_TTL_S = 1.0, 90 * 86_400.0
 _PREFIX = "kept."
+# Another host's clock may run ahead: its decision of just now is found all the same.
+_CLOCKS_DIFFER_US = 2_000_000
 # Between the id of a page and the id of a slot in the ids of its decisions.
 SLOT_MARK = "#"
 
@@ -51,18 +53,33 @@ def find_kept(
     end = f"{SLOT_MARK}{slots[0]}" if slots else ""
     wanted = {f"id{i}": id_ for i, id_ in enumerate(person)}
     now_us, ttl_us = to_us(at), round(ttl_s * 1e6)
-    rows = database.rows(
-        "SELECT d.id FROM decisions d LEFT JOIN voids v ON v.decision = d.id "
-        f"WHERE d.subject IN ({', '.join(f':{name}' for name in wanted)}) AND d.placement = :placement "
-        "AND d.at_us > :since AND d.at_us <= :now AND d.id LIKE :pattern AND v.decision IS NULL "
-        "ORDER BY d.at_us DESC, d.ledger_offset DESC",
-        placement=placement,
-        since=now_us - ttl_us,
-        now=now_us,
-        pattern=f"{prefix}%",
-        **wanted,
-    )
-    stored = tuple(str(id_).removesuffix(end) for (id_,) in rows if str(id_).endswith(end))
-    before = stored[0] if stored else f"{now_us // ttl_us}"
-    made = hashlib.blake2b("\x00".join([placement, person[0], before]).encode(), digest_size=16).hexdigest()
-    return Kept(stored, f"{prefix}{made}", digest_of([placement, *slots]))
+    wanted["pattern"] = f"{prefix}%"
+
+    def newest() -> tuple[str, ...]:
+        rows = database.rows(
+            "SELECT d.id FROM decisions d LEFT JOIN voids v ON v.decision = d.id "
+            f"WHERE d.subject IN ({', '.join(f':id{i}' for i in range(len(person)))}) AND d.placement = :placement "
+            "AND d.at_us > :since AND d.at_us <= :now AND d.id LIKE :pattern AND v.decision IS NULL "
+            "ORDER BY d.at_us DESC, d.ledger_offset DESC",
+            placement=placement,
+            since=now_us - ttl_us,
+            now=now_us + _CLOCKS_DIFFER_US,
+            **wanted,
+        )
+        return tuple(str(id_).removesuffix(end) for (id_,) in rows if str(id_).endswith(end))
+
+    stored = newest()
+    made = _next_id(prefix, placement, person[0], stored[0] if stored else str(now_us // ttl_us))
+    while not stored and _is_known(database, made + end):
+        # Made meanwhile by another request; or its person was erased, and the id is used up.
+        stored = newest()
+        made = _next_id(prefix, placement, person[0], stored[0] if stored else made)
+    return Kept(stored, made, digest_of([placement, *slots]))
+
+
+def _next_id(prefix: str, placement: str, person: str, before: str) -> str:
+    return prefix + hashlib.blake2b("\x00".join([placement, person, before]).encode(), digest_size=16).hexdigest()
+
+
+def _is_known(database: Database, decision_id: str) -> bool:
+    return bool(database.rows(f"SELECT 1 FROM fact_keys WHERE kind = {DECISION} AND id = :id", id=decision_id))

@@ -79,6 +79,17 @@ def test_a_machine_s_answer_is_not_kept_for_a_person(tmp_path: Path) -> None:
         assert not person.is_repeat
 
 
+def test_an_erased_person_who_comes_back_starts_anew(tmp_path: Path) -> None:
+    """The id of the erased decision is used up; the visitor gets an offer, not a conflict."""
+    with open_shop(tmp_path) as service:
+        first = service.decide(ASK).decision
+        service.erase("u1")
+        again = service.decide(ASK)
+        assert again.decision.id != first.id
+        assert not again.is_repeat
+        assert service.decide(ASK).decision.id == again.decision.id
+
+
 def test_a_page_is_kept_whole(tmp_path: Path) -> None:
     """A reload of a page gets every slot again; a page with other slots is another page."""
     clock = Clock()

@@ -65,6 +65,7 @@ def test_slot_frequencies_match_the_logged_probabilities(tmp_path: Path) -> None
         assert abs(seen[pair] / n - p) < 4 * np.sqrt(p * (1 - p) / n), pair
 
 
+@pytest.mark.slow
 def test_ope_of_a_slot_recovers_the_truth(tmp_path: Path) -> None:
     """Rewards that depend on slot and offer: inverse propensities from the log give each slot's value of a fixed offer."""
     worth = {"one": {"a": 0.2, "b": 0.5, "c": 0.9}, "two": {"a": 0.8, "b": 0.4, "c": 0.1}}

@@ -101,6 +101,7 @@ def test_inverse_propensities_recover_the_truth(tmp_path: Path) -> None:
         assert abs(terms.mean() - truth) < 4 * terms.std() / np.sqrt(len(terms)), offer
 
 
+@pytest.mark.slow
 def test_a_thinned_out_export_is_made_whole_on_average() -> None:
     """Events without reward kept one time in four (pdrop 0.75) stand for four: the mean reward is that of the whole log."""
     rng = np.random.default_rng(3)

@@ -12,10 +12,20 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 
-from engine.decisions.requests import DecisionRequest, EventRequest, OutcomeRequest, RewardRequest
+from engine.decisions.requests import (
+    DecisionRequest,
+    EventRequest,
+    IdentifyRequest,
+    OutcomeRequest,
+    PageRequest,
+    RewardRequest,
+    Slot,
+)
 from engine.decisions.service import DecisionService, open_service
+from engine.decisions.stored import placement_of
 from engine.experiments.records import Experiment
 from engine.experiments.results import experiment_results
+from engine.learner.progress import learned_from
 from engine.rewards.export import export_interactions
 from engine.store.database import Database, sqlite_url
 from engine.store.facts import FactRow
@@ -156,3 +166,30 @@ def test_the_rollup_of_an_experiment_is_the_same_either_way(
             check_both_ways(service, clock, monkeypatch)
             found.append(stored(service)[0])
     assert found[0] == found[1]
+
+
+def test_logins_reloads_pages_and_machines(tmp_path: Path, url: str) -> None:
+    """What is read on the path of a decision is the same on PostgreSQL: links, kept decisions, slots, bots, learning."""
+    clock = Clock()
+    with open_service(tmp_path / "home", url=url, secret=SECRET, clock=clock) as service:
+        service.put_placement(shop(4, explore_share=0.9))
+        first = service.decide(DecisionRequest("shop", "cookie_1", ttl_s=600.0))
+        service.decide(DecisionRequest("shop", "cookie%1", ttl_s=600.0))
+        assert service.identify(IdentifyRequest("cookie_1", "customer")).person == ("customer", "cookie_1")
+        with pytest.raises(ConflictError):
+            service.identify(IdentifyRequest("cookie_1", "another"))
+        again = service.decide(DecisionRequest("shop", "customer", {"x": 1.0}, ttl_s=600.0))
+        assert (again.is_repeat, again.decision.id) == (True, first.decision.id)
+        assert service.outcome(OutcomeRequest("customer", "subscribed", id="o1")).attributed_to == (first.decision.id,)
+        page = PageRequest(DecisionRequest("shop", "customer", ttl_s=600.0), (Slot("hero"), Slot("side")))
+        made, reloaded = service.decide_page(page), service.decide_page(page)
+        assert made.id == reloaded.id
+        assert [a.decision for _, a in made.slots] == [a.decision for _, a in reloaded.slots]
+        service.decide(DecisionRequest("shop", "crawler", role="bot"))
+        status = service.status("shop")
+        assert (status.n_decisions, status.n_bot_decisions) == (5, 1)
+        assert placement_of(service.database, made.slots[0][1].decision.id) == "shop"
+        assert learned_from(service.database, first.decision.id) is None
+        batch = export_interactions(service.database, "shop", as_of=clock.forward(days=31))
+        assert len(batch) == 4
+        assert batch.reward.sum() == 1.0
