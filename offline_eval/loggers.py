@@ -102,7 +102,7 @@ def weighted(
     if log.variants is None:
         raise InvalidInputError("the log has no variants; expected the name of the variant in every row")
     used = estimator or InversePropensity()
-    values, precisions = [], []
+    values, precisions, certain = [], [], []
     for name in np.unique(log.variants):
         rows = np.flatnonzero(log.variants == name)
         mine = candidate[rows] if isinstance(candidate, np.ndarray) else candidate
@@ -113,7 +113,9 @@ def weighted(
                 f"the rows of variant {str(name)!r} give no estimate with a spread; leave them out, or use balanced()"
             )
         values.append(found.value)
+        m = panel.data.moments.n_scattered
         precisions.append(found.standard_error**-2)
-    value = float(np.average(values, weights=precisions))
+        certain.append(precisions[-1] * m / (m - 1))  # by the plain mean of squares, as the paper has it
+    value = float(np.average(values, weights=certain))
     error = float(np.sum(precisions)) ** -0.5
     return Estimate("c", f"weighted {used.name}", value, error, normal(value, error, alpha=alpha), None)

@@ -151,7 +151,8 @@ def test_balanced_loggers_have_no_more_variance_and_the_same_mean() -> None:
         evaluate(log.take(variant == v), {"c": target[variant == v]}, fit_reward=None).estimate("c", "IPS")
         for v in "ab"
     ]
-    precision = [(e.standard_error or 0.0) ** -2 for e in halves]
+    sizes = [int((variant == v).sum()) for v in "ab"]
+    precision = [(e.standard_error or 0.0) ** -2 * m / (m - 1) for e, m in zip(halves, sizes, strict=True)]
     by_hand = sum(p * (e.value or 0.0) for p, e in zip(precision, halves, strict=True)) / sum(precision)
     assert between.value == pytest.approx(by_hand, rel=1e-12)
     with pytest.raises(UnknownNameError):
