@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offline_eval.candidates import Candidate, target_of
-from offline_eval.estimators.base import ONE, REWARD, Column, Estimator, Rows, Shrunk
+from offline_eval.estimators.base import ONE, RESIDUAL, REWARD, WEIGHT, Column, Estimator, Rows, Shrunk
 from offline_eval.log_records import MAX_HEAVIEST, CandidateRecord, LogRecord
 from offline_eval.moments import (
     N_HASHED_GROUPS,
@@ -106,12 +106,21 @@ class Part:
 
 @dataclass(slots=True, eq=False)
 class Pass:
-    """Everything one reading of a log leaves behind."""
+    """Everything one reading of a log leaves behind.
+
+    Attributes
+    ----------
+    estimators
+        Used, by candidate.
+    same
+        By candidate, columns that were not added up because they equal another one.
+    """
 
     moments: Moments
     candidates: dict[str, CandidateRecord]
     log: LogRecord
     estimators: dict[str, tuple[Estimator, ...]] = field(default_factory=dict)
+    same: dict[str, dict[str, str]] = field(default_factory=dict)
     _folded: FloatArray | None = None
 
     @property
@@ -128,6 +137,7 @@ class Pass:
             {name: record.merge(other.candidates[name]) for name, record in self.candidates.items()},
             self.log.merge(other.log),
             self.estimators,
+            self.same,
         )
 
 
@@ -156,7 +166,8 @@ def read_once(
     """
     used = [e for e in estimators if model is not None or not e.needs_model]
     columns = _columns(used)
-    names = [ONE, REWARD] + [f"{c}{SEPARATOR}{col.name}" for c in candidates for col in columns]
+    own = {name: _own(columns) if candidate is None else columns for name, candidate in candidates.items()}
+    names = [ONE, REWARD] + [f"{c}{SEPARATOR}{col.name}" for c in candidates for col in own[c]]
     state: _State | None = None
     for part in _parts(log):
         if state is None:
@@ -167,13 +178,14 @@ def read_once(
         blocks: list[FloatArray] = [np.ones(len(part)), part.reward]
         for name, candidate in candidates.items():
             rows = _rows(name, candidate, part, q, q_chosen, explore_share)
-            blocks.extend(rows.column(column) for column in columns)
+            blocks.extend(rows.column(column) for column in own[name])
             state.candidates[name].add(rows)
         state.add_log(part, q, q_chosen)
         state.add_blocks(blocks, part)
     if state is None or state.n_rows == 0:
         raise InvalidInputError("the log has no rows; expected at least two decisions with rewards")
-    return state.finish({name: tuple(used) for name in candidates})
+    same = {name: {c.name: c.at_one for c in columns if c.at_one} for name, c in candidates.items() if c is None}
+    return state.finish({name: tuple(used) for name in candidates}, same)
 
 
 def _parts(log: InteractionBatch | Log) -> Iterator[Part]:
@@ -199,8 +211,16 @@ def _columns(estimators: Sequence[Estimator]) -> list[Column]:
             wanted.append(estimator.shrunk_weight)
         for column in wanted:
             found.setdefault(column.name, column)
-    found.setdefault("w", Column("w", lambda rows: rows.weight))
+    found.setdefault(WEIGHT.name, WEIGHT)
     return list(found.values())
+
+
+def _own(columns: Sequence[Column]) -> list[Column]:
+    """Columns of the policy that logged: its weights are one, so many columns are others it has anyway."""
+    kept = [column for column in columns if not column.at_one]
+    if any(column.at_one == RESIDUAL.name for column in columns):
+        kept.append(RESIDUAL)
+    return kept
 
 
 def _model_values(model: Model | None, part: Part) -> FloatArray | None:
@@ -356,11 +376,11 @@ class _State:
         self._sums.add(self._buffer[:, : self._held], self._buffer_groups[: self._held])
         self._held = 0
 
-    def finish(self, estimators: dict[str, tuple[Estimator, ...]]) -> Pass:
+    def finish(self, estimators: dict[str, tuple[Estimator, ...]], same: dict[str, dict[str, str]]) -> Pass:
         self._flush()
         for record in self.candidates.values():
             record.settle()
-        return Pass(self._sums.moments(n_units=self._log.n_units), self.candidates, self._log, estimators)
+        return Pass(self._sums.moments(n_units=self._log.n_units), self.candidates, self._log, estimators, same)
 
 
 def _segments(first: Part) -> tuple[str, ...]:

@@ -406,15 +406,19 @@ def _totals(data: Pass, candidate: str, totals: FloatArray | None = None) -> dic
     every = data.moments.as_mapping(totals)
     prefix = candidate + SEPARATOR
     mine = {name.removeprefix(prefix): t for name, t in every.items() if name.startswith(prefix)}
-    return {ONE: every[ONE], REWARD: every[REWARD], **mine}
+    mine |= {ONE: every[ONE], REWARD: every[REWARD]}
+    return mine | {name: mine[other] for name, other in data.same.get(candidate, {}).items()}
 
 
-def _named(gradient: Mapping[str, Any], candidate: str, sign: float = 1.0) -> dict[str, float]:
+def _named(data: Pass, gradient: Mapping[str, Any], candidate: str, sign: float = 1.0) -> dict[str, float]:
     """A gradient with the names the moments use."""
-    return {
-        (name if name in (ONE, REWARD) else candidate + SEPARATOR + name): sign * float(slope)
-        for name, slope in gradient.items()
-    }
+    same = data.same.get(candidate, {})
+    out: dict[str, float] = {}
+    for name, slope in gradient.items():
+        found = same.get(name, name)
+        key = found if found in (ONE, REWARD) else candidate + SEPARATOR + found
+        out[key] = out.get(key, 0.0) + sign * float(slope)
+    return out
 
 
 def _value(data: Pass, estimator: Estimator, candidate: str) -> Value | None:
@@ -449,7 +453,7 @@ def _estimate(
     value = float(found.value)
     if data.moments.n_scattered < 2:
         return Estimate(candidate, estimator.name, value, None, None, None, note=ONE_UNIT)
-    gradient = _named(found.gradient, candidate)
+    gradient = _named(data, found.gradient, candidate)
     error, freedom = _standard_error(data, [gradient]), _freedom(data, gradient)
     bounds = normal(value, error, alpha=alpha, degrees_of_freedom=freedom)
     boot = None
@@ -472,7 +476,7 @@ def _largest_bias(data: Pass, estimator: Shrunk, candidate: str, *, alpha: float
     totals = _totals(data, candidate)
     n = totals[ONE]
     mean = float(totals[column] / n)
-    error = _standard_error(data, [_named({column: 1 / n, ONE: -mean / n}, candidate)])
+    error = _standard_error(data, [_named(data, {column: 1 / n, ONE: -mean / n}, candidate)])
     lost = min(1.0, max(0.0, 1.0 - mean + z_value(alpha) * error))
     needs_model = bool(getattr(estimator, "needs_model", False))
     size = span[1] - span[0] if needs_model else max(abs(span[0]), abs(span[1]))
@@ -488,8 +492,8 @@ def _difference(
     value = float(a.value) - float(b.value)
     if data.moments.n_scattered < 2:
         return Estimate(candidate, estimator.name, value, None, None, None, note=ONE_UNIT)
-    joint = _named(a.gradient, candidate)
-    for name, slope in _named(b.gradient, against, -1.0).items():
+    joint = _named(data, a.gradient, candidate)
+    for name, slope in _named(data, b.gradient, against, -1.0).items():
         joint[name] = joint.get(name, 0.0) + slope
     error = _standard_error(data, [joint])
     boot = None
@@ -516,14 +520,14 @@ def _checks(data: Pass, candidate: str, offer_ids: Sequence[str], estimates: Map
     totals = _totals(data, candidate)
     n = totals[ONE]
     mean = float(totals["w"] / n)
-    error = _standard_error(data, [_named({"w": 1 / n, ONE: -mean / n}, candidate)])
+    error = _standard_error(data, [_named(data, {"w": 1 / n, ONE: -mean / n}, candidate)])
     direct = weighted = None
     by_name = {e.name: e for e in data.estimators[candidate]}
     if "DM" in by_name and "SNIPS" in by_name:
         dm, snips = _value(data, by_name["DM"], candidate), _value(data, by_name["SNIPS"], candidate)
         if dm is not None and snips is not None:
-            joint = _named(dm.gradient, candidate)
-            for name, slope in _named(snips.gradient, candidate, -1.0).items():
+            joint = _named(data, dm.gradient, candidate)
+            for name, slope in _named(data, snips.gradient, candidate, -1.0).items():
                 joint[name] = joint.get(name, 0.0) + slope
             direct = (float(dm.value) - float(snips.value), _standard_error(data, [joint]))
             weighted = (float(snips.value), estimates["SNIPS"].standard_error or 0.0)

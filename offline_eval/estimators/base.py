@@ -67,7 +67,7 @@ class Rows:
     @property
     def residual(self) -> FloatArray:
         """Reward less the model's value of the shown offer."""
-        return self.column(_RESIDUAL)
+        return self.column(RESIDUAL)
 
     @property
     def model(self) -> FloatArray:
@@ -78,10 +78,18 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One number per row; two columns of one name are the same column and are computed once."""
+    """One number per row; two columns of one name are the same column and are computed once.
+
+    Parameters
+    ----------
+    at_one
+        Name of the column it equals where all weights are one (for the policy that logged): ``one``, ``reward`` or ``r-q``.
+        It is then not computed again.
+    """
 
     name: str
     of: Callable[[Rows], FloatArray]
+    at_one: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +158,11 @@ def add(*values: Value) -> Value:
     return Value(sum(part.value for part in values), gradient)
 
 
-_RESIDUAL = Column("r-q", lambda rows: rows.reward - _given(rows.model_chosen))
-WEIGHT = Column("w", lambda rows: rows.weight)
-WEIGHTED_REWARD = Column("w*r", lambda rows: rows.weight * rows.reward)
+RESIDUAL = Column("r-q", lambda rows: rows.reward - _given(rows.model_chosen))
+WEIGHT = Column("w", lambda rows: rows.weight, ONE)
+WEIGHTED_REWARD = Column("w*r", lambda rows: rows.weight * rows.reward, REWARD)
 MODEL = Column("dm", lambda rows: rows.model)
-WEIGHTED_RESIDUAL = Column("w*(r-q)", lambda rows: rows.weight * rows.residual)
+WEIGHTED_RESIDUAL = Column("w*(r-q)", lambda rows: rows.weight * rows.residual, RESIDUAL.name)
 
 
 def _given(values: FloatArray | None) -> FloatArray:

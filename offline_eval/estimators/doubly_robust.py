@@ -9,6 +9,8 @@ import numpy as np
 
 from offline_eval.estimators.base import (
     MODEL,
+    ONE,
+    RESIDUAL,
     WEIGHT,
     WEIGHTED_RESIDUAL,
     Column,
@@ -84,6 +86,11 @@ class _ShrunkDoublyRobust:
     needs_model = True
 
     @property
+    def is_one_at_one(self) -> bool:
+        """Whether a weight of one stays as it is."""
+        return False
+
+    @property
     def key(self) -> str:
         """Name of the shrunk weight."""
         raise NotImplementedError
@@ -95,13 +102,14 @@ class _ShrunkDoublyRobust:
     @property
     def shrunk_weight(self) -> Column:
         """The shrunk weight as a column."""
-        return Column(self.key, self.weight)
+        return Column(self.key, self.weight, ONE if self.is_one_at_one else "")
 
     @property
     def columns(self) -> tuple[Column, ...]:
         """Model, shrunk weight, and shrunk weight times residual."""
         shrunk = self.shrunk_weight
-        return (MODEL, shrunk, Column(f"{self.key}*(r-q)", lambda rows: rows.column(shrunk) * rows.residual))
+        at_one = RESIDUAL.name if self.is_one_at_one else ""
+        return (MODEL, shrunk, Column(f"{self.key}*(r-q)", lambda rows: rows.column(shrunk) * rows.residual, at_one))
 
     def from_totals(self, totals: Mapping[str, Total]) -> Value:
         """``mean(dm + w' (r - q))``."""
@@ -132,6 +140,11 @@ class SwitchDoublyRobust(_ShrunkDoublyRobust):
     def name(self) -> str:
         """With the threshold."""
         return f"Switch-DR ({self.threshold:g})"
+
+    @property
+    def is_one_at_one(self) -> bool:
+        """Where the threshold is not below it."""
+        return self.threshold >= 1
 
     @property
     def key(self) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from offline_eval.estimators.base import (
     ONE,
+    REWARD,
     WEIGHT,
     WEIGHTED_REWARD,
     Column,
@@ -108,13 +109,16 @@ class ClippedIPS:
     @property
     def shrunk_weight(self) -> Column:
         """``min(w, cap)``."""
-        return Column(f"min(w,{self.cap!r})", lambda rows: np.minimum(rows.weight, self.cap))
+        return Column(
+            f"min(w,{self.cap!r})", lambda rows: np.minimum(rows.weight, self.cap), ONE if self.cap >= 1 else ""
+        )
 
     @property
     def columns(self) -> tuple[Column, ...]:
         """Clipped weight, and times the reward."""
         clipped = self.shrunk_weight
-        return (clipped, Column(f"min(w,{self.cap!r})*r", lambda rows: rows.column(clipped) * rows.reward))
+        at_one = REWARD if self.cap >= 1 else ""
+        return (clipped, Column(f"min(w,{self.cap!r})*r", lambda rows: rows.column(clipped) * rows.reward, at_one))
 
     def from_totals(self, totals: Mapping[str, Total]) -> Value:
         """``mean(min(w, cap) r)``."""
