@@ -98,20 +98,16 @@ def _timed(work: Callable[[], Made]) -> tuple[Made, float]:
 
 
 def recovery_figures(*, is_quick: bool, seed: int) -> list[Figure]:
-    """Parameters, intervals and order of policies, over logs of drawn sites."""
-    n_logs, n_visitors, n_long, n_truth = (2, 4_000, 20_000, 20_000) if is_quick else (14, 10_000, 200_000, 200_000)
+    """Parameters and intervals over short logs of drawn sites."""
+    n_logs, n_visitors = (2, 4_000) if is_quick else (12, 10_000)
     logs: list[Recovery] = []
     for i in range(n_logs):
         logs.append(recover(drawn_site(seed + 100 + i), n_visitors=n_visitors, seed=seed + 1000 + 10 * i))
         print(f"recovered {i + 1} of {n_logs} logs", file=sys.stderr, flush=True)
     errors = np.abs([z for log in logs for z in log.z.values()])
     covered = [c for log in logs for c in log.covered]
-    long = rank(drawn_site(seed + 500), n_visitors=n_long, n_truth=n_truth, seed=seed + 5000)
     note = f"{n_logs} drawn sites, {n_visitors:,} visitors a log under the uniform policy"
-    at_length = f"one drawn site, a log of {n_long:,} visitors; values from {n_truth:,} visitors each on site and fit"
-    n_other = 4_000 if is_quick else 20_000
-    other = rank_on_other_laws(n_visitors=n_other, n_truth=n_other, seed=seed + 6000)
-    # What two short logs say of shares and what a short log says of 3 % is luck: a quick run judges neither.
+    # What two short logs say of shares is luck: a quick run does not judge it.
     return [
         Figure(
             "identified_within_two_errors", "share", float((errors < 2.0).mean()), must=">= 0.93", can_judge=not is_quick,
@@ -121,13 +117,21 @@ def recovery_figures(*, is_quick: bool, seed: int) -> list[Figure]:
             "ensemble_coverage", "share", float(np.mean(covered)), must=">= 0.9", can_judge=not is_quick, runs=n_logs,
             note=f"{note}; 95 % intervals of kept 30 days of 4 policies, 16 members",
         ),
+    ]  # fmt: skip
+
+
+def ranking_figures(*, is_quick: bool, seed: int) -> list[Figure]:
+    """Values and order of ten policies on the fit of one long log, and on a fit of laws that are not the site's."""
+    n, n_other = (20_000, 4_000) if is_quick else (150_000, 20_000)
+    long = rank(drawn_site(seed + 500), n_visitors=n, n_truth=n, seed=seed + 5000)
+    other = rank_on_other_laws(n_visitors=n_other, n_truth=n_other, seed=seed + 6000)
+    note = f"one drawn site, a log of {n:,} visitors; values from {n:,} visitors each on site and fit"
+    return [
         Figure(
-            "worst_relative_error_of_ten_values", "share", long.worst_relative_error, must="<= 0.03", can_judge=not is_quick,
-            note=at_length,
+            "worst_relative_error_of_ten_values", "share", long.worst_relative_error, must="<= 0.03",
+            can_judge=not is_quick, note=note,
         ),
-        Figure(
-            "kendall_tau_of_ten_policies", "tau", long.tau, must=">= 0.9", can_judge=not is_quick, note=at_length
-        ),
+        Figure("kendall_tau_of_ten_policies", "tau", long.tau, must=">= 0.9", can_judge=not is_quick, note=note),
         Figure(
             "worst_relative_error_under_other_laws", "share", other.worst_relative_error,
             note=f"the first family fitted on {n_other:,} visitors of the second, tau {other.tau:.2f}: what a wrong form costs; no bar",
@@ -135,30 +139,25 @@ def recovery_figures(*, is_quick: bool, seed: int) -> list[Figure]:
     ]  # fmt: skip
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run and print; exit code 1 where a bar that this size can judge is missed."""
-    made = parser(__doc__.splitlines()[0] if __doc__ else None)
-    made.add_argument("--envs", type=int, default=8192, help="slots of the vector environment")
-    options = made.parse_args(arguments)
-    runs, n_steps = (3, 40) if options.quick else (7, 80)
-    env = CarSubscriptionVectorEnv(options.envs, scenario=everything(), is_copied=False)
-    vector_run(env, n_steps=5, seed=options.seed)  # warm
+def speed_figures(*, is_quick: bool, seed: int, n_envs: int) -> list[Figure]:
+    """Steps, precision and rows of log a second."""
+    runs, n_steps = (3, 40) if is_quick else (7, 80)
+    env = CarSubscriptionVectorEnv(n_envs, scenario=everything(), is_copied=False)
+    vector_run(env, n_steps=5, seed=seed)  # warm
     ours, theirs = [], []
     for i in range(runs):
-        counted, spent = vector_run(env, n_steps=n_steps, seed=options.seed + i)
+        counted, spent = vector_run(env, n_steps=n_steps, seed=seed + i)
         ours.append(counted / spent)
-        counted, spent = sync_run(n_envs=16, n_steps=20 if options.quick else 60, seed=options.seed + i)
+        counted, spent = sync_run(n_envs=16, n_steps=20 if is_quick else 60, seed=seed + i)
         theirs.append(counted / spent)
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    scenario, n = reference(), 40_000 if options.quick else 160_000
-    value, spent = _timed(lambda: true_value(scenario, Uniform(), n_subjects=n, seed=options.seed))
+    scenario, n = reference(), 40_000 if is_quick else 160_000
+    value, spent = _timed(lambda: true_value(scenario, Uniform(), n_subjects=n, seed=seed))
     mean, error = value.value("kept_30d")
     # CPU seconds to one percent: cost grows with the visitors, the standard error falls with their root.
     to_percent = spent * (error / mean / 0.01) ** 2
-    whole, took = _timed(
-        lambda: rollout(scenario, Uniform(), n_subjects=n // 2, seed=options.seed).interactions("kept_30d")
-    )
-    figures = [
+    whole, took = _timed(lambda: rollout(scenario, Uniform(), n_subjects=n // 2, seed=seed).interactions("kept_30d"))
+    return [
         Figure(
             "user_steps_per_cpu_second", "1/s", float(np.median(ours)), must=">= 3000000", reference=RECSIM,
             runs=runs, spread=(min(ours), max(ours)),
@@ -177,7 +176,25 @@ def main(arguments: list[str] | None = None) -> int:
             note="visitors living through decide() and their log as a checked InteractionBatch with whole distributions",
         ),
     ]  # fmt: skip
-    figures += recovery_figures(is_quick=options.quick, seed=options.seed)
+
+
+PARTS: dict[str, Callable[..., list[Figure]]] = {
+    "speed": speed_figures,
+    "recovery": recovery_figures,
+    "ranking": ranking_figures,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run and print; exit code 1 where a bar that this size can judge is missed."""
+    made = parser(__doc__.splitlines()[0] if __doc__ else None)
+    made.add_argument("--envs", type=int, default=8192, help="slots of the vector environment")
+    made.add_argument("--part", choices=PARTS, action="append", help="only this part; may be repeated")
+    options = made.parse_args(arguments)
+    figures = []
+    for name in options.part or PARTS:
+        sizes = {"n_envs": options.envs} if name == "speed" else {}
+        figures += PARTS[name](is_quick=options.quick, seed=options.seed, **sizes)
     return finish("simulator", figures, quick=options.quick, path=options.json, seed=options.seed)
 
 
