@@ -166,7 +166,7 @@ def calibrate(
     log
         Folder that `nextoffer simulate log` wrote, or one of the same form.
     out
-        Where the fitted world (`world/`, a scenario of `nextoffer simulate`) and `calibration.json` go.
+        Where the fitted world (`world/`, a scenario of `nextoffer simulate`), `calibration.json` and `report.html` go.
     scenario
         Where offers and rules come from; its parameters are not read.
     policy
@@ -182,6 +182,7 @@ def calibrate(
     seed
         Of the ensemble and the rollouts.
     """
+    from engine.simulation.calibration import write_calibration
     from simulator.calibrated import calibrate as fit
     from simulator.calibrated import value_grid, values_with_spread
     from simulator.experiments import policy_named
@@ -214,6 +215,8 @@ def calibrate(
         "grid": grid,
     }
     _write_json(out / "calibration.json", told)
+    report = write_calibration(told, out)
+    print(f"report: {report}", file=sys.stderr)  # noqa: T201
     return 0
 
 
