@@ -35,7 +35,17 @@ def export_complete_journey(*, out: Path, json: bool = False) -> int:
 
 
 @app.command(name="import-personalizer")
-def import_personalizer(export: Path, /, *, out: Path, seed: int = 0, json: bool = False) -> int:
+def import_personalizer(
+    export: Path,
+    /,
+    *,
+    out: Path,
+    placement: str | None = None,
+    home: Path | None = None,
+    config: Path | None = None,
+    seed: int = 0,
+    json: bool = False,
+) -> int:
     """Turn Azure Personalizer's exported log into one that policies are judged on and trained from.
 
     Every line is checked; what cannot be used is left out and counted by reason, with the number of the first such line.
@@ -46,6 +56,12 @@ def import_personalizer(export: Path, /, *, out: Path, seed: int = 0, json: bool
         A file of dsjson lines, or a folder of them.
     out
         Parquet file to write; ``nextoffer evaluate --log`` reads it.
+    placement
+        Put the decisions into the service's log of this placement as well, so that history and what comes are one log.
+    home
+        Folder of the service, for ``--placement``.
+    config
+        TOML file of settings, in place of ``--home``.
     seed
         Draws the repeats of events that the export itself had thinned out (pdrop).
     json
@@ -58,6 +74,12 @@ def import_personalizer(export: Path, /, *, out: Path, seed: int = 0, json: bool
     out.parent.mkdir(parents=True, exist_ok=True)
     write_parquet(found.batch, out)
     counts = found.to_json()
+    if placement is not None:
+        from api.cli.opening import opened
+        from engine.decisions.imported import take_in
+
+        with opened(home, config) as service:
+            counts["taken_in"] = take_in(service, placement, found.batch)
     if json:
         print(json_module.dumps({"log": str(out), **counts}))  # noqa: T201 - data on stdout
         return 0
@@ -69,6 +91,8 @@ def import_personalizer(export: Path, /, *, out: Path, seed: int = 0, json: bool
         words.append(f"{found.n_repeated} rows stand for events that the export had thinned out (pdrop)")
     if found.n_changed_offers:
         words.append(f"in {found.n_changed_offers} rows an offer had other features than at first; the first are kept")
+    if placement is not None:
+        words.append(f"{counts['taken_in']} of them are new in the log of placement {placement!r}")
     print("\n".join(words), file=sys.stderr)  # noqa: T201 - words on stderr
     print(out)  # noqa: T201 - data on stdout
     return 0
