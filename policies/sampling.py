@@ -5,9 +5,11 @@ What is logged is true by construction: ``decide`` writes down exactly the distr
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from bisect import bisect_right
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 
 import numpy as np
@@ -187,5 +189,11 @@ def uniform_for(secret: bytes, placement: str, decision_id: str) -> float:
     The same id gives the same number, so a retried request repeats its answer, a restored policy does not
     repeat its exploration, and an audit can recompute every draw.
     """
-    digest = hmac.digest(secret, f"{placement}\x00{decision_id}".encode(), "sha256")
-    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53  # 53 bits: exact in float64 and below 1
+    keyed = _keyed(secret).copy()
+    keyed.update(f"{placement}\x00{decision_id}".encode())
+    return (int.from_bytes(keyed.digest()[:8], "big") >> 11) / 2**53  # 53 bits: exact in float64 and below 1
+
+
+@lru_cache(maxsize=8)
+def _keyed(secret: bytes) -> hmac.HMAC:
+    return hmac.new(secret, b"", hashlib.sha256)  # setting up the key costs more than the hash

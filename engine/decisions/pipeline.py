@@ -204,7 +204,7 @@ class Pipeline:
         )
         row = decision_row(
             decision,
-            digest=digest_of_request(request),
+            digest=b"" if request.id is None else digest_of_request(request),
             assignment=_assignment(allocation, subject, at_us, decision_id),
             offer_set=self._offer_set(live, offers),
             is_new_id=request.id is None,

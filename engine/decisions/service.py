@@ -496,7 +496,7 @@ class DecisionService:
             ).scalar()
         if digest is None or request.id is None:
             return None
-        if bytes(digest) != digest_of_request(request):
+        if not facts.is_same(bytes(digest), digest_of_request(request)):
             raise conflict("decision", request.id)
         decision = self.get_decision(request.id)
         return DecisionAnswer(decision, stored_payload(self.database, decision), is_repeat=True)
@@ -507,6 +507,8 @@ class DecisionService:
             raise conflict("decision", decision.id)
         if receipt.status == facts.REPEAT:
             stored = self.get_decision(decision.id)
+            if (stored.subject, stored.placement) != (decision.subject, decision.placement):
+                raise conflict("decision", decision.id)  # an id made here, of which no digest is kept
             return DecisionAnswer(stored, stored_payload(self.database, stored), is_repeat=True)
         self._pipeline.note_stored(decision.offer_set_revision)
         if prepared.live.has_limits and decision.activated:

@@ -38,7 +38,7 @@ class FactRow(NamedTuple):
     id
         Unique within the kind; the same id again is a repeat (same digest) or a conflict.
     digest
-        Hash of what the caller sent.
+        Hash of what the caller sent; empty where the id is new (``is_new_id``).
     values
         Columns of the table after ``ledger_offset``, in its order.
     decision
@@ -102,6 +102,11 @@ def new_id(at_us: int) -> str:
         _RANDOM.extend(many[i : i + 20] for i in range(20, len(many), 20))
         random = many[:20]
     return f"{at_us // 1000:012x}{random}"
+
+
+def is_same(stored: bytes, asked: bytes) -> bool:
+    """Whether a fact that is stored under an id and one that comes with it are the same: of an id made here no digest is kept."""
+    return not stored or stored == asked
 
 
 def digest_of(content: Any) -> bytes:

@@ -25,6 +25,7 @@ from engine.store.facts import (
     VOID,
     FactRow,
     Receipt,
+    is_same,
 )
 from policies.errors import InvalidInputError, StoreUnavailableError
 
@@ -99,7 +100,7 @@ class PostgresBackend:
                 continue
             before = known.get((row.kind, row.id))
             if before is not None:
-                receipts.append(Receipt(REPEAT if before[0] == row.digest else CONFLICT, before[1], joined))
+                receipts.append(Receipt(REPEAT if is_same(before[0], row.digest) else CONFLICT, before[1], joined))
                 continue
             known[row.kind, row.id] = (row.digest, offset)
             keys.append((row.kind, row.id, row.digest, offset))

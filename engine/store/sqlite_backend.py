@@ -21,6 +21,7 @@ from engine.store.facts import (
     VOID,
     FactRow,
     Receipt,
+    is_same,
 )
 from policies.errors import InvalidInputError, StoreUnavailableError
 
@@ -97,7 +98,9 @@ class SqliteBackend:
                 stored = run(_STORED, key).fetchone()
                 before = None if stored is None else (*key, *stored)
             if before is not None:
-                receipts.append(Receipt(REPEAT if bytes(before[2]) == row.digest else CONFLICT, before[3], joined))
+                receipts.append(
+                    Receipt(REPEAT if is_same(bytes(before[2]), row.digest) else CONFLICT, before[3], joined)
+                )
                 continue
             keys[key] = (*key, row.digest, offset)
             fresh.setdefault(row.kind, []).append((offset, *row.values))
