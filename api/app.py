@@ -32,9 +32,11 @@ from api.operation import Operation, Parts, first_headers, json_response, reques
 from api.personalizer import routes as personalizer
 from api.placements import routes as placements
 from api.policies import routes as policies
+from api.pulse import Pulse
 from api.settings import Settings
 from api.subjects import routes as subjects
 from api.visitors import Visitors
+from api.workers import metrics_folder
 from engine.decisions.service import DecisionService, open_service
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -72,7 +74,11 @@ class Application(FastAPI):
 
 
 def create_app(
-    settings: Settings, *, clock: Callable[[], datetime] = utc_now, service: DecisionService | None = None
+    settings: Settings,
+    *,
+    clock: Callable[[], datetime] = utc_now,
+    service: DecisionService | None = None,
+    worker: int = 0,
 ) -> Application:
     """Make the application.
 
@@ -82,23 +88,33 @@ def create_app(
         Aware now; another one lets windows, dates and day 30 run in minutes.
     service
         An open service to serve and leave open; without it, one is opened from the settings and closed at the end.
+    worker
+        Which of the settings' workers this is.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         opened = service if service is not None else await run_in_threadpool(_open, settings, clock)
+        pulse = Pulse()
+        pulse.start()
         keys = KeyRing(KeyFile(keys_path(settings)), settings.rate_limit_per_s, utc_now)
         app.state.parts = Parts(
             settings,
             opened,
             keys,
-            Metrics(lambda: opened.n_unrecorded),
+            Metrics(
+                lambda: opened.n_unrecorded,
+                worker=worker,
+                shared=metrics_folder(settings) if settings.workers > 1 else None,
+            ),
             clock,
             Visitors(settings.bot_decisions_per_minute),
+            pulse,
         )
         try:
             yield
         finally:
+            pulse.stop()
             if service is None:
                 await run_in_threadpool(opened.close)
 
@@ -141,7 +157,16 @@ def keys_path(settings: Settings) -> Path:
 
 def _open(settings: Settings, clock: Callable[[], datetime]) -> DecisionService:
     secret = None if settings.draw_secret is None else settings.draw_secret.get_secret_value().encode()
-    return open_service(settings.home, url=settings.database_url, secret=secret, clock=clock, writer=settings.writer)
+    opened = open_service(
+        settings.home,
+        url=settings.database_url,
+        secret=secret,
+        clock=clock,
+        policy_deadline_s=settings.policy_deadline_ms / 1e3,
+        writer=settings.writer,
+    )
+    opened.follow()
+    return opened
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

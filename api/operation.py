@@ -44,6 +44,7 @@ from policies.errors import InvalidInputError, NextofferError, OverloadedError, 
 
 if TYPE_CHECKING:
     from api.metrics import Metrics
+    from api.pulse import Pulse
     from api.settings import Settings
     from engine.decisions.service import DecisionService
 
@@ -66,6 +67,7 @@ class Parts:
     metrics: Metrics
     clock: Callable[[], datetime]
     visitors: Visitors
+    pulse: Pulse
 
 
 @dataclass(slots=True, eq=False)

@@ -21,6 +21,7 @@ from api.app import create_app, keys_path, utc_now
 from api.auth import SCOPES, ApiKey, KeyFile, digest_of
 from api.learning import learn_until
 from api.settings import Settings, load_settings
+from api.workers import Supervisor
 from engine.decisions.service import DecisionService, open_service
 from engine.offers.placement import CatalogueOffer, Placement
 from engine.rewards.definition import RewardDefinition
@@ -60,20 +61,39 @@ def run_server(
     is_sandbox: bool | None,
     config: Path | None,
     announce: Announce,
+    workers: int | None = None,
 ) -> int:
     """Serve until a signal; requests in progress are answered first."""
-    settings = settings_of_command(port=port, host=host, home=home, is_sandbox=is_sandbox, config=config)
-    logs.set_up(settings.log_level)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    settings = settings_of_command(
+        port=port, host=host, home=home, is_sandbox=is_sandbox, config=config, workers=workers
+    )
+    _set_up_logging(settings)
     key = placement = None
     if settings.is_sandbox:
         key, placement = prepare_sandbox(settings)
     listener = _listen(settings.host, settings.port)
     shown = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
     url = f"http://{shown}:{listener.getsockname()[1]}"
+
+    def ready() -> None:
+        announce(url, key, placement)
+
+    with _learning(settings, placement):
+        if settings.workers == 1:
+            return serve_on(settings, listener, ready=ready)
+        if settings.writer == "thread":
+            raise InvalidInputError("several workers write through one process: leave out writer = 'thread'")
+        if placement is None:
+            open_service(settings.home, url=settings.database_url).close()  # one process brings the schema up to date
+        return Supervisor(settings, listener, announce=ready).run(grace_s=GRACE_S)
+
+
+def serve_on(settings: Settings, listener: socket.socket, *, ready: Callable[[], None], worker: int = 0) -> int:
+    """Answer on a socket, in this process, until a signal."""
+    _set_up_logging(settings)
     server = _Server(
         uvicorn.Config(
-            create_app(settings),
+            create_app(settings, worker=worker),
             loop="auto"
             if sys.platform == "win32"
             else "uvloop",  # named, so that its absence is an error and not half the speed
@@ -85,23 +105,33 @@ def run_server(
             log_level="warning",
             timeout_graceful_shutdown=GRACE_S,
         ),
-        ready=lambda: announce(url, key, placement),
+        ready=ready,
     )
     # uvicorn raises the signal again after it has stopped cleanly: that is a success, and the exit code should say so.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with _learning(settings, placement):
-        try:
-            server.run(sockets=[listener])
-        except KeyboardInterrupt:
-            return 0
+    try:
+        server.run(sockets=[listener])
+    except KeyboardInterrupt:
+        return 0
     return 0 if server.started else 1
 
 
+def _set_up_logging(settings: Settings) -> None:
+    logs.set_up(settings.log_level)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
 def settings_of_command(
-    *, port: int | None, host: str | None, home: Path | None, is_sandbox: bool | None, config: Path | None
+    *,
+    port: int | None,
+    host: str | None,
+    home: Path | None,
+    is_sandbox: bool | None,
+    config: Path | None,
+    workers: int | None = None,
 ) -> Settings:
     """Settings of a command line; a bare ``serve``, with nothing configured, is a sandbox."""
-    said: dict[str, Any] = {"port": port, "host": host, "home": home}
+    said: dict[str, Any] = {"port": port, "host": host, "home": home, "workers": workers}
     overrides = {name: value for name, value in said.items() if value is not None}
     is_configured = config is not None or any(
         os.environ.get(name)

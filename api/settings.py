@@ -39,6 +39,13 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65_535)] = Field(
         default=8000, description="Port to listen on; 0 takes a free one"
     )
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1, description="Processes that answer on the one port; about one per core"
+    )
+    policy_deadline_ms: Annotated[float, Field(gt=0, le=10_000)] = Field(
+        default=50.0,
+        description="How long a policy may take, and a request may have waited, before a lower rung answers",
+    )
     writer: Literal["process", "thread"] = Field(
         default="process",
         description="Where the log is written: a process that all workers of this host share, or a thread (one worker only)",

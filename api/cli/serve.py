@@ -12,6 +12,7 @@ def serve(
     port: int | None = None,
     host: str | None = None,
     home: Path | None = None,
+    workers: int | None = None,
     sandbox: bool | None = None,
     config: Path | None = None,
     json: bool = False,
@@ -26,6 +27,8 @@ def serve(
         Address to listen on.
     home
         Folder of everything the service writes.
+    workers
+        Processes that answer on the one port, about one per core; one that dies is started again.
     sandbox
         A place to try it: an example placement, a printed key, injected time. Without settings of any kind this is on.
     config
@@ -40,7 +43,13 @@ def serve(
 
         raise MissingExtraError(error.name or str(error), "serve") from error
     return run_server(
-        port=port, host=host, home=home, is_sandbox=sandbox, config=config, announce=_announcer(as_json=json)
+        port=port,
+        host=host,
+        home=home,
+        workers=workers,
+        is_sandbox=sandbox,
+        config=config,
+        announce=_announcer(as_json=json),
     )
 
 

@@ -155,6 +155,7 @@ async def _decide_one(call: Call, body: DecisionBody, *, fallback_id: str | None
         dry_run=body.dry_run,
         explain=body.explain,
         ttl_s=body.ttl_s,
+        waited_s=call.parts.pulse.lag_s,
         role=role,
     )
     if body.slots is None:

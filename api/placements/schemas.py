@@ -122,6 +122,7 @@ class PlacementBody(Body):
     explore_share: Annotated[float, Field(ge=0, lt=1)] = Field(0.05, description="Share of decisions that explore")
     reward: RewardDefinitionBody = Field(default_factory=RewardDefinitionBody)
     encoder: Id | None = Field(None, description="name@version of a registered sequence encoder")
+    fallback: Id | None = Field(None, description="name@version that decides where the policy fails or is too slow")
     doors: Annotated[dict[Name, dict[str, Any]], Field(max_length=10)] = Field(
         default_factory=dict, description="What other contracts configure, by door; give it back as it was read"
     )
@@ -143,6 +144,7 @@ class PlacementReply(Reply):
     explore_share: Share
     reward: dict[str, Any]
     encoder: str | None
+    fallback: str | None
     doors: dict[str, dict[str, Any]]
     limits: dict[str, Any]
 

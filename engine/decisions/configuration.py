@@ -47,6 +47,7 @@ class Configuration:
         self._revision = -1
         self._polled_at = 0.0
         self._live: Mapping[str, LivePlacement] = {}
+        self.is_followed = False  # somebody else calls refresh
 
     def placement(self, placement_id: str) -> LivePlacement:
         """Live form of a placement.
@@ -56,7 +57,7 @@ class Configuration:
         UnknownNameError
             If there is none; the text names the nearest.
         """
-        if time.monotonic() - self._polled_at > POLL_S:
+        if not self.is_followed and time.monotonic() - self._polled_at > POLL_S:
             self.refresh()
         live = self._live.get(placement_id)
         if live is None:
@@ -68,7 +69,7 @@ class Configuration:
 
     def all(self) -> Mapping[str, LivePlacement]:
         """All live placements."""
-        if time.monotonic() - self._polled_at > POLL_S:
+        if not self.is_followed and time.monotonic() - self._polled_at > POLL_S:
             self.refresh()
         return self._live
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from engine.decisions.configuration import Configuration, LivePlacement, offer_set_document
-from engine.decisions.ladder import BASELINE, Ladder, Rung, baseline
+from engine.decisions.ladder import BASELINE, DEADLINE_S, Ladder, Rung, baseline
 from engine.decisions.requests import DecisionRequest, Explanation
 from engine.experiments.allocation import Allocation
 from engine.offers.counts import Counts
@@ -21,7 +21,8 @@ from engine.store.facts import FactRow, check_text, decision_row, digest_of, new
 from engine.subjects.links import People
 from engine.subjects.state import Encoder, SubjectStates
 from policies.eligibility import excluded_by
-from policies.errors import InvalidInputError, NoEligibleOfferError
+from policies.errors import InvalidInputError, NoEligibleOfferError, StoreUnavailableError
+from policies.protocols import Policy
 from policies.records import (
     Decision,
     DecisionId,
@@ -90,6 +91,7 @@ class Pipeline:
         people: People,
         secret: bytes,
         clock: Callable[[], datetime],
+        deadline_s: float = DEADLINE_S,
     ) -> None:
         self._database = database
         self._configuration = configuration
@@ -99,7 +101,7 @@ class Pipeline:
         self._secret = secret
         self._clock = clock
         self._counts = Counts(database)
-        self._ladder = Ladder(registry)
+        self._ladder = Ladder(registry, deadline_s=deadline_s)
         self._encoders: dict[str, Encoder] = {}
         self._stored_sets: set[str] = set()
         self._known_names: set[str] = set()  # of features, found good before
@@ -165,7 +167,13 @@ class Pipeline:
         explore_share = live.placement.explore_share if request.role == "policy" else 0.0
         if request.role == "policy":
             rung = self._ladder.draw(
-                allocation.policy, table, uniform=uniform, explore_share=explore_share, order=order
+                allocation.policy,
+                table,
+                uniform=uniform,
+                explore_share=explore_share,
+                order=order,
+                fallback=live.placement.fallback,
+                waited_s=request.waited_s,
             )
         else:
             rung = self._ladder.draw_baseline(allocation.policy, table, uniform=uniform, order=order)
@@ -242,6 +250,10 @@ class Pipeline:
             activated=False,
         )
 
+    def warm(self, ref: str, policy: Policy) -> None:
+        """Let a snapshot answer once before it serves."""
+        self._ladder.warm(ref, policy)
+
     def note_stored(self, offer_set_revision: str) -> None:
         """Remember that an offer set is on disk, so that decisions need not bring it again."""
         if offer_set_revision not in self._stored_sets:
@@ -266,7 +278,10 @@ class Pipeline:
         check_features(features, where="the request")
 
     def _with_traits(self, subject: str, features: Features) -> Features:
-        traits = self._subjects.traits(subject)
+        try:
+            traits = self._subjects.traits(subject)
+        except StoreUnavailableError:  # the visitor gets an answer from what the site knows
+            traits = {}
         return {**traits, **features} if traits else dict(features)
 
     def _excluded(
@@ -332,7 +347,10 @@ class Pipeline:
             from engine.models.encoder import SequenceEncoder
 
             encoder = self._encoders[ref] = SequenceEncoder.from_artifact(self._registry.artifact(ref))
-        vector, cursor = self._subjects.vector(subject, encoder, as_of=at)
+        try:
+            vector, cursor = self._subjects.vector(subject, encoder, as_of=at)
+        except StoreUnavailableError:
+            vector, cursor = tuple(encoder.encode_events([], as_of=at).astype(float).tolist()), 0
         return {"sequence": vector}, cursor
 
 

@@ -50,7 +50,12 @@ class Placements:
             If its policy or encoder is not registered.
         """
         # A bare name is pinned to its newest version now: a later registration changes no running placement by itself.
-        placement = replace(placement, policy=self._pinned(placement.policy), encoder=self._pinned(placement.encoder))
+        placement = replace(
+            placement,
+            policy=self._pinned(placement.policy),
+            encoder=self._pinned(placement.encoder),
+            fallback=self._pinned(placement.fallback),
+        )
         at_us = to_us(self._clock())
         table = tables.placements
         document = json.dumps(placement.to_json())

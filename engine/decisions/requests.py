@@ -44,6 +44,8 @@ class DecisionRequest:
         Offers that earlier slots of the same page show.
     digest
         Tells this request from another with the same id; None: everything in it does.
+    waited_s
+        How long the request has waited before it could be looked at; past the deadline of policies the baseline order answers.
     """
 
     placement: str
@@ -60,6 +62,7 @@ class DecisionRequest:
     role: Role = "policy"
     placed: tuple[str, ...] = ()
     digest: bytes | None = None
+    waited_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

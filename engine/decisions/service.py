@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +17,10 @@ from typing import Literal, Self
 from sqlalchemy import select
 
 from engine.decisions.configuration import Configuration
+from engine.decisions.follower import Follower
 from engine.decisions.intake import FactIntake
 from engine.decisions.kept import Kept, find_kept
+from engine.decisions.ladder import BASELINE, DEADLINE_S
 from engine.decisions.log import BULK, COMMIT_TIMEOUT_S, DurableLog, conflict
 from engine.decisions.pages import check_slots, digest_of_page, prepare_page, slot_decision_id, slot_requests
 from engine.decisions.pipeline import Pipeline, Prepared, digest_of_request
@@ -53,7 +56,7 @@ from engine.store.facts import Receipt, check_text
 from engine.store.writer import ThreadWriter, Writer
 from engine.subjects.links import People
 from engine.subjects.state import SubjectStates
-from policies.errors import InvalidInputError, NoEligibleOfferError, StoreUnavailableError
+from policies.errors import InvalidInputError, NextofferError, NoEligibleOfferError, StoreUnavailableError
 from policies.records import Decision, Features
 
 
@@ -73,6 +76,8 @@ class DecisionService:
         Key of the draws; the same secret gives the same draws for the same ids.
     commit_timeout_s
         How long a decision waits for the disk before it is answered with the fallback.
+    policy_deadline_s
+        How long a policy may take, and a request may have waited, before a lower rung answers.
     is_shared
         Whether other processes write facts too, so that what is cached of subjects and stock has to follow the ledger.
     """
@@ -86,6 +91,7 @@ class DecisionService:
         secret: bytes,
         clock: Callable[[], datetime] = utc_now,
         commit_timeout_s: float = COMMIT_TIMEOUT_S,
+        policy_deadline_s: float = DEADLINE_S,
         is_shared: bool = False,
     ) -> None:
         if len(secret) < 16:
@@ -117,7 +123,32 @@ class DecisionService:
             people=self.people,
             secret=secret,
             clock=clock,
+            deadline_s=policy_deadline_s,
         )
+        self.policies.warm = self._pipeline.warm
+        self._follower: Follower | None = None
+
+    def follow(self) -> None:
+        """See what changes elsewhere in a thread from now on, and load what running placements decide by, once, now.
+
+        For a server: then no visitor waits for a snapshot to be read, or for a database that does not answer.
+        """
+        self._follow_policies()
+        followed = (self._configuration, self.policies, self.people, self.subjects)
+        for part in followed:
+            part.is_followed = True
+        looks = [self._configuration.refresh, self._follow_policies, self.people.follow, self.subjects.follow_traits]
+        if self.subjects.is_shared:
+            looks.append(self.subjects.follow_events)
+        self._follower = Follower(looks)
+
+    def _follow_policies(self) -> None:
+        self.policies.follow()
+        for live in self._configuration.all().values():
+            for ref in (live.placement.policy, live.placement.fallback, *live.trials.policies):
+                if ref is not None and ref != BASELINE:
+                    with suppress(NextofferError, OSError):  # the ladder says so where somebody decides by it
+                        self.policies.load(ref)
 
     @property
     def writer(self) -> Writer:
@@ -393,6 +424,8 @@ class DecisionService:
 
     def close(self) -> None:
         """Commit what waits and let go of the store."""
+        if self._follower is not None:
+            self._follower.close()
         self.log.close()
         self.database.close()
 
@@ -537,6 +570,7 @@ def open_service(
     secret: bytes | None = None,
     clock: Callable[[], datetime] = utc_now,
     commit_timeout_s: float = COMMIT_TIMEOUT_S,
+    policy_deadline_s: float = DEADLINE_S,
     writer: Literal["thread", "process"] = "thread",
 ) -> DecisionService:
     """Open (and first make, or migrate) a store and the service over it.
@@ -560,6 +594,7 @@ def open_service(
         secret=secret or _kept_secret(folder / "secret"),
         clock=clock,
         commit_timeout_s=commit_timeout_s,
+        policy_deadline_s=policy_deadline_s,
         is_shared=writer == "process" or not database.is_sqlite,
     )
 

@@ -60,6 +60,11 @@ class PlacementTrials:
         self._is_targeted = any(e.targeting for e in self.experiments)
         self._known: dict[tuple[str, ...], Allocation] = {}
 
+    @property
+    def policies(self) -> tuple[str | None, ...]:
+        """What variants of running experiments decide by."""
+        return tuple(self._policy(v) for e in self.experiments for v in e.phases[-1].variants)
+
     def allocate(self, ids: tuple[str, ...], features: Features, *, assigned: Assigned) -> Allocation:
         """Allocation of a person.
 

@@ -62,6 +62,9 @@ class Placement:
         Share of decisions given to uniform exploration, in [0, 1).
     reward
         What a learner and the reports count as success here.
+    fallback
+        ``name@version`` of the registered policy that decides where ``policy`` cannot, before the baseline order does: one that
+        is plain and quick, such as ``greedy`` over a reward model; None: the baseline order at once.
     encoder
         ``name@version`` of the registered sequence encoder whose state vector policies see as ``sequence``; None: no vector.
     doors
@@ -79,6 +82,7 @@ class Placement:
     explore_share: float = DEFAULT_EXPLORE_SHARE
     reward: RewardDefinition = field(default_factory=RewardDefinition)
     encoder: str | None = None
+    fallback: str | None = None
     doors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
 
@@ -116,6 +120,7 @@ class Placement:
             "reward": self.reward.to_json(),
             "encoder": self.encoder,
             "limits": self.limits.to_json(),
+            "fallback": self.fallback,
             "doors": {door: dict(kept) for door, kept in self.doors.items()},
         }
 
@@ -131,6 +136,7 @@ def placement_from_json(document: Mapping[str, Any]) -> Placement:
         explore_share=document.get("explore_share", DEFAULT_EXPLORE_SHARE),
         reward=RewardDefinition.from_json(document.get("reward", {})),
         encoder=document.get("encoder"),
+        fallback=document.get("fallback"),
         doors=document.get("doors", {}),
         limits=limits_from_json(document.get("limits", {})),
     )

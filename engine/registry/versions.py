@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -65,6 +65,11 @@ class Registry:
     ----------
     folder
         Artefacts are copied to ``folder/name/version``; a version is the digest of its content.
+
+    Attributes
+    ----------
+    warm
+        Called with a version and its new snapshot before that serves.
     """
 
     def __init__(self, database: Database, folder: Path) -> None:
@@ -72,6 +77,8 @@ class Registry:
         self.folder = folder
         self._snapshots: dict[str, int] = {}
         self._followed_at = 0.0
+        self.is_followed = False  # somebody else calls follow
+        self.warm: Callable[[str, Policy], None] | None = None
         self._loaded: dict[str, LoadedPolicy] = {}
         self._lock = threading.Lock()
 
@@ -161,7 +168,7 @@ class Registry:
         UnknownNameError, ArtifactError
             If there is no such version or its files are gone or damaged.
         """
-        if time.monotonic() - self._followed_at > FOLLOW_S:
+        if not self.is_followed and time.monotonic() - self._followed_at > FOLLOW_S:
             self.follow()
         loaded = self._loaded.get(ref)
         if loaded is not None:
@@ -190,6 +197,8 @@ class Registry:
             self._snapshots[ref] = number
             try:
                 policy = load_policy(load_artifact(snapshot_folder(self.folder, ref, number)))
+                if self.warm is not None:
+                    self.warm(ref, policy)
             except (NextofferError, OSError) as error:
                 _log.warning("snapshot %d of %s is not swapped in: %s", number, ref, error)
                 continue

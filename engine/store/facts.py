@@ -111,13 +111,17 @@ def is_same(stored: bytes, asked: bytes) -> bool:
 
 def digest_of(content: Any) -> bytes:
     """16 bytes that tell two requests apart."""
+    text = _dumps(content, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)
+    return hashlib.blake2b(text, digest_size=16).digest()
+
+
+def _dumps(content: Any, *, option: int | None = None) -> bytes:
     try:
-        text = orjson.dumps(content, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)
+        return orjson.dumps(content, option=option)
     except (TypeError, orjson.JSONEncodeError) as error:
         raise InvalidInputError(
             f"a request holds a value that JSON cannot carry ({error}); send plain values"
         ) from error
-    return hashlib.blake2b(text, digest_size=16).digest()
 
 
 def check_text(value: object, *, what: str, max_length: int = MAX_ID_LENGTH) -> str:
@@ -144,7 +148,7 @@ def decision_row(
     is_new_id: bool = False,
 ) -> FactRow:
     """Row of a decision; ``decision_from_values`` reads it back equal to the bit."""
-    body = orjson.dumps(
+    body = _dumps(
         {
             "o": decision.offers,
             "p": decision.probabilities,

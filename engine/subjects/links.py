@@ -90,11 +90,14 @@ class People:
         self._lock = threading.Lock()
         self._followed_at = 0.0
         self._followed_offset = -1
+        self.is_followed = False  # somebody else calls follow
         self._known: OrderedDict[str, tuple[str, ...]] = OrderedDict()
 
     def ids(self, subject: str) -> tuple[str, ...]:
         """All ids of the person that a subject belongs to, the person's name first; mostly the subject alone."""
-        if self._followed_offset < 0 or (self._is_shared and time.monotonic() - self._followed_at > _FOLLOW_S):
+        if self._followed_offset < 0 or (
+            self._is_shared and not self.is_followed and time.monotonic() - self._followed_at > _FOLLOW_S
+        ):
             self.follow()
         if not self._followed_offset:
             return (subject,)

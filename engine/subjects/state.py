@@ -79,7 +79,8 @@ class SubjectStates:
         is_shared: bool = False,
     ) -> None:
         self._people = people
-        self._is_shared = is_shared
+        self.is_shared = is_shared
+        self.is_followed = False  # somebody else calls what follows
         self._followed_at = 0.0
         self._traits_checked_at = 0.0
         self._has_traits = False
@@ -97,8 +98,8 @@ class SubjectStates:
     def recent(self, subject: str, *, as_of: datetime) -> list[StoredEvent]:
         """Last events strictly before a moment, oldest first."""
         as_of_us = to_us(as_of)
-        if self._is_shared and time.monotonic() - self._followed_at > _FOLLOW_S:
-            self._follow()
+        if self.is_shared and not self.is_followed and time.monotonic() - self._followed_at > _FOLLOW_S:
+            self.follow_events()
         with self._lock:
             known = self._events.get(subject)
             if known is not None:
@@ -167,13 +168,8 @@ class SubjectStates:
 
     def traits(self, subject: str) -> Features:
         """Batch-scored features of a subject; empty where there are none."""
-        if time.monotonic() - self._traits_checked_at > _TRAITS_CHECK_S:
-            n_erased = int(self._database.rows("SELECT count(*) FROM erasures")[0][0])
-            if n_erased != self._n_erased:
-                self._n_erased = n_erased
-                self.forget_all()
-            self._has_traits = bool(self._database.rows("SELECT 1 FROM traits LIMIT 1"))
-            self._traits_checked_at = time.monotonic()
+        if not self.is_followed and time.monotonic() - self._traits_checked_at > _TRAITS_CHECK_S:
+            self.follow_traits()
         if not self._has_traits:
             return {}
         with self._lock:
@@ -206,9 +202,18 @@ class SubjectStates:
                 connection.execute(delete(table).where(table.c.subject.in_([v["subject"] for v in part])))
                 connection.execute(insert(table), part)
         self.forget(rows)
-        self._traits_checked_at = 0.0
+        self._has_traits = self._has_traits or bool(rows)
 
-    def _follow(self) -> None:
+    def follow_traits(self) -> None:
+        """See whether somebody was erased elsewhere, and whether there are traits at all."""
+        n_erased = int(self._database.rows("SELECT count(*) FROM erasures")[0][0])
+        if n_erased != self._n_erased:
+            self._n_erased = n_erased
+            self.forget_all()
+        self._has_traits = bool(self._database.rows("SELECT 1 FROM traits LIMIT 1"))
+        self._traits_checked_at = time.monotonic()
+
+    def follow_events(self) -> None:
         """Drop what is cached of subjects that other processes have taken in events of."""
         self._followed_at = time.monotonic()
         table = tables.events
