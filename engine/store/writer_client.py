@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from engine.store.writer import DEFAULT_QUEUE_LIMIT, AnyFuture, Outcome, settle
 from policies.errors import InvalidInputError, OverloadedError, StoreUnavailableError
 
 CONNECT_TIMEOUT_S = 10.0
+_LOOK_S = 0.1
 
 
 class SocketWriter:
@@ -64,12 +66,8 @@ class SocketWriter:
         self._mind_closed_loop()
         with self._lock:
             self._take(rows, future)
-            is_sent = self._send()
-        if not is_sent:
-            if self._loop is None:
-                self._wake()
-            else:
-                self._loop.call_soon_threadsafe(self._flush)
+            if not self._send():
+                self._go_on_sending()
         return future
 
     def submit_in_loop(self, rows: Sequence[FactRow]) -> asyncio.Future[list[Receipt]]:
@@ -154,13 +152,24 @@ class SocketWriter:
             if stream is None:
                 self._connect(time.monotonic() + CONNECT_TIMEOUT_S)
             elif loop is not None and not loop.is_closed():
-                loop.call_soon_threadsafe(self._watch, loop, stream)
-                self._wakee.recv(4096)  # until the loop has lost the helper, or has gone
+                with suppress(RuntimeError):  # closed just now
+                    loop.call_soon_threadsafe(self._watch, loop, stream)
+                self._wait_for(loop)
             else:
                 with selectors.DefaultSelector() as selector:
                     selector.register(self._wakee, selectors.EVENT_READ)
                     selector.register(stream.socket, selectors.EVENT_READ)
                     self._follow(stream, selector)
+
+    def _wait_for(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Return when woken, or when the loop is closed: nothing else tells, and other callers may wait for answers."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._wakee, selectors.EVENT_READ)
+            while not selector.select(timeout=_LOOK_S):
+                if loop.is_closed():
+                    self._mind_closed_loop()
+                    return
+        self._wakee.recv(4096)
 
     def _follow(self, stream: Stream, selector: selectors.BaseSelector) -> None:
         while not self._is_closing and self._loop is None:
@@ -206,13 +215,20 @@ class SocketWriter:
             self._hear(frames)
 
     def _flush(self) -> None:
-        loop, stream = self._loop, self._stream
         with self._lock:
-            is_sent = self._send()
-            if stream is not None and loop is not None and stream.outbox:
-                loop.add_writer(stream.socket, self._on_writable, stream)
-            elif not is_sent:
-                self._wake()
+            if not self._send():
+                self._go_on_sending()
+
+    def _go_on_sending(self) -> None:
+        """Let whoever reads the socket send the rest too. Under the lock."""
+        loop, stream = self._loop, self._stream
+        if loop is None or stream is None:
+            self._wake()
+        elif loop is asyncio._get_running_loop():
+            loop.add_writer(stream.socket, self._on_writable, stream)
+        else:
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(loop.add_writer, stream.socket, self._on_writable, stream)
 
     def _on_writable(self, stream: Stream) -> None:
         with self._lock:
@@ -230,6 +246,7 @@ class SocketWriter:
         if self._loop is not None and self._loop.is_closed():
             with self._lock:
                 self._loop = None
+                self._send()
             self._wake()
 
     def _leave_loop(self) -> None:
