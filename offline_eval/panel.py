@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -122,6 +123,10 @@ class Panel:
     def __repr__(self) -> str:
         told = ", ".join(f"{name}: {v.word}" for name, v in self.verdicts.items())
         return f"Panel({self.n_rows:,} rows, incumbent {self.incumbent!r}; {told})"
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        return f"<pre>{escape(self.to_table())}</pre>"
 
     def estimate(self, candidate: str, estimator: str | None = None) -> Estimate:
         """One estimate; by the headline estimator unless told otherwise.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from offline_eval.intervals import Bounds, normal
+from offline_eval.moments import degrees_of_freedom
 from policies.errors import InvalidInputError, SchemaError, SupportError
 from policies.records import FloatArray
 
@@ -77,4 +78,5 @@ def evaluate_slates(
 
 def _estimate(name: str, values: FloatArray, alpha: float) -> SlateEstimate:
     value, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
-    return SlateEstimate(name, value, error, normal(value, error, alpha=alpha))
+    freedom = degrees_of_freedom((values - value)[:, None], np.ones(1))
+    return SlateEstimate(name, value, error, normal(value, error, alpha=alpha, degrees_of_freedom=freedom))

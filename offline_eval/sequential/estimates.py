@@ -12,6 +12,7 @@ import numpy as np
 from offline_eval.candidates import Candidate, target_of
 from offline_eval.diagnostics import MIN_ESS, effective_sample_size
 from offline_eval.intervals import Bounds, normal
+from offline_eval.moments import degrees_of_freedom
 from offline_eval.reward_models import FitReward, fit_ridge
 from offline_eval.sequential.fqe import fitted_q
 from offline_eval.sequential.paths import Paths
@@ -61,6 +62,21 @@ class SequentialPanel:
     effective_subjects: Sequence[float]
     word: Word
     reason: str
+
+    def __str__(self) -> str:
+        ess = self.effective_subjects
+        lines = [
+            f"{self.n_subjects:,} subjects, up to {self.horizon} decisions each, mean return {self.mean_return:.5g}",
+            f"{self.word.upper()}: {self.reason}",
+            f"effective subjects after each decision: {', '.join(f'{e:,.0f}' for e in ess[:6])}{' …' if len(ess) > 6 else ''}",
+        ]
+        for name, e in self.estimates.items():
+            d = self.differences[name]
+            lines.append(
+                f"  {name:<22} {e.value:>10.5g} ({e.bounds.low:.4g} to {e.bounds.high:.4g})   difference {d.value:+.4g} "
+                f"({d.bounds.low:+.4g} to {d.bounds.high:+.4g})"
+            )
+        return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -189,7 +205,8 @@ def _weighted_dr(
 
 def _estimate(name: str, values: FloatArray, alpha: float) -> PathEstimate:
     value, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
-    return PathEstimate(name, value, error, normal(value, error, alpha=alpha))
+    freedom = degrees_of_freedom((values - value)[:, None], np.ones(1))
+    return PathEstimate(name, value, error, normal(value, error, alpha=alpha, degrees_of_freedom=freedom))
 
 
 def _verdict(difference: PathEstimate, effective: float, n: int, returns: FloatArray) -> tuple[Word, str]:

@@ -119,6 +119,7 @@ def test_collapsed_weights_are_said() -> None:
     panel = evaluate_sequences(log, target)
     assert panel.word == "this log cannot answer"
     assert panel.effective_subjects[-1] < 0.05 * panel.effective_subjects[0]
+    assert "THIS LOG CANNOT ANSWER" in str(panel)
 
 
 def test_balanced_loggers_have_no_more_variance_and_the_same_mean() -> None:

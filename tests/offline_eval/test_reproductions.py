@@ -49,6 +49,15 @@ def test_open_bandit_sample_without_support_is_refused(monkeypatch: pytest.Monke
     assert panel.largest_weight["uniform"] == pytest.approx(21_739, rel=1e-3)
 
 
+@needs_data
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["satimage", "pendigits"])
+def test_doubly_robust_figure_is_reproduced(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On classification as a bandit DM is biased, IPS and DR are not, and DR errs less than IPS."""
+    example = _example("doubly_robust", monkeypatch)
+    assert example.holds(example.judge(task, n_draws=10))
+
+
 @pytest.mark.slow
 def test_digits_errors_are_no_larger_than_published(monkeypatch: pytest.MonkeyPatch) -> None:
     """Relative errors of IPS and DR on digits are at most those of the published table, within noise."""
