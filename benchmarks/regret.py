@@ -33,11 +33,13 @@ from benchmarks._bandits import (
     progressive_regret,
     run,
 )
+from benchmarks._drift import drift_and_delay
 from benchmarks._figures import Figure, finish, parser
 from benchmarks._kept import Kept
 from benchmarks._retention import SWEEP, sweep, tabular_share
 from policies.features import FeatureSpace
 from policies.linear import LinTS, LinUCB
+from policies.logistic import LogisticThompson
 from policies.protocols import OnlineLearner
 from policies.records import FloatArray
 from policies.reward_models import RidgeRewardModel
@@ -64,6 +66,7 @@ def candidates() -> dict[str, Make]:
     out: dict[str, Make] = {
         OURS: _ours(LinUCB),
         "LinTS": _ours(LinTS),
+        "logistic Thompson": _ours(LogisticThompson),
         "SquareCB over ridge": _ours(_squarecb),
         # The adapter equals VW's own text door to 1e-6 (tests/policies/test_vw.py), so this is VW's default squarecb.
         "VW squarecb": _ours(VowpalWabbit),
@@ -84,6 +87,10 @@ def grid() -> dict[str, Make]:
             linucb = partial(LinUCB, alpha=width, ridge=ridge)
             out[f"LinTS scale={width} ridge={ridge}"] = _ours(lints)
             out[f"LinUCB alpha={width} ridge={ridge}"] = _ours(linucb)
+    for precision in (0.3, 1.0, 3.0):
+        for scale in (0.1, 0.3, 1.0):
+            logistic = partial(LogisticThompson, prior_precision=precision, scale=scale)
+            out[f"logistic precision={precision} scale={scale}"] = _ours(logistic)
     return out
 
 
@@ -235,9 +242,9 @@ def main() -> int:
     )
     made.add_argument(
         "--part",
-        choices=["conversions", "retention", "tabular", "all"],
+        choices=["conversions", "drift", "retention", "tabular", "all"],
         default="conversions",
-        help="conversions of classification sets; or planning against bandits (reinforcement learning: minutes a seed)",
+        help="conversions of classification sets; drift and delay on three of them; or planning against bandits (reinforcement learning: minutes a seed)",
     )
     made.add_argument("--seeds", type=int, default=10, help="of the parts in the simulator")
     made.add_argument("--algorithms", nargs="*", default=["ppo"], choices=["ppo", "dqn"])
@@ -259,6 +266,9 @@ def main() -> int:
     figures: list[Figure] = []
     if options.part in ("conversions", "all"):
         figures += conversions(options, n_rows=n_rows, n_shuffles=n_shuffles)
+    if options.part in ("drift", "all"):
+        kept = Kept(options.keep / "drift.jsonl" if options.keep else None)
+        figures += drift_and_delay(n_rows=n_rows, n_shuffles=min(n_shuffles, 5), seed=options.seed, kept=kept)
     if options.part in ("retention", "tabular", "all"):
         figures += planning(options)
     print(f"{time.monotonic() - started:.0f} s", file=sys.stderr)

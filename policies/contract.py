@@ -31,7 +31,7 @@ def _require(condition: bool | np.bool_, rule: str, found: object = "") -> None:
 
 
 def check_policy(
-    policy: Policy, table: DecisionTable, *, seed: int = 0, n_draws: int = 20_000, explore_share: float = 0.05
+    policy: Policy, table: DecisionTable, *, seed: int = 0, n_draws: int = 100_000, explore_share: float = 0.05
 ) -> None:
     """Run the contract of ``Policy`` on decisions the policy understands.
 

@@ -49,7 +49,7 @@ class LogisticThompson:
     traits = PolicyTraits(probabilities="quadrature", n_nodes=N_POINTS)
 
     def __init__(
-        self, space: FeatureSpace, *, prior_precision: float = 1.0, prior_rate: float = 0.5, scale: float = 0.3
+        self, space: FeatureSpace, *, prior_precision: float = 3.0, prior_rate: float = 0.5, scale: float = 0.1
     ) -> None:
         if not prior_precision > 0 or not 0 < prior_rate < 1 or not scale > 0:
             raise InvalidInputError(
@@ -102,7 +102,7 @@ class LogisticThompson:
         spread = float(x @ direction)
         before = float(x @ mode)
         after = _log_odds_after(before, spread, reward)
-        rate = 1.0 / (1.0 + math.exp(-after))
+        rate = _logistic(after)
         self._mode[offer] = mode + direction * (reward - rate)
         weight = rate * (1.0 - rate)
         self._covariance[offer] = covariance - direction[:, None] * direction * (weight / (1.0 + weight * spread))
@@ -159,7 +159,7 @@ def _log_odds_after(before: float, spread: float, reward: float) -> float:
     a = before
     for _ in range(_NEWTON_STEPS):
         width = high - low
-        rate = 1.0 / (1.0 + math.exp(-a))
+        rate = _logistic(a)
         gap = a - before - spread * (reward - rate)
         if gap > 0:
             high = min(high, a)
@@ -174,6 +174,11 @@ def _log_odds_after(before: float, spread: float, reward: float) -> float:
         is_slow = high - low > 0.5 * width and width < spread
         a = step if low < step < high and not is_slow else 0.5 * (low + high)
     return a
+
+
+def _logistic(a: float) -> float:
+    """Without overflow, however far from nought."""
+    return 0.5 * (1.0 + math.tanh(0.5 * a))
 
 
 def load(artifact: Artifact) -> LogisticThompson:

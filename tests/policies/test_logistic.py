@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize
+from scipy.special import expit
 
 from policies.errors import InvalidInputError
 from policies.features import FeatureSpace
@@ -18,13 +19,13 @@ from tests.policies.worlds import batch, table
 SPACE = FeatureSpace.fit(table())
 
 
-@given(before=st.floats(-30, 30), spread=st.floats(1e-6, 200), reward=st.floats(0, 1))
+@given(before=st.floats(-2_000, 2_000), spread=st.floats(1e-6, 200), reward=st.floats(0, 1))
 @settings(max_examples=200)
 def test_the_line_search_finds_the_root(before: float, spread: float, reward: float) -> None:
     """The log-odds after one outcome solve their equation, as a bracketing solver finds it."""
 
     def gap(a: float) -> float:
-        return float(a - before - spread * (reward - 1 / (1 + np.exp(-a))))
+        return float(a - before - spread * (reward - expit(a)))
 
     found = _log_odds_after(before, spread, reward)
     assert found == pytest.approx(brentq(gap, before - spread - 1, before + spread + 1, xtol=1e-13), abs=1e-7)
