@@ -37,7 +37,7 @@ from policies.features import FeatureSpace
 from policies.linear import LinTS
 from policies.records import Context, DecisionTable, Offer, OfferId, SubjectId
 
-VICTIMS = ("worker", "writer", "learner", "postgres", "all")
+VICTIMS = ("all", "writer", "postgres", "worker", "learner")
 _N_CLIENTS = 4
 _PAUSE_S = (0.3, 1.2)
 
@@ -100,7 +100,7 @@ def crash(store: str, folder: Path, *, n_kills: int, seed: int) -> Crashes:
         try:
             site.start("worker")
             site.start("learner")
-            _wait_for(port, key)
+            _wait_for(port, key, site)
             for client in clients:
                 client.start()
             victims = [v for v in VICTIMS if v != "postgres" or postgres is not None]
@@ -110,9 +110,10 @@ def crash(store: str, folder: Path, *, n_kills: int, seed: int) -> Crashes:
                 before = len(acknowledged)
                 if site.kill(victim):
                     killed[victim] += 1
-                _wait_for(port, key)
+                _wait_for(port, key, site)
                 deadline = time.monotonic() + 20
                 while len(acknowledged) <= before and time.monotonic() < deadline:
+                    site.supervise()
                     time.sleep(0.02)
             time.sleep(2.5)  # the last windows close, and are learned from
         finally:
@@ -173,6 +174,12 @@ class _Site:
             self.start(name)
         return True
 
+    def supervise(self) -> None:
+        """Start again what has ended by itself, as an operator's supervisor does (a learner that finds no store at its start ends)."""
+        for name, process in list(self._processes.items()):
+            if process.poll() is not None:
+                self.start(name)
+
     def stop(self) -> None:
         for process in self._processes.values():
             process.terminate()
@@ -208,6 +215,10 @@ class _Site:
 
     def _kill_postgres(self) -> None:
         _kill_tree(self._postgres.get_pid())
+        # The kill left its pid file. Where nobody reaps orphans (PID 1 of many containers) the dead process still answers to its
+        # number, and PostgreSQL would refuse to start beside it.
+        for left in ("postmaster.pid", ".s.PGSQL.5432.lock"):
+            (self._postgres.pgdata / left).unlink(missing_ok=True)
         deadline = time.monotonic() + 60
         while True:
             try:
@@ -276,12 +287,11 @@ def _free_port() -> int:
         return int(s.getsockname()[1])
 
 
-def _wait_for(port: int, key: str) -> None:
+def _wait_for(port: int, key: str, site: _Site) -> None:
     """Until a decision is recorded again."""
     deadline = time.monotonic() + 90
-    i = 0
     while time.monotonic() < deadline:
-        i += 1
+        site.supervise()
         with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
             answer = _post(

@@ -42,7 +42,7 @@ def main() -> int:
     options.add_argument("--stores", default=",".join(STORES), help="sqlite, postgresql, or both with a comma")
     chosen = options.parse_args()
     stores = tuple(chosen.stores.split(","))
-    n, rounds, n_kills = (2_000, 3, 5) if chosen.quick else (20_000, 5, chosen.kills)
+    n, rounds, n_kills = (1_000, 3, 5) if chosen.quick else (20_000, 5, chosen.kills)
     figures: list[Figure] = []
     for store in stores:
         folder = Path(tempfile.mkdtemp(prefix="nextoffer-ledger-"))

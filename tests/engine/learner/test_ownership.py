@@ -62,6 +62,7 @@ def test_two_learners_never_learn_one_tick_twice(tmp_path: Path) -> None:
     lab.service.close()
 
 
+@pytest.mark.slow
 def test_all_versions_that_decide_anywhere_are_learned_in_one_process(tmp_path: Path) -> None:
     """Two placements and their versions; what does not learn is left alone; a second process learns nothing meanwhile."""
     lab = Lab(tmp_path)
@@ -142,6 +143,7 @@ def test_infinite_weights_in_an_opaque_model_show_in_probe_predictions() -> None
         check_snapshot(policy.to_artifact(), load_policy(policy.to_artifact()), table)
 
 
+@pytest.mark.slow
 def test_ten_snapshots_and_the_last_of_each_day_are_kept(tmp_path: Path) -> None:
     """What servers may still load stays, and one state a day from which an audit can start."""
     lab = Lab(tmp_path)
@@ -163,6 +165,7 @@ def test_ten_snapshots_and_the_last_of_each_day_are_kept(tmp_path: Path) -> None
     lab.service.close()
 
 
+@pytest.mark.slow
 def test_a_definition_that_changes_is_written_into_each_tick(tmp_path: Path) -> None:
     """An audit learns each tick by what counted then."""
     lab = Lab(tmp_path)

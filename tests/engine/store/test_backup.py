@@ -76,6 +76,7 @@ def test_a_damaged_backup_is_refused_whole(tmp_path: Path) -> None:
         restore(tmp_path, tmp_path / "new")
 
 
+@pytest.mark.slow
 def test_the_commands_answer_in_json_and_with_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Backup, restore, export, replay, erase and retention from the command line."""
     lab = Lab(tmp_path / "home")

@@ -148,6 +148,7 @@ def test_old_facts_move_to_the_cold_path_and_ids_stay(tmp_path: Path) -> None:
         assert "anna@example.org" not in str(read_cold(cold, "events").to_pylist())
 
 
+@pytest.mark.slow
 def test_bodies_wait_for_the_learner(tmp_path: Path) -> None:
     """Retention stops before the first decision that its learner has not learned from."""
     lab = Lab(tmp_path)
