@@ -17,7 +17,7 @@ from policies.records import DecisionTable, FloatArray, IntArray, OfferSet
 from simulator import world
 from simulator.population import Population
 from simulator.scenarios.car_subscription import CAR_CLASSES, FAMILIES, Scenario
-from simulator.streams import Purpose, uniforms
+from simulator.streams import Purpose, subject_keys, uniforms, unit, words
 
 DAY = np.timedelta64(1, "D")
 KEPT_AFTER_DAYS = 30
@@ -214,7 +214,7 @@ class LiveSite:
 
     def _populate(self, ids: IntArray) -> None:
         scenario, seed, n = self.scenario, self.seed, len(ids)
-        self.ids = ids
+        self.ids, self._keys = ids, subject_keys(seed, ids)
         self.subjects = world.Subjects.draw(scenario, self.ids, seed=seed)
         self.person, self.device, self.channel = self.subjects.person, self.subjects.device, self.subjects.channel
         self.names = np.char.add("v", np.char.zfill(self.ids.astype(np.str_), 8)).astype(np.str_)
@@ -290,8 +290,12 @@ class LiveSite:
     def respond(self, visits: Visits, chosen: IntArray) -> Responses:
         """Let visitors answer to what each was shown."""
         rows, day, p = visits.rows, visits.day, self.parameters
-        ids = self.ids[rows]
+        keys = self._keys[rows]
         family = self.offers.family[chosen]
+
+        def luck(purpose: Purpose, of: NDArray[np.bool_] | slice = slice(None)) -> FloatArray:
+            return unit(words(keys[of], purpose, visits.visit_number[of]))
+
         idle = np.where(self.last_visit[rows] < 0, 0, day - self.last_visit[rows])
         self.fatigue[rows] *= p["fatigue_decay_per_day"] ** idle[:, None]
         dependence = np.minimum(self.discounts_seen[rows], world.MAX_DEPENDENCE).astype(np.float64)
@@ -307,12 +311,11 @@ class LiveSite:
         )
         if self._by_day is not None:
             log_odds = log_odds + self._by_day[np.minimum(day, len(self._by_day) - 1), chosen]
-        clicked = uniforms(self.seed, ids, Purpose.CLICK, visits.visit_number) < world.click_probability(p, log_odds)
+        clicked = luck(Purpose.CLICK) < world.click_probability(p, log_odds)
         may_sign = clicked & (self.stage[rows] == world.VISITOR) & (self.signing_day[rows] < 0)
-        signs = may_sign & (
-            uniforms(self.seed, ids, Purpose.CONVERT, visits.visit_number) < world.contract_probability(p, log_odds)
-        )
-        delay = world.signing_delay_days(p, uniforms(self.seed, ids, Purpose.DELAY, visits.visit_number))
+        signs = may_sign & (luck(Purpose.CONVERT) < world.contract_probability(p, log_odds))
+        delay = np.zeros(len(rows), dtype=np.int64)
+        delay[signs] = world.signing_delay_days(p, luck(Purpose.DELAY, signs))
         self.signing_day[rows[signs]] = (day + delay)[signs]
         self.signing_offer[rows[signs]] = chosen[signs]
         cared = clicked & (family == _LOYALTY)
@@ -327,9 +330,7 @@ class LiveSite:
         self.fatigue_at_signing[signers] = self.fatigue[signers, 1:].sum(axis=1)
         self.last_visit[rows] = day
         self.n_visits[rows] += 1
-        gap = world.next_gap_days(
-            self.subjects.return_rate[rows], uniforms(self.seed, ids, Purpose.RETURN, visits.visit_number)
-        )
+        gap = world.next_gap_days(self.subjects.return_rate[rows], luck(Purpose.RETURN))
         # Someone who has decided does not browse until the contract is signed, and then comes back now and then;
         # someone who has not decided within the market window bought elsewhere or not at all.
         upcoming = np.where(signs, day + delay + np.maximum(gap, world.SUBSCRIBER_GAP_DAYS), day + gap)

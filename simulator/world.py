@@ -168,12 +168,13 @@ def appeal(
     other = p["perk_appeal"] * offers.perk[chosen] - p["term_dislike"] * offers.term[chosen]
     nothing = np.where(offers.family[chosen] == 0, p["no_offer_penalty"], 0.0)
     tired = -p["fatigue_per_view"] * np.where(offers.family[chosen] == 0, 0.0, fatigue)
-    per_discount_seen = (
-        p["appeal_per_dependence"] * offers.is_list_price[chosen] + p["discount_wear"] * offers.is_discounted[chosen]
-    )
-    spoilt = -per_discount_seen * dependence
-    drawn = p["engagement_gain"] * engagement
-    return np.asarray(taste + price + deal + other + nothing + tired + spoilt + drawn, dtype=np.float64)
+    total = taste + price + deal + other + nothing + tired
+    if p["appeal_per_dependence"] or p["discount_wear"]:
+        lost = p["appeal_per_dependence"] * offers.is_list_price + p["discount_wear"] * offers.is_discounted
+        total = total - lost[chosen] * dependence
+    if p["engagement_gain"]:
+        total = total + p["engagement_gain"] * engagement
+    return np.asarray(total, dtype=np.float64)
 
 
 def engagement(n_visits: IntArray | FloatArray) -> FloatArray:
