@@ -148,22 +148,24 @@ def _estimate_blocks(panel: Panel, name: str) -> list[Block]:
         Column("estimator", "estimator"),
         Column("difference", "difference", signed=True),
         Column("value", "value"),
-        Column("bootstrap", "bootstrap of the value"),
-        Column("wide", "bias-aware", note="for shrunk weights"),
     ]
+    others = [Column("estimator", "estimator"), Column("bootstrap", "bootstrap"), Column("wide", "bias-aware")]
     rows: list[dict[str, Cell]] = []
+    more: list[dict[str, Cell]] = []
     for key, e in panel.estimates[name].items():
-        row: dict[str, Cell] = {
-            "estimator": key,
-            "difference": _shown(panel.differences[name].get(key)),
-            "value": _shown(e) or e.note,
-            "bootstrap": _interval(e.value, e.bootstrap),
-            "wide": _interval(e.value, e.bias_aware),
-        }
-        rows.append(row)
-    used = [c for c in columns if any(row[c.key] not in (None, "") for row in rows)]
-    rows = [{c.key: row[c.key] for c in used} for row in rows]
-    blocks.append(Table(used, rows, caption="In figures", highlight=panel.headline))
+        rows.append(
+            {"estimator": key, "difference": _shown(panel.differences[name].get(key)), "value": _shown(e) or e.note}
+        )
+        more.append(
+            {
+                "estimator": key,
+                "bootstrap": _interval(e.value, e.bootstrap),
+                "wide": _interval(e.value, e.bias_aware),
+            }
+        )
+    blocks.append(Table(columns, rows, caption="In figures", highlight=panel.headline))
+    note = "Bias-aware: moved out by the largest bias that shrinking the weights can cause; for a shrunk estimator, read this one."
+    blocks.append(Details("Other intervals of the value", [Table(others, more, note=note)]))
     return blocks
 
 
