@@ -47,6 +47,22 @@ async function scripted(script) {
   out.refused = [nan.source, wrong.source, nan.offerId, ...problems];
 }
 {
+  const { client } = make(url);
+  const page = await client.decidePage("offer_page", { subject: "visitor-9", slots: ["hero", "side"] });
+  const first = await client.decide("offer_page", { subject: "visitor-9", ttlS: 600 });
+  const again = await client.decide("offer_page", { subject: "visitor-9", ttlS: 600, features: { visits: 4 } });
+  const machine = await client.decide("offer_page", { subject: "crawler", userAgent: "Googlebot/2.1" });
+  const dead = await make("http://127.0.0.1:9").client.decidePage("offer_page", { subject: "v", slots: ["hero", "side"] });
+  out.page = {
+    offers: new Set(Object.values(page).map((choice) => choice.offerId)).size,
+    rewarded: (await client.reward(page.side, "subscribed")).joined,
+    kept: first.id === again.id,
+    machine: machine.probability,
+    person: (await client.identify("visitor-9", "customer-9")).person,
+    dead: Object.values(dead).map((choice) => choice.offerId),
+  };
+}
+{
   const { client, problems } = make("http://127.0.0.1:9");
   const first = await client.decide("offer_page", { subject: "v", exclude: ["monthly"] });
   out.dead = [first.source, first.offerId, (await client.reward(first, "subscribed")).status];

@@ -51,6 +51,18 @@ def test_the_whole_conversation(happened: dict[str, Any]) -> None:
     assert happened["problems"] == []
 
 
+def test_pages_reloads_machines_and_logins(happened: dict[str, Any]) -> None:
+    """Each place has an offer of its own, a reload is the same decision, a crawler is answered for certain, a login is linked."""
+    assert happened["page"] == {
+        "offers": 2,
+        "rewarded": True,
+        "kept": True,
+        "machine": 1,
+        "person": ["customer-9", "visitor-9"],
+        "dead": ["monthly", "annual"],
+    }
+
+
 def test_refusals_and_a_dead_service_fall_back(happened: dict[str, Any]) -> None:
     """The page gets an offer whatever is wrong, and the hook hears why."""
     assert happened["refused"] == ["fallback", "fallback", "monthly", "invalid_input", "malformed"]
