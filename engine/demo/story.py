@@ -74,7 +74,7 @@ def tell(config: DemoConfig, narrator: Narrator) -> Told:
         arguments += ["--seed", str(config.seed % 1000), *(["--quick"] if config.is_quick else [])]
         _run("propensity", "engine.training.propensity", arguments, out, step)
     comparison = json.loads((models / "comparison.json").read_text())
-    encoder = load_artifact(models / "models" / "gru" / "artifacts" / "sequence_encoder")
+    encoder = load_artifact(models / _encoder_path(comparison))
     people = households_as_visitors(points, models, encoder, seed=config.seed)
     scenario = reference(population=people.population, parameters=people.parameters)
     scenario = scenario.null() if config.world == "null" else scenario
@@ -127,6 +127,13 @@ def tell(config: DemoConfig, narrator: Narrator) -> Told:
     )  # fmt: skip
     (out / "evaluation.json").write_text(json.dumps(judged_json(panel, truths), indent=1))
     return told
+
+
+def _encoder_path(comparison: dict[str, Any]) -> str:
+    """Where the comparison says the encoder to be served lies."""
+    if comparison["encoder"] is None:
+        raise InvalidInputError("no trained model has a sequence encoder to serve; train one that has, such as gru")
+    return str(comparison["encoder"]["artifact"])
 
 
 def _experiment(

@@ -62,6 +62,16 @@ class PropensityModel(Protocol):
         ...
 
 
+class RefittedModel(Protocol):
+    """A model that can be fitted again on all rows, for as long as folds found best."""
+
+    def refit(
+        self, rows: SequenceDataset, *, start_from: tuple[SequenceDataset, SequenceDataset], n_epochs: int
+    ) -> None:
+        """Fit on ``rows`` without stopping early; ``start_from`` fits what the model starts from."""
+        ...
+
+
 class KeptModel(Protocol):
     """A propensity model with a second head: P(kept | history, context, offer)."""
 

@@ -186,27 +186,10 @@ class TorchSequenceModel:
         """Fit with early stopping on the validation log loss; the best epoch is kept."""
         started = time.monotonic()
         config = self.config
-        torch.manual_seed(config.seed)
         rng = np.random.default_rng(config.seed)
-        self._columns = TabularEncoder.fit(train, ignore=config.ignore)
-        self._vocabularies = dict(train.manifest.get("vocabularies", {}))
-        net = self._net = self._build(train)
-        # The linear path was fitted with its own penalty: it moves slowly and is not decayed.
-        wide = {id(p) for p in net.wide.parameters()}
-        optimiser = torch.optim.AdamW(
-            [
-                {"params": [p for p in net.parameters() if id(p) not in wide]},
-                {"params": list(net.wide.parameters()), "lr": config.learning_rate / 20, "weight_decay": 0.0},
-            ],
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-        )
-        loss_of = nn.BCEWithLogitsLoss()
-        columns = self._columns.encode(train)
-        self._start_from_logistic(net, train, validation)
-        label = torch.from_numpy(train.label.astype(np.float32))
-        kept = _kept_given_label(train)
-        self._has_kept = kept is not None
+        self._begin(train, start_from=(train, validation))
+        net, _ = self._fitted()
+        optimiser = self._optimiser()
         history: dict[str, list[float]] = {"train_log_loss": [], "validation_log_loss": [], "train_cpu_seconds": []}
         best, best_epoch, best_weights = (
             log_loss(validation.label, self.predict(validation)),
@@ -215,26 +198,13 @@ class TorchSequenceModel:
         )
         history["validation_log_loss"].append(best)
         for epoch in range(1, config.max_epochs + 1):
-            net.train()
-            total, begun = 0.0, time.process_time()
-            for rows in self._batches(train, rng):
-                optimiser.zero_grad(set_to_none=True)
-                padded_to = config.last_events if config.batching == "padded" else None
-                batch = tensors(train, columns, rows, last_events=config.last_events, padded_to=padded_to)
-                scores = net(batch)
-                # Every row weighs the same, whatever the size of the batch it came in.
-                loss = loss_of(scores[:, 0], label[rows]) * (len(rows) / config.rows_per_batch)
-                if kept is not None:
-                    loss = loss + config.kept_weight * _kept_loss(scores[:, 1], kept[rows]) / config.rows_per_batch
-                loss.backward()
-                nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-                optimiser.step()
-                total += float(loss.detach()) * config.rows_per_batch
+            begun = time.process_time()
+            loss = self._pass_over(train, optimiser, rng)
             history["train_cpu_seconds"].append(time.process_time() - begun)
             held = log_loss(validation.label, self.predict(validation))
-            history["train_log_loss"].append(total / len(train))
+            history["train_log_loss"].append(loss)
             history["validation_log_loss"].append(held)
-            self._progress(f"{self.name}: epoch {epoch}, train {total / len(train):.4f}, validation {held:.4f}")
+            self._progress(f"{self.name}: epoch {epoch}, train {loss:.4f}, validation {held:.4f}")
             if held < best - 1e-5:
                 best, best_epoch, best_weights = held, epoch, copy.deepcopy(net.state_dict())
             elif epoch - best_epoch >= config.patience:
@@ -247,6 +217,70 @@ class TorchSequenceModel:
             best_step=best_epoch,
             seconds=time.monotonic() - started,
         )
+
+    def refit(
+        self, rows: SequenceDataset, *, start_from: tuple[SequenceDataset, SequenceDataset], n_epochs: int
+    ) -> None:
+        """Fit on all rows for as many epochs as folds found best: what is served then knows every row that was there to learn from.
+
+        Parameters
+        ----------
+        start_from
+            Rows that the logistic regression under the network is fitted on, and rows that choose its penalty.
+        """
+        rng = np.random.default_rng(self.config.seed)
+        self._begin(rows, start_from=start_from)
+        optimiser = self._optimiser()
+        for epoch in range(1, n_epochs + 1):
+            loss = self._pass_over(rows, optimiser, rng)
+            self._progress(f"{self.name}: refit, epoch {epoch} of {n_epochs}, {loss:.4f}")
+
+    def _begin(self, train: SequenceDataset, *, start_from: tuple[SequenceDataset, SequenceDataset]) -> None:
+        torch.manual_seed(self.config.seed)
+        self._columns = TabularEncoder.fit(train, ignore=self.config.ignore)
+        self._vocabularies = dict(train.manifest.get("vocabularies", {}))
+        self._has_kept = _kept_given_label(train) is not None
+        self._net = self._build(train)
+        self._start_from_logistic(self._net, *start_from)
+
+    def _optimiser(self) -> torch.optim.Optimizer:
+        """The linear path was fitted with its own penalty: it moves slowly and is not decayed."""
+        net, _ = self._fitted()
+        wide = {id(p) for p in net.wide.parameters()}
+        rate = self.config.learning_rate
+        return torch.optim.AdamW(
+            [
+                {"params": [p for p in net.parameters() if id(p) not in wide]},
+                {"params": list(net.wide.parameters()), "lr": rate / 20, "weight_decay": 0.0},
+            ],
+            lr=rate,
+            weight_decay=self.config.weight_decay,
+        )
+
+    def _pass_over(self, train: SequenceDataset, optimiser: torch.optim.Optimizer, rng: np.random.Generator) -> float:
+        """One epoch; mean loss of a row."""
+        net, encoder = self._fitted()
+        config = self.config
+        columns = encoder.encode(train)
+        label = torch.from_numpy(train.label.astype(np.float32))
+        kept = _kept_given_label(train)
+        loss_of = nn.BCEWithLogitsLoss()
+        padded_to = config.last_events if config.batching == "padded" else None
+        net.train()
+        total = 0.0
+        for rows in self._batches(train, rng):
+            optimiser.zero_grad(set_to_none=True)
+            batch = tensors(train, columns, rows, last_events=config.last_events, padded_to=padded_to)
+            scores = net(batch)
+            # Every row weighs the same, whatever the size of the batch it came in.
+            loss = loss_of(scores[:, 0], label[rows]) * (len(rows) / config.rows_per_batch)
+            if kept is not None:
+                loss = loss + config.kept_weight * _kept_loss(scores[:, 1], kept[rows]) / config.rows_per_batch
+            loss.backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimiser.step()
+            total += float(loss.detach()) * config.rows_per_batch
+        return total / len(train)
 
     def _batches(self, train: SequenceDataset, rng: np.random.Generator) -> Iterator[IntArray]:
         size = self.config.rows_per_batch

@@ -24,8 +24,10 @@ class Candidate:
         What a process that trains it must not share with another.
     reads_sequence
         Whether it reads events in order (and not only summaries of them).
-    quick
-        Config values of a quick run.
+    quick, fixed
+        Config values of a quick run, and of every run.
+    exports_encoder
+        Whether its artefacts hold a ``sequence_encoder`` that a server can run.
     """
 
     module: str
@@ -35,6 +37,7 @@ class Candidate:
     reads_sequence: bool = False
     quick: tuple[tuple[str, Any], ...] = ()
     fixed: tuple[tuple[str, Any], ...] = ()
+    exports_encoder: bool = False
 
 
 CANDIDATES: dict[str, Candidate] = {
@@ -60,6 +63,7 @@ CANDIDATES: dict[str, Candidate] = {
         "GRUConfig",
         "torch",
         reads_sequence=True,
+        exports_encoder=True,
         quick=(("max_epochs", 6), ("last_events", 64)),
     ),
     "transformer": Candidate(

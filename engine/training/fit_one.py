@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from engine.models.dataset import SequenceDataset
 from engine.models.metrics import expit, logit
-from engine.models.propensity import FitReport, KeptModel, PropensityModel
+from engine.models.propensity import FitReport, KeptModel, PropensityModel, RefittedModel
 from engine.training.candidates import build_model, known_candidate
 from policies.artifact import save_artifact
 from policies.errors import InvalidInputError, NextofferError
@@ -82,6 +82,15 @@ def fit_one(
     # Without folds the rows that stopped the fit are scored by it: slightly flattering, said in the report.
     probability = expit(np.where(pool, held_out, scores) if n_folds > 1 else scores)
     model, report = models[0], reports[0]
+    notes = list(report.notes)
+    if n_folds > 1 and known_candidate(name).exports_encoder:
+        # What is served should know the whole pool, and no fold's model does. A network that folds left at its start has an encoder
+        # that was never trained: it gets one epoch.
+        n_epochs = max(1, round(float(np.median([r.best_step for r in reports]))))
+        model = build_model(name, seed=seed, quick=quick, ignore=ignore, progress=_say)
+        parts = data.take(pool & (fold != 0)), data.take(pool & (fold == 0))
+        cast(RefittedModel, model).refit(data.take(pool), start_from=parts, n_epochs=n_epochs)
+        notes.append(f"encoder fitted on all {int(pool.sum())} rows of train and validation for {n_epochs} epochs")
     out.mkdir(parents=True, exist_ok=True)
     columns = {"probability": probability}
     if kept_scores is not None:
@@ -90,6 +99,7 @@ def fit_one(
     for artifact_name, artifact in model.to_artifacts().items():
         save_artifact(artifact, out / "artifacts" / artifact_name)
     described = {"model": name, "seed": seed, "n_folds": n_folds, **asdict(report), "scoring_seconds": scoring_seconds}
+    described |= {"notes": notes}
     described |= {"seconds": sum(r.seconds for r in reports), "best_steps": [r.best_step for r in reports]}
     (out / "report.json").write_text(json.dumps(described, indent=1))
     return model

@@ -62,8 +62,8 @@ class TrainingConfig:
         regression with all columns then stands beside it.
     n_folds
         Folds of whole subjects over train and validation together: the choice then rests on all of their rows, each scored by
-        a model that never saw its subject, the scores are the mean of the folds' models, and artefacts are the first fold's. 1: the two splits as
-        they are; a quick run does that.
+        a model that never saw its subject, the scores are the mean of the folds' models, a sequence encoder is fitted once more on all of
+        them, and other artefacts are the first fold's. 1: the two splits as they are; a quick run does that.
     n_resamples
         Bootstrap resamples of subjects behind each interval.
     """
@@ -122,6 +122,7 @@ def train_propensity(
     reports = {n: json.loads((out / "models" / n / "report.json").read_text()) for n in models}
     result = compare(data, predictions, config=config)
     result |= {
+        "encoder": _encoder_of(result, models),
         "kept": judge_kept(data, {n: _kept_of(out / "models" / n) for n in models}, seed=config.seed),
         "data": str(data.manifest.get("source", data_folder.name)),
         "fits": {
@@ -277,6 +278,15 @@ def compare(data: SequenceDataset, predictions: Mapping[str, FloatArray], *, con
             data.take(test), calibrated[chosen][test], calibrated[reference][test], seed=config.seed
         ),
     }
+
+
+def _encoder_of(result: Mapping[str, Any], models: Sequence[str]) -> dict[str, str] | None:
+    """Which trained model's sequence encoder is to be served: the one with the lowest log loss on validation; None where none has one."""
+    able = [n for n in models if CANDIDATES[n].exports_encoder]
+    if not able:
+        return None
+    best = min(able, key=lambda n: float(result["models"][n]["validation"]["log_loss"]))
+    return {"model": best, "artifact": f"models/{best}/artifacts/sequence_encoder"}
 
 
 def _kept_of(folder: Path) -> FloatArray | None:

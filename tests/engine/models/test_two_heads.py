@@ -61,3 +61,21 @@ def test_second_head_ranks_who_is_kept_and_never_exceeds_the_first(name: str) ->
     plain = build_model(name, seed=1, quick=True)
     plain.fit(replace(DATA, kept=None).part("train"), replace(DATA, kept=None).part("validation"))
     assert plain.predict_kept(test) is None  # type: ignore[attr-defined]  # as above
+
+
+@pytest.mark.torch
+def test_refit_learns_from_every_row() -> None:
+    """Fitted again on the pool for a number of epochs, the network ranks as well as before and its encoder is exported from there."""
+    import torch
+
+    from engine.models.torch_sequence import GRUConfig, TorchGRU
+
+    torch.set_num_threads(1)
+    model = TorchGRU(GRUConfig(seed=1, last_events=64))
+    train, validation = DATA.part("train"), DATA.part("validation")
+    model.fit(train, validation)
+    once = model.to_artifacts()["sequence_encoder"]
+    model.refit(DATA.part("train", "validation"), start_from=(train, validation), n_epochs=3)
+    test = DATA.part("test")
+    assert roc_auc(test.label, model.predict(test)) > 0.65
+    assert model.to_artifacts()["sequence_encoder"].digest != once.digest

@@ -149,3 +149,15 @@ def test_failing_process_is_reported_with_what_it_said(tmp_path: Path) -> None:
     config = TrainingConfig(models=("logistic",), n_folds=1)
     with pytest.raises(NextofferError, match=r"training 'logistic' failed with exit code 2: .* holds no Parquet files"):
         fit_in_process("logistic", tmp_path / "nowhere", tmp_path / "out", config=config, progress=lambda *_: None)
+
+
+@pytest.mark.torch
+def test_the_served_encoder_is_fitted_on_the_pool_and_named(tmp_path: Path) -> None:
+    """With folds the encoder comes from a fit on all rows of train and validation, and the comparison says where it lies."""
+    folder = write(DATA, tmp_path / "data")
+    config = TrainingConfig(models=("gru",), n_folds=3, n_resamples=20, jobs=1)
+    result = train_propensity(folder, tmp_path / "out", config=config)
+    assert result["encoder"] == {"model": "gru", "artifact": "models/gru/artifacts/sequence_encoder"}
+    assert (tmp_path / "out" / result["encoder"]["artifact"]).is_dir()
+    rows = int((np.isin(DATA.split, ("train", "validation")) & DATA.is_matured).sum())
+    assert f"encoder fitted on all {rows} rows" in " ".join(result["fits"]["gru"]["notes"])
