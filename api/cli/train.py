@@ -23,6 +23,8 @@ def propensity(
     seed: int = 0,
     ignore: str = "",
     reference_ignore: str = "",
+    forbid_customer: bool = False,
+    runs: Path | None = None,
     compare: Path | None = None,
     json: bool = False,
 ) -> int:
@@ -48,18 +50,30 @@ def propensity(
         Columns no model may use, separated by commas; prefixes end in ``*`` (for example ``customer_*``).
     reference_ignore
         Columns that the reference logistic regression alone may not use.
+    forbid_customer
+        No model may use who somebody is (``customer_*``): only what was done.
+    runs
+        SQLite file that keeps the runs, one a model (MLflow): data hash, configuration, figures, plot, artefacts.
     compare
-        Instead of training: a folder of runs, compared in one table.
+        Instead of training: a folder of runs, or the SQLite file of ``--runs``, compared in one table.
     json
         Print the comparison as JSON on stdout.
     """
     from engine.training.propensity import DEFAULT_MODELS, main, runs_table, runs_under
     from policies.errors import InvalidInputError
 
-    if compare is not None:
-        runs = runs_under(compare)
-        print(json_module.dumps(runs, indent=1) if json else runs_table(runs))  # noqa: T201 - data on stdout
+    if compare is not None and (compare.is_file() or compare.suffix in (".db", ".sqlite")):
+        from engine.training.tracking import tracked_runs, tracked_table
+
+        tracked = tracked_runs(compare)
+        print(json_module.dumps(tracked, indent=1) if json else tracked_table(tracked))  # noqa: T201 - data on stdout
         return 0
+    if compare is not None:
+        found = runs_under(compare)
+        print(json_module.dumps(found, indent=1) if json else runs_table(found))  # noqa: T201 - data on stdout
+        return 0
+    if forbid_customer:
+        ignore = ",".join(rule for rule in (ignore, "customer_*") if rule)
     if data is None or out is None:
         raise InvalidInputError(
             "training needs --data (a folder of decision points) and --out (a folder to write into); "
@@ -70,6 +84,7 @@ def propensity(
     arguments += [
         "--reference-ignore",
         reference_ignore,
+        *(["--runs", str(runs)] if runs else []),
         *(["--quick"] if quick else []),
         *(["--json"] if json else []),
     ]

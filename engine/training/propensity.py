@@ -3,7 +3,7 @@
 ``python -m engine.training.propensity --data DIR --out DIR --models logistic,lightgbm,mllib,dnn,gru``
 
 Each framework runs in a process of its own. What is written: per model its predictions, report and artefacts under
-``models/``; ``comparison.json`` with every figure; ``scores.parquet`` with the chosen, calibrated probability of every
+``models/``; ``comparison.json`` with every figure; ``reliability.svg``; ``scores.parquet`` with the chosen, calibrated probability of every
 row, matured or not; the calibrator's parameters are in ``comparison.json``.
 """
 
@@ -32,6 +32,7 @@ from engine.models.metrics import average_precision, evaluate, expit, log_loss, 
 from engine.models.segments import segments_of
 from engine.training.candidates import CANDIDATES, known_candidate
 from engine.training.fit_one import checked_part
+from engine.training.plots import reliability, reliability_svg
 from policies.errors import InvalidInputError, NextofferError
 from policies.records import FloatArray
 
@@ -391,6 +392,13 @@ def _write(out: Path, data: SequenceDataset, predictions: Mapping[str, FloatArra
         }
     )
     pq.write_table(scores, out / "scores.parquet")
+    p = calibrator(raw)
+    parts = {
+        name: reliability(data.label[rows], p[rows])
+        for name, splits in (("in period", ("train", "validation")), ("test", ("test",)))
+        if len(rows := np.flatnonzero(np.isin(data.split, splits) & data.is_matured))
+    }
+    (out / "reliability.svg").write_text(reliability_svg(parts, title=f"{result['data']}: {chosen}"))
     (out / "comparison.json").write_text(json.dumps(result, indent=1))
 
 
@@ -476,11 +484,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ignore", default="", help="columns not to use, separated by commas; prefixes end in *")
     parser.add_argument("--reference-ignore", default="", help="columns only the reference may not use")
+    parser.add_argument("--runs", type=Path, help="SQLite file to keep the runs in (MLflow)")
     parser.add_argument("--json", action="store_true", help="print comparison.json instead of the table")
     options = parser.parse_args(arguments)
     try:
         config = _config(options)
         result = _with_bar(options.data, options.out, config)
+        if options.runs is not None:
+            from engine.training.tracking import track
+
+            track(result, options.out, data_folder=options.data, store=options.runs)
     except NextofferError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
