@@ -20,14 +20,18 @@ from torch import nn
 from engine.models.batches import bucketed_batches
 from engine.models.dataset import SequenceDataset
 from engine.models.encoder import KIND, n_gap_buckets
+from engine.models.imbalance import GAMMA, Imbalance, checked_imbalance, corrected, oversampled, positive_weight
 from engine.models.linear import best_ridge_logistic
-from engine.models.metrics import log_loss
+from engine.models.metrics import log_loss, logit
 from engine.models.onnx_graphs import GRUWeights, encoder_graph, step_graph
 from engine.models.propensity import FitReport
 from engine.models.tabular import TabularEncoder
 from policies.artifact import Artifact
 from policies.errors import NotFittedError
 from policies.records import FloatArray, IntArray
+
+# Ways under which the network's own score is at a rate of one half.
+_SHIFTED = ("class_weights", "oversampling", "logit_adjustment")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,9 @@ class TorchConfig:
         to ``last_events`` (what a benchmark compares with).
     rows_per_batch
         Rows in one batch; batches hold rows of near-equal length.
+    imbalance
+        How a rare label is made to be seen: ``none``, ``class_weights``, ``oversampling``, ``focal`` or ``logit_adjustment``; the level is corrected
+        for it in ``predict`` (``engine.models.imbalance``).
     kept_weight
         Weight of the second target (kept, among rows with the label) in the loss, where the decision points have one.
     max_epochs, patience
@@ -65,6 +72,7 @@ class TorchConfig:
     patience: int = 4
     last_events: int = 128
     batching: Literal["buckets", "tokens", "padded"] = "buckets"
+    imbalance: Imbalance = "none"
     kept_weight: float = 0.5
     ignore: tuple[str, ...] = ()
     seed: int = 0
@@ -181,6 +189,8 @@ class TorchSequenceModel:
         self._columns: TabularEncoder | None = None
         self._vocabularies: Mapping[str, Any] = {}
         self._has_kept = False
+        self._rate = 0.5
+        checked_imbalance(config.imbalance)
 
     def fit(self, train: SequenceDataset, validation: SequenceDataset) -> FitReport:
         """Fit with early stopping on the validation log loss; the best epoch is kept."""
@@ -240,6 +250,7 @@ class TorchSequenceModel:
         self._columns = TabularEncoder.fit(train, ignore=self.config.ignore)
         self._vocabularies = dict(train.manifest.get("vocabularies", {}))
         self._has_kept = _kept_given_label(train) is not None
+        self._rate = float(train.label.mean())
         self._net = self._build(train)
         self._start_from_logistic(self._net, *start_from)
 
@@ -261,10 +272,12 @@ class TorchSequenceModel:
         """One epoch; mean loss of a row."""
         net, encoder = self._fitted()
         config = self.config
+        if config.imbalance == "oversampling":
+            train = train.take(oversampled(train.label, rng))
         columns = encoder.encode(train)
         label = torch.from_numpy(train.label.astype(np.float32))
         kept = _kept_given_label(train)
-        loss_of = nn.BCEWithLogitsLoss()
+        loss_of = _loss_under(config.imbalance, train.label)
         padded_to = config.last_events if config.batching == "padded" else None
         net.train()
         total = 0.0
@@ -301,9 +314,11 @@ class TorchSequenceModel:
         beta, _, _ = best_ridge_logistic(
             self._columns.encode(train), train.label, self._columns.encode(validation), validation.label
         )
+        # Where the loss is to see another rate, the start is at that rate too.
+        shift = float(logit(np.array([train.label.mean()]))[0]) if self.config.imbalance in _SHIFTED else 0.0
         with torch.no_grad():
             net.wide.weight.copy_(torch.from_numpy(beta[None, :-1].astype(np.float32)))
-            net.wide.bias.fill_(float(beta[-1]))
+            net.wide.bias.fill_(float(beta[-1]) - shift)
             last = net.deep[-1]
             last.weight.zero_()
             last.bias.zero_()
@@ -323,14 +338,13 @@ class TorchSequenceModel:
 
     def predict(self, data: SequenceDataset) -> FloatArray:
         """Probability of the label for each row, shape ``(n,)``."""
-        return self._probabilities(data)[:, 0]
+        return corrected(self._probabilities(data)[:, 0], how=self.config.imbalance, rate=self._rate)
 
     def predict_kept(self, data: SequenceDataset) -> FloatArray | None:
         """Probability of being kept for each row, ``(n,)``, never above that of the label; None where the fit had no such target."""
         if not self._has_kept:
             return None
-        both = self._probabilities(data)
-        return both[:, 0] * both[:, 1]
+        return self.predict(data) * self._probabilities(data)[:, 1]
 
     def _probabilities(self, data: SequenceDataset) -> FloatArray:
         """Of the label, and of being kept given it, (n, 2)."""
@@ -435,6 +449,25 @@ def tensors(
         "gap_to_as_of_s": torch.from_numpy(data.gap_to_as_of_s[rows].astype(np.float32)),
         "columns": torch.from_numpy(columns[rows]),
     }
+
+
+def _loss_under(how: Imbalance, label: FloatArray) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Mean loss of a batch, from log odds and labels."""
+    if how == "class_weights":
+        heavier = torch.tensor(positive_weight(label), dtype=torch.float32)
+        return nn.BCEWithLogitsLoss(pos_weight=heavier)  # type: ignore[no-any-return]  # torch is not followed by mypy
+    if how == "logit_adjustment":
+        prior = float(logit(np.array([label.mean()]))[0])
+        plain = nn.BCEWithLogitsLoss()
+        return lambda score, target: plain(score + prior, target)
+    if how == "focal":
+
+        def focal(score: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            losses = nn.functional.binary_cross_entropy_with_logits(score, target, reduction="none")
+            return (losses * (1.0 - torch.exp(-losses)) ** GAMMA).mean()
+
+        return focal
+    return nn.BCEWithLogitsLoss()  # type: ignore[no-any-return]  # torch is not followed by mypy
 
 
 def _kept_given_label(train: SequenceDataset) -> torch.Tensor | None:

@@ -66,6 +66,19 @@ CANDIDATES: dict[str, Candidate] = {
         exports_encoder=True,
         quick=(("max_epochs", 6), ("last_events", 64)),
     ),
+    **{
+        # The same network under each way of handling a rare label, to be compared; none of them is trained by default.
+        f"gru-{how.replace('_', '-')}": Candidate(
+            "engine.models.torch_sequence",
+            "TorchGRU",
+            "GRUConfig",
+            "torch",
+            reads_sequence=True,
+            quick=(("max_epochs", 6), ("last_events", 64)),
+            fixed=(("imbalance", how),),
+        )
+        for how in ("class_weights", "oversampling", "focal", "logit_adjustment")
+    },
     "transformer": Candidate(
         "engine.models.torch_transformer",
         "TorchTransformer",

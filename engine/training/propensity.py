@@ -28,7 +28,16 @@ import pyarrow.parquet as pq
 
 from engine.models.calibration import Calibrator, choose_calibrator
 from engine.models.dataset import SequenceDataset
-from engine.models.metrics import average_precision, evaluate, expit, log_loss, logit, paired_difference, roc_auc
+from engine.models.metrics import (
+    average_precision,
+    evaluate,
+    expected_calibration_error,
+    expit,
+    log_loss,
+    logit,
+    paired_difference,
+    roc_auc,
+)
 from engine.models.segments import segments_of
 from engine.training.candidates import CANDIDATES, known_candidate
 from engine.training.fit_one import checked_part
@@ -218,6 +227,8 @@ def compare(data: SequenceDataset, predictions: Mapping[str, FloatArray], *, con
             "log_loss": log_loss(data.label[rows["validation"]], p[rows["validation"]]),
             "roc_auc": roc_auc(data.label[rows["validation"]], p[rows["validation"]]),
             "average_precision": average_precision(data.label[rows["validation"]], p[rows["validation"]]),
+            # Before calibration: what rebalancing, or its correction, left of the level.
+            "ece": expected_calibration_error(data.label[rows["validation"]], p[rows["validation"]]),
         }
         for name, p in predictions.items()
     }
