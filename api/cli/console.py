@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cyclopts import App
 
+if TYPE_CHECKING:
+    from api.settings import Settings
+    from engine.decisions.service import DecisionService
+
 app = App(name="console", help="Pages for the growth team: what runs, what it has shown, what to do")
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @app.default
@@ -23,12 +26,15 @@ def serve(
 ) -> int:
     """Serve the console over the store of a service, in a process of its own, until it is told to stop.
 
+    The first time it prints an address at which the first account is made. Passwords cross the network: on another address than
+    this machine's own, put a proxy with TLS before it.
+
     Parameters
     ----------
     port
-        Port to listen on.
+        Port to listen on; 0 takes a free one.
     host
-        Address of this machine only: the console has no accounts yet. Put a proxy that asks for a password before it.
+        Address to listen on.
     home
         Data folder of the service.
     sandbox
@@ -38,21 +44,59 @@ def serve(
     """
     import uvicorn
 
-    from api.console.app import create_console
-    from policies.errors import InvalidInputError
+    from api.app_files import key_file
+    from api.console.app import create_console, setup_token
+    from engine.accounts.accounts import Accounts
 
-    if host not in _LOOPBACK:
-        raise InvalidInputError(
-            f"the console would listen on {host!r}, and it has no accounts yet; expected one of {list(_LOOPBACK)}: put a proxy with a password before it"
-        )
-    settings, database = _open(home, config, sandbox)
-    print(f"Nextoffer console on http://{host}:{port}", file=sys.stderr)  # noqa: T201
-    uvicorn.run(
-        create_console(database, is_sandbox=settings.is_sandbox),
-        host=host,
-        port=port,
-        log_level="warning",
-    )
+    settings = _settings(home, config, sandbox)
+    with _opened(settings) as service:
+        token = "" if Accounts(service.database).list() else setup_token()
+        console = create_console(service, key_file(config, home), is_sandbox=settings.is_sandbox, setup_token=token)
+        server = uvicorn.Server(uvicorn.Config(console, host=host, port=port, log_level="warning"))
+        sock = server.config.bind_socket()
+        address = f"http://{host}:{sock.getsockname()[1]}"
+        print(f"Nextoffer console on {address}", file=sys.stderr)  # noqa: T201
+        if token:
+            print(f"Make the first account at {address}/setup?token={token}", file=sys.stderr)  # noqa: T201
+        server.run(sockets=[sock])
+    return 0
+
+
+@app.command
+def user(
+    name: str,
+    /,
+    *,
+    role: Literal["viewer", "experimenter", "admin"] = "viewer",
+    home: Path | None = None,
+    config: Path | None = None,
+) -> int:
+    """Make an account, or give one another role and password; the password is read from the first line of standard input.
+
+    Parameters
+    ----------
+    name
+        To sign in with.
+    role
+        viewer looks, experimenter makes offers and experiments, admin makes accounts and keys.
+    home
+        Data folder of the service.
+    config
+        TOML file of settings.
+    """
+    from datetime import UTC, datetime
+    from getpass import getpass
+
+    from engine.accounts.accounts import Accounts
+
+    password = getpass("Password: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+    with _opened(_settings(home, config, None)) as service:
+        accounts, now = Accounts(service.database), datetime.now(UTC)
+        if any(a.name == name for a in accounts.list()):
+            accounts.change(name, at=now, actor="command", role=role, password=password, is_active=True)
+        else:
+            accounts.create(name, role=role, password=password, at=now, actor="command")
+    print(f"{name}: {role}")  # noqa: T201
     return 0
 
 
@@ -102,27 +146,26 @@ def plan(
     from engine.experiments.lifecycle import Experiments
     from engine.experiments.records import Plan
 
-    _, database = _open(home, config, None)
-    experiments = Experiments(database)
-    choices = Plan(
-        planned_subjects=planned_subjects,
-        effect=effect,
-        primary=primary,
-        n_looks=looks,
-        currency=currency,
-        margin_tolerance=margin_tolerance,
-        visitors_per_day=visitors_per_day,
-        visitors_per_month=visitors_per_month,
-    )
-    revision = experiments.get(experiment).revision
-    planned = experiments.fix_plan(experiment, choices, revision=revision, at=datetime.now(UTC), actor="command")
+    with _opened(_settings(home, config, None)) as service:
+        experiments = Experiments(service.database)
+        choices = Plan(
+            planned_subjects=planned_subjects,
+            effect=effect,
+            primary=primary,
+            n_looks=looks,
+            currency=currency,
+            margin_tolerance=margin_tolerance,
+            visitors_per_day=visitors_per_day,
+            visitors_per_month=visitors_per_month,
+        )
+        revision = experiments.get(experiment).revision
+        planned = experiments.fix_plan(experiment, choices, revision=revision, at=datetime.now(UTC), actor="command")
     print(f"{planned.id}: {planned_subjects} visitors, judged by {primary}")  # noqa: T201
     return 0
 
 
-def _open(home: Path | None, config: Path | None, sandbox: bool | None):  # type: ignore[no-untyped-def]  # settings and database
+def _settings(home: Path | None, config: Path | None, sandbox: bool | None) -> Settings:
     from api.settings import load_settings
-    from engine.store.database import Database, sqlite_url
     from policies.errors import InvalidInputError
 
     overrides = {"home": home, "mode": None if sandbox is None else "sandbox" if sandbox else "production"}
@@ -130,4 +173,11 @@ def _open(home: Path | None, config: Path | None, sandbox: bool | None):  # type
     file = settings.home / "nextoffer.db"
     if settings.database_url is None and not file.exists():
         raise InvalidInputError(f"there is no store at {file}; start the service once, or name its folder with --home")
-    return settings, Database(settings.database_url or sqlite_url(file))
+    return settings
+
+
+def _opened(settings: Settings) -> DecisionService:
+    """The service over the store; it writes no fact, so that the server stays the only one who does."""
+    from engine.decisions.service import open_service
+
+    return open_service(settings.home, url=settings.database_url)

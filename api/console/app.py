@@ -1,127 +1,230 @@
-"""The console's application: pages rendered on the server, nothing fetched from elsewhere, no script at all."""
+"""The console's application: pages made on the server, behind accounts, in a process of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from importlib.resources import files
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote
 
-from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, FunctionLoader, StrictUndefined
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.console import pages
-from engine.experiments.lifecycle import Experiments
-from engine.experiments.reading import Reading, latest_moment, read_experiment
-from engine.experiments.records import Experiment
-from engine.offers.placement import placement_from_json
-from engine.store import tables
-from engine.store.database import Database
-from offline_eval.report import Callout, Section
-from offline_eval.report.page import render_blocks, stylesheet
-from policies.errors import NextofferError, UnknownNameError
+from api.auth import KeyFile
+from api.console import admin, experiments, home, offers, signing, visitors
+from api.console.ask import COOKIE, LANGUAGE_COOKIE, Ask, Parts
+from api.console.page import Page
+from api.console.shown import filters
+from api.console.words import LANGUAGES, Language, Words
+from api.errors import ForbiddenError
+from engine.accounts.accounts import Accounts
+from engine.decisions.service import DecisionService
+from engine.experiments.automation import tick
+from engine.experiments.reading import latest_moment
+from offline_eval.report.page import stylesheet
+from policies.errors import ConflictError, NextofferError, UnknownNameError
 
-MENU = (("/", "Home"), ("/experiments", "Experiments"), ("/offers", "Offers"))
+TICK_S = 20.0
+MAX_FORM = 256 * 1024
+_STATIC = {
+    "report.css": "text/css",
+    "console.css": "text/css",
+    "console.js": "text/javascript",
+    "htmx.min.js": "text/javascript",
+}
 _HEADERS = (
     (
         b"content-security-policy",
-        b"default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: https:; connect-src 'self'; "
+        b"form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     ),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"same-origin"),
     (b"cache-control", b"private, no-store"),
 )
+_log = logging.getLogger("nextoffer.console")
+PAGES: tuple[Page, ...] = (
+    *signing.PAGES,
+    *home.PAGES,
+    *offers.PAGES,
+    *experiments.PAGES,
+    *visitors.PAGES,
+    *admin.PAGES,
+)
 
 
 def create_console(
-    database: Database, *, is_sandbox: bool, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    service: DecisionService,
+    keys: KeyFile,
+    *,
+    is_sandbox: bool,
+    setup_token: str = "",
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ticks: bool = True,
 ) -> ASGIApp:
-    """Make the console over an open store.
+    """Make the console over an open service, which stays the caller's to close.
 
     Parameters
     ----------
     is_sandbox
         Whether time and visitors are made up: pages say so, and read as of the newest fact.
+    setup_token
+        Lets whoever knows it make the first account; only while there is none.
+    ticks
+        Whether scheduled starts, ramps and planned ends are looked after here.
     """
-    environment = Environment(
-        loader=FunctionLoader(_asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.get_template("page.html.j2")
-    app = FastAPI(title="Nextoffer console", docs_url=None, redoc_url=None, openapi_url=None)
-    lifecycle = Experiments(database)
 
     def now() -> datetime:
-        return (latest_moment(database) if is_sandbox else None) or clock()
+        return (latest_moment(service.database) if is_sandbox else None) or clock()
 
-    def read(experiment: Experiment, at: datetime) -> Reading:
-        return read_experiment(database, experiment, as_of=at, in_simulation=is_sandbox)
+    parts = Parts(service, Accounts(service.database), keys, _templates(), now, is_sandbox, setup_token)
 
-    def show(view: pages.View, *, here: str, links: Mapping[str, str] | None = None, status: int = 200) -> HTMLResponse:
-        html = template.render(view=view, here=here, menu=MENU, links=links or {}, render=render_blocks)
-        return HTMLResponse(html, status_code=status)
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        job = asyncio.create_task(_look_after(parts)) if ticks else None
+        try:
+            yield
+        finally:
+            if job is not None:
+                job.cancel()
 
-    @app.get("/")
-    def home() -> HTMLResponse:
-        at = now()
-        readings = [read(e, at) for e in lifecycle.list(state="running")]
-        return show(
-            pages.home(readings, in_simulation=is_sandbox), here="/", links=_links(r.experiment.id for r in readings)
+    routes = [Route(p.path, _endpoint(p, parts), methods=list(p.methods), name=p.name) for p in PAGES]
+    routes.append(Route("/static/{name}", _static))
+    routes.append(Route("/{rest:path}", _nowhere(parts)))
+    return _Guarded(Starlette(routes=routes, lifespan=lifespan))
+
+
+def setup_token() -> str:
+    """A word that only whoever starts the console knows."""
+    return secrets.token_urlsafe(16)
+
+
+async def _look_after(parts: Parts) -> None:
+    """Scheduled starts, ramps and ends."""
+    while True:
+        try:
+            for line in await run_in_threadpool(lambda: tick(parts.service.database, at=parts.clock())):
+                _log.info("%s", line)
+        except NextofferError as error:
+            _log.warning("experiments could not be looked after: %s", error)
+        await asyncio.sleep(TICK_S)
+
+
+def _endpoint(page: Page, parts: Parts) -> Callable[[Request], object]:
+    async def endpoint(request: Request) -> Response:
+        raw = b""
+        if request.method == "POST":
+            async for chunk in request.stream():
+                raw += chunk
+                if len(raw) > MAX_FORM:
+                    return HTMLResponse("too large", status_code=413)
+        return await run_in_threadpool(_answer, page, parts, request, raw)
+
+    return endpoint
+
+
+def _answer(page: Page, parts: Parts, request: Request, raw: bytes) -> Response:
+    ask = Ask(request, parts, Words(_language(request)))
+    try:
+        cookie = request.cookies.get(COOKIE)
+        ask.session = None if cookie is None else parts.accounts.session(cookie, at=datetime.now(UTC))
+        if page.role is not None and ask.session is None:
+            return signing.to_sign_in(ask)
+        if page.role is not None and not ask.may(page.role):
+            raise ForbiddenError(ask.words("Your account may look here but not do this; ask an admin for another role"))
+        if request.method == "POST":
+            ask.form = parse_qs(raw.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=2_000)
+            _check_form(ask)
+        return page.handler(ask)
+    except NextofferError as error:
+        return _failed(ask, error)
+    except Exception:  # the outermost edge of a request: log it, and answer without a traceback
+        _log.exception("page %s failed", request.url.path)
+        return ask.page(
+            "message.html.j2",
+            title=ask.words("That did not work"),
+            status=500,
+            text=ask.words("Something went wrong on our side; the log holds it."),
+            tone="bad",
         )
 
-    @app.get("/experiments")
-    def experiments() -> HTMLResponse:
-        at = now()
-        readings = [read(e, at) for e in lifecycle.list()]
-        links = _links(r.experiment.id for r in readings)
-        return show(pages.experiments(readings, in_simulation=is_sandbox), here="/experiments", links=links)
 
-    @app.get("/experiments/{experiment_id}")
-    def experiment(experiment_id: str) -> HTMLResponse:
-        return show(
-            pages.experiment(read(lifecycle.get(experiment_id), now()), in_simulation=is_sandbox), here="/experiments"
+def _check_form(ask: Ask) -> None:
+    """Refuse a form that another site sent."""
+    origin = ask.request.headers.get("origin")
+    own = f"{ask.request.url.scheme}://{ask.request.url.netloc}"
+    is_ours = origin is None or origin == own
+    if ask.session is not None:
+        is_ours &= secrets.compare_digest(ask.text("form_key").encode(), ask.session.form_key.encode())
+    if not is_ours:
+        raise ForbiddenError(
+            ask.words("This form did not come from an open page of yours; go back, reload the page and send it again")
         )
 
-    @app.get("/experiments/{experiment_id}/reading.json")
-    def reading_json(experiment_id: str) -> Response:
-        import json
 
-        found = read(lifecycle.get(experiment_id), now())
-        told = None if found.found is None else found.found.now.to_json()
-        body = {
-            "experiment": experiment_id,
-            "is_planned": found.is_planned,
-            "in_simulation": is_sandbox,
-            "reading": told,
-        }
-        return Response(json.dumps(body, allow_nan=False), media_type="application/json")
+def _failed(ask: Ask, error: NextofferError) -> Response:
+    status = 404 if isinstance(error, UnknownNameError) else 403 if isinstance(error, ForbiddenError) else 409 if isinstance(error, ConflictError) else 400  # fmt: skip
+    text = str(error)
+    title = "Not found" if status == 404 else "That did not work"
+    return ask.page(
+        "message.html.j2", title=ask.words(title), status=status, text=text[:1].upper() + text[1:], tone="warning"
+    )
 
-    @app.get("/offers")
-    def offers() -> HTMLResponse:
-        import json
 
-        with database.reading() as connection:
-            rows = connection.execute(tables.placements.select().order_by(tables.placements.c.id)).all()
-        return show(pages.offers([placement_from_json(json.loads(r.document)) for r in rows]), here="/offers")
+def _language(request: Request) -> Language:
+    chosen = request.cookies.get(LANGUAGE_COOKIE, "")
+    if chosen in LANGUAGES:
+        return chosen
+    return "ru" if request.headers.get("accept-language", "").lower().startswith("ru") else "en"
 
-    @app.get("/static/{name}")
-    def static(name: str) -> Response:
-        if name not in ("report.css", "console.css"):
-            return Response(status_code=404)
-        return Response(stylesheet() if name == "report.css" else _asset("console.css"), media_type="text/css")
 
-    @app.exception_handler(NextofferError)
-    def failed(request: Request, error: Exception) -> HTMLResponse:
-        is_missing = isinstance(error, UnknownNameError)
-        text = str(error)
-        view = pages.View(
-            "Not found" if is_missing else "That did not work",
-            [Section("Why", [Callout(text[:1].upper() + text[1:], tone="warning")], in_simulation=False)],
-        )
-        return show(view, here="", status=404 if is_missing else 500)
+async def _static(request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in _STATIC:
+        return Response(status_code=404)
+    content = stylesheet() if name == "report.css" else _asset(f"static/{name}")
+    return Response(content, media_type=_STATIC[name])
 
-    return _Guarded(app)
+
+def _nowhere(parts: Parts) -> Callable[[Request], object]:
+    nowhere = Page("nowhere", "/{rest:path}", _not_found, None)
+    return _endpoint(nowhere, parts)
+
+
+def _not_found(ask: Ask) -> Response:
+    return ask.page(
+        "message.html.j2",
+        title=ask.words("Not found"),
+        status=404,
+        text=ask.words("There is no page at this address."),
+        tone="note",
+    )
+
+
+def _templates() -> Environment:
+    environment = Environment(
+        loader=FunctionLoader(lambda name: _asset(f"templates/{name}")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(filters())
+    environment.globals["quote"] = lambda text: quote(str(text), safe="")
+    return environment
+
+
+def _asset(name: str) -> str:
+    return files("api.console").joinpath(name).read_text(encoding="utf-8")
 
 
 class _Guarded:
@@ -137,11 +240,3 @@ class _Guarded:
             await send(message)
 
         await self._app(scope, receive, guarded)
-
-
-def _links(ids: object) -> dict[str, str]:
-    return {str(i): f"/experiments/{quote(str(i), safe='')}" for i in ids}  # type: ignore[attr-defined]
-
-
-def _asset(name: str) -> str:
-    return files("api.console").joinpath(name).read_text(encoding="utf-8")

@@ -5,6 +5,7 @@ The API, the console, the command and the demo all read here, from the hourly su
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,15 +15,19 @@ from numpy.typing import NDArray
 from sqlalchemy import func, select
 
 from engine.experiments.records import UNPLANNED, Experiment, Plan, plan_for_statistics
-from engine.experiments.rollup import HOUR_US, refresh
+from engine.experiments.rollup import HOUR_US, SEPARATOR, refresh
 from engine.rewards.definition import DAY_S
 from engine.store import tables
 from engine.store.database import Database
 from engine.store.facts import from_us, to_us
 from offline_eval.abtest import ExperimentPlan, Replay, Timeline, replay
+from offline_eval.abtest.confidence_sequence import sequence_interval
+from offline_eval.abtest.effects import Effect, compare
+from offline_eval.report.formatting import Interval
 from policies.records import FloatArray, IntArray
 
 _HOURS_A_DAY = 24
+MAX_SEGMENT_VALUES = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,12 +107,20 @@ class Reading:
 
 
 def read_experiment(
-    database: Database, experiment: Experiment, *, as_of: datetime, in_simulation: bool, plan: Plan | None = None
+    database: Database,
+    experiment: Experiment,
+    *,
+    as_of: datetime,
+    in_simulation: bool,
+    plan: Plan | None = None,
+    n_points: int = 20,
 ) -> Reading:
     """Read one experiment as of a moment.
 
     Parameters
     ----------
+    n_points
+        Readings over time, for charts; none where only the present matters.
     plan
         Used where the experiment has none of its own; the caller fixed it before the start elsewhere.
     """
@@ -118,7 +131,9 @@ def read_experiment(
     found = None
     if len(cells):
         statistics = plan_for_statistics(experiment, used)
-        found = replay(timeline(cells, statistics, as_of=as_of), statistics, in_simulation=in_simulation)
+        found = replay(
+            timeline(cells, statistics, as_of=as_of), statistics, n_points=n_points, in_simulation=in_simulation
+        )
     return Reading(experiment, cells, found, used, chosen is not None, as_of)
 
 
@@ -182,3 +197,86 @@ def latest_moment(database: Database) -> datetime | None:
         times = [connection.execute(select(func.max(t.c.at_us))).scalar() for t in (tables.decisions, tables.outcomes)]
     known = [t for t in times if t is not None]
     return from_us(max(known)) if known else None
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentReading:
+    """One treatment in one part of the visitors.
+
+    Parameters
+    ----------
+    interval
+        Of the primary metric's difference; holds at all times and for all segments shown together.
+    """
+
+    name: str
+    value: str
+    treatment: str
+    n_subjects: int
+    effect: Effect
+    interval: Interval
+
+
+def read_segments(reading: Reading) -> list[SegmentReading]:
+    """The primary metric by segment, corrected for the number of segments that are looked at."""
+    experiment, cells = reading.experiment, reading.cells
+    if not experiment.segments or reading.found is None:
+        return []
+    plan = plan_for_statistics(experiment, reading.plan)
+    parts = [(i, name, value) for i, name in enumerate(experiment.segments) for value in _values_of(cells, i)]
+    n_looks = max(1, len(parts) * len(plan.treatments))
+    out: list[SegmentReading] = []
+    for i, name, value in parts:
+        mine = cells.where(
+            np.asarray([s.split(SEPARATOR)[i] == value for s in cells.segments.tolist()], dtype=np.bool_)
+        )
+        line = timeline(mine, plan, as_of=reading.as_of)
+        moments = line.rollup(plan, line.as_of_day).moments[plan.primary.name]
+        for treatment in plan.treatments:
+            column, control = plan.variants.index(treatment), plan.variants.index(plan.control)
+            if not ((moments.n[:, column] >= 2) & (moments.n[:, control] >= 2)).any():
+                continue
+            effect = compare(moments, plan.primary, treatment=column, control=control)
+            interval = sequence_interval(
+                effect.estimate,
+                effect.standard_error,
+                n=float(moments.n.sum()),
+                planned=plan.planned_subjects,
+                alpha=plan.alpha / n_looks,
+            )
+            out.append(SegmentReading(name, value, treatment, int(mine.n.sum()), effect, interval))
+    return out
+
+
+def _values_of(cells: Cells, i: int) -> list[str]:
+    """Values of a segment, the most frequent first; visitors without one are no segment."""
+    counts: dict[str, float] = {}
+    for text, n in zip(cells.segments.tolist(), cells.n.tolist(), strict=True):
+        value = text.split(SEPARATOR)[i] if text else ""
+        counts[value] = counts.get(value, 0.0) + n
+    return [v for v in sorted(counts, key=lambda v: -counts[v]) if v][:MAX_SEGMENT_VALUES]
+
+
+def cost_of_weights(reading: Reading, weights_bp: Mapping[str, int]) -> float | None:
+    """Days that other weights add to the planned end (negative: save); None where that cannot be told.
+
+    Information comes with ``w_t w_c / (w_t + w_c)`` of each treatment, so the smallest one counts.
+    """
+    rate = reading.plan.visitors_per_day
+    if not reading.is_planned or not rate:
+        return None
+    so_far = 0.0 if reading.found is None else reading.found.now.power.fraction
+    left = max(0.0, 1.0 - so_far) * reading.plan.planned_subjects
+    experiment = reading.experiment
+    first = {v.key: v.weight_bp for v in (experiment.phases[0].variants if experiment.phases else experiment.variants)}
+
+    def speed(weights: Mapping[str, int]) -> float:
+        control = weights[experiment.control]
+        others = [w for k, w in weights.items() if k != experiment.control]
+        return min(w * control / (w + control) if w + control else 0.0 for w in others)
+
+    now = {v.key: v.weight_bp for v in experiment.variants}
+    planned, current, wanted = speed(first), speed(now), speed(weights_bp)
+    if not planned or not current or not wanted:
+        return None
+    return left / rate * (planned / wanted - planned / current)

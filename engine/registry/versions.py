@@ -28,7 +28,7 @@ FOLLOW_S = 0.25
 
 _log = logging.getLogger("nextoffer.registry")
 
-_RESERVED = ("baseline", "bot")
+_RESERVED = ("baseline", "bot", "placement")
 
 
 @dataclass(frozen=True, slots=True)

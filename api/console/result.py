@@ -1,0 +1,299 @@
+"""What an experiment has shown, in blocks of the report kit and in the words of the reader."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from api.console.shown import difference
+from api.console.words import Words
+from engine.experiments.audit import AuditRow
+from engine.experiments.reading import Reading, read_segments
+from offline_eval.abtest import ExperimentReading, MetricReading
+from offline_eval.abtest.pages import difference_unit
+from offline_eval.report import (
+    COUNT,
+    PROBABILITY,
+    RELATIVE,
+    SHARE,
+    Cell,
+    Column,
+    Interval,
+    KeyFigure,
+    KeyFigures,
+    Line,
+    LinePoint,
+    Table,
+    format_value,
+    interval_chart,
+    line_chart,
+)
+from offline_eval.report.blocks import Block, Tone, format_cell
+from offline_eval.report.page import render_blocks
+
+COHORT_DAYS = 7
+_TONES: dict[str, Tone] = {"ship": "good", "stop": "bad", "keep running": "note", "broken": "bad"}
+
+
+@dataclass(frozen=True, slots=True)
+class Banner:
+    """The one sentence above everything."""
+
+    title: str
+    text: str
+    tone: str
+
+
+def banner(t: Words, reading: Reading) -> Banner:
+    """What to do."""
+    experiment = reading.experiment
+    if reading.found is None:
+        if experiment.state == "draft":
+            return Banner(t("A draft: nobody sees it yet"), t("Go through the checklist, then start it."), "note")
+        if experiment.state == "scheduled":
+            return Banner(t("It starts by itself"), "", "note")
+        return Banner(t("Nobody has seen it yet"), "", "note")
+    now = reading.found.now
+    tone = "note" if now.verdict.reason == "no_difference" else _TONES[now.verdict.decision]
+    if now.split.is_broken:
+        return Banner(t.sentence(now), "", "bad")
+    if not reading.is_planned:
+        text = t("How long it runs and which change matters were not fixed before the start. The intervals below hold at any time; what to do with them is yours to decide.")  # fmt: skip
+        return Banner(t("No plan, no verdict"), text, "warning")
+    late = t("The plan was fixed after the start: whoever had seen figures by then may have chosen it to fit.")
+    return Banner(t.sentence(now), late if reading.plan.is_late else "", tone)
+
+
+def word(t: Words, reading: Reading) -> str:
+    """The verdict in a word, for lists."""
+    if reading.found is None:
+        return "–"
+    if not reading.is_planned and not reading.found.now.split.is_broken:
+        return t("no plan")
+    verdict = reading.found.now.verdict
+    return t(verdict.decision) + (f" {verdict.variant}" if verdict.variant else "")
+
+
+def key_figures(t: Words, reading: Reading) -> str:
+    """Differences that count, for the first treatment or the one to ship."""
+    if reading.found is None:
+        return ""
+    now = reading.found.now
+    treatment = now.verdict.variant or now.plan.treatments[0]
+    figures = [
+        KeyFigure(t.metric(m), m.interval, difference_unit(m), t("{variant} against {control}", variant=treatment, control=now.plan.control), tone=_tone(m))
+        for m in now.metrics
+        if m.treatment == treatment and m.metric.role != "descriptive"
+    ]  # fmt: skip
+    planned = (
+        t("of {n} planned", n=format_value(now.power.planned, COUNT)) if reading.is_planned else t("no plan was fixed")
+    )
+    figures.append(KeyFigure(t("visitors followed"), now.power.matured, COUNT, planned))
+    return render_blocks([KeyFigures(figures)], in_simulation=False)
+
+
+def forest(t: Words, now: ExperimentReading) -> str:
+    """Relative changes of all metrics of all treatments."""
+    several = len(now.plan.treatments) > 1
+    rows: dict[str, Interval] = {}
+    for m in now.metrics:
+        if m.metric.role != "descriptive" and m.effect.lift is not None:
+            rows[f"{t.metric(m)} · {m.treatment}" if several else t.metric(m)] = m.effect.lift
+    if not rows:
+        return ""
+    chart = interval_chart(
+        t("Relative change against {control}", control=now.plan.control),
+        rows,
+        unit=RELATIVE,
+        axis=t("relative change"),
+        reference_label=t("no difference"),
+        note=t("95 % intervals for a single look; the verdict uses the wider ones in the table."),
+    )
+    return render_blocks([chart, _metrics(t, now)], in_simulation=False)
+
+
+def over_time(t: Words, reading: Reading) -> str:
+    """The primary metric day by day, and what was said at each planned look."""
+    assert reading.found is not None
+    now = reading.found.now
+    lines = []
+    for treatment in now.plan.treatments:
+        points = [
+            LinePoint(day, m.effect.estimate, m.always.low, m.always.high)
+            for day, then in reading.found.over_time
+            if (m := _primary(then, treatment)) is not None and then.power.matured >= then.plan.min_subjects
+        ]
+        if len(points) > 1:
+            lines.append(Line(treatment, points))
+    blocks: list[Block] = []
+    if lines:
+        blocks.append(
+            line_chart(
+                t("{metric}: difference to {control}", metric=t(now.plan.primary.title), control=now.plan.control),
+                lines,
+                unit=difference_unit(now.of(now.plan.primary.name)),
+                axis=t("difference"),
+                x_axis=t("day of the experiment"),
+                reference=0.0,
+                note=t("The band holds at every day at once, so it may be read as often as you like."),
+            )
+        )
+    if reading.is_planned and reading.found.looks:
+        blocks.append(_looks(t, reading))
+    return render_blocks(blocks, in_simulation=False)
+
+
+def guardrails(t: Words, now: ExperimentReading) -> list[dict[str, str]]:
+    """Each guardrail: whether it holds, and what it shows."""
+    out = []
+    for m in now.metrics:
+        if m.metric.role != "guardrail":
+            continue
+        shown, limits = difference(m.interval, difference_unit(m))
+        state = "worse" if m.is_worse else "better" if m.is_better else "holds"
+        tone = {"worse": "bad", "better": "good", "holds": "note"}[state]
+        text = {"worse": t("is worse"), "better": t("is better"), "holds": t("no loss is proven")}[state]
+        out.append(
+            {
+                "metric": t.metric(m),
+                "variant": m.treatment,
+                "shown": shown,
+                "limits": limits,
+                "text": text,
+                "tone": tone,
+            }
+        )
+    return out
+
+
+def segments(t: Words, reading: Reading) -> str:
+    """The primary metric by part of the visitors."""
+    found = read_segments(reading)
+    if not found or reading.found is None:
+        return ""
+    primary = reading.found.now.plan.primary
+    several = len(reading.found.now.plan.treatments) > 1
+    unit = difference_unit(reading.found.now.of(primary.name))
+    rows = {
+        f"{s.name}: {s.value} ({format_value(s.n_subjects, COUNT)})"
+        + (f" · {s.treatment}" if several else ""): s.interval
+        for s in found
+    }
+    chart = interval_chart(
+        t("{metric} by segment", metric=t(primary.title)),
+        rows,
+        unit=unit,
+        axis=t("difference"),
+        reference_label=t("no difference"),
+        note=t(
+            "The intervals are wide enough for all segments together; a segment that stands out by chance does not count."
+        ),
+    )
+    return render_blocks([chart], in_simulation=False)
+
+
+def cohorts(t: Words, reading: Reading) -> str:
+    """Visitors by week of first exposure; a week whose windows are open has no figures yet."""
+    c, counting = reading.cells, reading.experiment.counting
+    week = (c.hour - c.hour.min()) // (24 * COHORT_DAYS)
+    rows: list[dict[str, Cell]] = []
+    for w in np.unique(week):
+        for variant in (v.key for v in reading.experiment.variants):
+            mine = c.where((week == w) & (c.variant == variant))
+            converted = mine.where(mine.is_matured(counting.conversion_window_s, reading.as_of))
+            kept = mine.where(mine.is_matured(counting.kept_window_s, reading.as_of))
+            rows.append(
+                {
+                    "week": t("week {n}", n=w + 1),
+                    "variant": variant,
+                    "visitors": int(mine.n.sum()),
+                    "conversion": float(converted.n_subscribed.sum() / converted.n.sum()) if len(converted) else None,
+                    "kept": float(kept.n_kept.sum() / kept.n.sum()) if len(kept) else None,
+                }
+            )
+    columns = [
+        Column("week", t("first seen in")),
+        Column("variant", t("variant")),
+        Column("visitors", t("visitors"), COUNT),
+        Column("conversion", t("conversion"), SHARE),
+        Column("kept", t("kept per visitor"), SHARE),
+    ]
+    note = t("Only visitors whose window has closed are counted in a share; a dash is not known yet.")
+    return render_blocks(
+        [Table(columns, rows, caption=t("By week of the first visit"), note=note)], in_simulation=False
+    )
+
+
+def notes(rows: Sequence[AuditRow]) -> list[AuditRow]:
+    """Notes of an experiment, newest first."""
+    return [r for r in rows if r.action == "note"]
+
+
+def _metrics(t: Words, now: ExperimentReading) -> Table:
+    rows: list[dict[str, Cell]] = []
+    for m in now.metrics:
+        shown, limits = difference(m.interval, difference_unit(m))
+        rows.append(
+            {
+                "metric": t.metric(m) + ("" if len(now.plan.treatments) == 1 else f" · {m.treatment}"),
+                "role": t(m.metric.role),
+                "control": format_cell(m.effect.control, m.metric.unit),
+                "treatment": format_cell(m.effect.treatment, m.metric.unit),
+                "difference": shown,
+                "interval": limits,
+            }
+        )
+    columns = [
+        Column("metric", t("metric")),
+        Column("role", t("role")),
+        Column("control", now.plan.control),
+        Column("treatment", now.plan.treatments[0] if len(now.plan.treatments) == 1 else t("variant")),
+        Column("difference", t("difference")),
+        Column("interval", t("holds at all times")),
+    ]
+    note = t("Retention among subscribers describes and decides nothing: it looks only at those who subscribed.")
+    return Table(columns, rows, caption=t("Every metric"), note=note)
+
+
+def _looks(t: Words, reading: Reading) -> Table:
+    assert reading.found is not None
+    treatment = reading.found.now.plan.treatments[0]
+    rows: list[dict[str, Cell]] = [
+        {
+            "look": t("{i} of {n}", i=i, n=reading.plan.n_looks),
+            "day": f"{day:.0f}",
+            "visitors": then.power.matured,
+            "single": _single(t, then, treatment),
+            "said": t(then.verdict.decision) + (f" {then.verdict.variant}" if then.verdict.variant else ""),
+        }
+        for i, (day, then) in enumerate(reading.found.looks, start=1)
+    ]
+    columns = [
+        Column("look", t("planned look")),
+        Column("day", t("day")),
+        Column("visitors", t("visitors followed"), COUNT),
+        Column("single", t("a test that ignores looking would say")),
+        Column("said", t("verdict")),
+    ]
+    return Table(columns, rows, caption=t("What was said at each planned look"))
+
+
+def _single(t: Words, reading: ExperimentReading, treatment: str) -> str:
+    m = _primary(reading, treatment)
+    if m is None:
+        return "–"
+    p = format_value(m.effect.p_value, PROBABILITY)
+    return (f"p {p}" if p.startswith("<") else f"p = {p}") + (t(", “significant”") if m.effect.p_value < 0.05 else "")
+
+
+def _primary(reading: ExperimentReading, treatment: str) -> MetricReading | None:
+    name = reading.plan.primary.name
+    return next((m for m in reading.metrics if m.metric.name == name and m.treatment == treatment), None)
+
+
+def _tone(m: MetricReading) -> Tone:
+    if not (m.is_better or m.is_worse):
+        return "note"
+    return "good" if m.is_better else "bad"

@@ -1,0 +1,49 @@
+"""Visitors: who got what and why, and what one would get now."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import Response
+
+from api.console.ask import Ask
+from api.console.page import Page
+from engine.decisions.requests import DecisionRequest
+from engine.experiments.history import history_of, last_visitors
+from policies.errors import NextofferError
+
+
+def visitors(ask: Ask) -> Response:
+    """Search, history, and a decision on trial that nobody sees and nothing counts."""
+    subject = ask.query("id").strip()
+    places = ask.service.placements()
+    values: dict[str, Any] = {"subject": subject, "ids": (), "shown": [], "told": [], "now": [], "last": []}
+    if subject:
+        ids, shown, told = history_of(ask.service.database, subject)
+        now = [_would_get(ask, place, subject) for place in places] if shown or ask.query("try") else []
+        values |= {"ids": ids, "shown": shown, "told": told, "now": now}
+    else:
+        values["last"] = last_visitors(ask.service.database)
+    return ask.page("visitors.html.j2", title=ask.words("Visitors"), here="/visitors", **values)
+
+
+def _would_get(ask: Ask, placement: str, subject: str) -> dict[str, Any]:
+    request = DecisionRequest(placement, subject, at=ask.now, dry_run=True, explain=True)
+    try:
+        answer = ask.service.decide(request)
+    except NextofferError as error:
+        return {"placement": placement, "error": str(error)}
+    explanation = answer.explanation
+    chances = sorted(explanation.probabilities.items(), key=lambda i: -i[1]) if explanation else []
+    return {
+        "placement": placement,
+        "error": "",
+        "title": answer.payload.get("title") or answer.decision.offer,
+        "offer": answer.decision.offer,
+        "steps": explanation.steps if explanation else (),
+        "chances": chances[:6],
+        "excluded": dict(explanation.excluded) if explanation else {},
+    }
+
+
+PAGES = (Page("visitors", "/visitors", visitors),)

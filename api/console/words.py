@@ -1,0 +1,107 @@
+"""What the pages say, in English and in Russian; English is the key of the other."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any, Literal, get_args
+
+from offline_eval.abtest import ExperimentReading, MetricReading
+from offline_eval.abtest.verdict import amount
+from offline_eval.report.formatting import Interval, Unit, format_value
+
+Language = Literal["en", "ru"]
+LANGUAGES: tuple[Language, ...] = get_args(Language)
+
+
+class Words:
+    """Texts of one language; a text without a translation stays English."""
+
+    def __init__(self, language: Language) -> None:
+        self.language: Language = language
+        self._known = {} if language == "en" else translations(language)
+
+    def __call__(self, key: str, /, **values: Any) -> str:
+        """A text with its values."""
+        found = self._known.get(key, key)
+        return found.format(**values) if values else found
+
+    def sentence(self, reading: ExperimentReading) -> str:
+        """The verdict in plain words and money."""
+        if self.language == "en":
+            return reading.verdict.sentence
+        return _russian(reading, self)
+
+    def metric(self, m: MetricReading) -> str:
+        """Name of a metric."""
+        return self(m.metric.title)
+
+
+@lru_cache(maxsize=2)
+def translations(language: Language) -> dict[str, str]:
+    """All translations into a language."""
+    text = files("api.console").joinpath(f"{language}.json").read_text(encoding="utf-8")
+    found: dict[str, str] = json.loads(text)
+    return found
+
+
+def _russian(reading: ExperimentReading, t: Words) -> str:
+    verdict, plan, power = reading.verdict, reading.plan, reading.power
+    so_far = f"{power.matured:,} из {power.planned:,} запланированных посетителей прослежены достаточно долго".replace(
+        ",", "\u00a0"
+    )
+    days = "" if power.days_left is None else f", осталось примерно {power.days_left:,.0f} дн."
+    primary = {m.treatment: m for m in reading.metrics if m.metric.role == "primary"}
+    shown = "; ".join(f"{name}: {_difference(m)}" for name, m in primary.items())
+    names = ", ".join(plan.treatments)
+    match verdict.reason:
+        case "better":
+            parts = [
+                _change(plan.visitors_per_month, m, t)
+                for m in reading.metrics
+                if m.treatment == verdict.variant and _is_told(m)
+            ]
+            return f"Выпускайте {verdict.variant}: {' и '.join(parts)}{_per(plan.visitors_per_month)}."
+        case "worse" | "guardrail":
+            harmed = next((m for m in reading.metrics if m.is_worse), None)
+            why = "" if harmed is None else _change(plan.visitors_per_month, harmed, t) + _per(plan.visitors_per_month)
+            return f"Остановите {names}: {why}."
+        case "no_difference":
+            return f"Остановите и оставьте {plan.control}: план выполнен, разница не доказана ({shown})."
+        case "too_early":
+            return f"Продолжайте: судить рано, {so_far}{days}."
+        case "guardrail_open":
+            return f"Продолжайте: вариант выигрывает, но маржа ещё может оказаться хуже допустимого ({shown}); {so_far}{days}."
+        case "broken_split":
+            return f"Не читайте этот эксперимент: {t('the traffic is not split as planned')}. Найдите причину и начните заново."
+        case "imbalance":
+            return "Не читайте этот эксперимент: варианты различались ещё до начала. Найдите причину и начните заново."
+    return f"Продолжайте: пока не решено ({shown}); {so_far}{days}."
+
+
+def _is_told(m: MetricReading) -> bool:
+    return m.metric.role == "primary" or (m.metric.role == "guardrail" and m.metric.unit.kind == "money")
+
+
+def _change(visitors_per_month: float | None, m: MetricReading, t: Words) -> str:
+    scaled = m.interval.scaled(visitors_per_month or 1000.0)
+    unit = m.metric.unit if m.metric.unit.kind == "money" else Unit("count" if abs(scaled.estimate) >= 10 else "number")
+    side = "больше" if scaled.estimate >= 0 else "меньше"
+    noun = t(m.metric.noun or m.metric.title)
+    return f"{noun} на {amount(abs(scaled.estimate), unit)} {side} (от {amount(scaled.low, unit)} до {amount(scaled.high, unit)})"
+
+
+def _per(visitors_per_month: float | None) -> str:
+    return " в месяц" if visitors_per_month else " на 1000 посетителей"
+
+
+def _difference(m: MetricReading) -> str:
+    unit = Unit("points") if m.metric.unit.kind == "share" else m.metric.unit
+    return between(m.interval, unit, "от", "до")
+
+
+def between(interval: Interval, unit: Unit, low: str, high: str) -> str:
+    """Estimate and limits."""
+    shown = [format_value(v, unit, signed=True) for v in (interval.estimate, interval.low, interval.high)]
+    return f"{shown[0]} ({low} {shown[1]} {high} {shown[2]})"

@@ -1,0 +1,73 @@
+"""Who got what and why: the decisions of one visitor, newest first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import select
+
+from engine.store import tables
+from engine.store.database import Database
+from engine.store.facts import from_us
+from engine.subjects.links import people_of
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One decision, as far as a person asks about it."""
+
+    id: str
+    at: datetime
+    subject: str
+    placement: str
+    offer: str
+    propensity: float
+    policy: str
+    is_activated: bool
+    experiment: str | None
+    phase: int | None
+    variant: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One outcome of the person."""
+
+    at: datetime
+    subject: str
+    kind: str
+    value: float
+
+
+def history_of(database: Database, subject: str, *, limit: int = 50) -> tuple[tuple[str, ...], list[Shown], list[Told]]:
+    """All ids of a person, their newest decisions and outcomes."""
+    decisions, outcomes = tables.decisions, tables.outcomes
+    with database.reading() as connection:
+        ids = sorted(people_of(connection, [subject]))
+        shown = connection.execute(
+            select(
+                decisions.c.id, decisions.c.at_us, decisions.c.subject, decisions.c.placement, decisions.c.offer,
+                decisions.c.propensity, decisions.c.policy, decisions.c.is_activated, decisions.c.experiment,
+                decisions.c.phase, decisions.c.variant,
+            ).where(decisions.c.subject.in_(ids)).order_by(decisions.c.at_us.desc()).limit(limit)
+        ).all()  # fmt: skip
+        told = connection.execute(
+            select(outcomes.c.at_us, outcomes.c.subject, outcomes.c.kind, outcomes.c.value)
+            .where(outcomes.c.subject.in_(ids))
+            .order_by(outcomes.c.at_us.desc())
+            .limit(limit)
+        ).all()
+    return (
+        tuple(ids),
+        [Shown(r.id, from_us(r.at_us), *r[2:7], bool(r.is_activated), *r[8:]) for r in shown],
+        [Told(from_us(r.at_us), *r[1:]) for r in told],
+    )
+
+
+def last_visitors(database: Database, *, limit: int = 10) -> list[str]:
+    """Subjects of the newest decisions."""
+    table = tables.decisions
+    with database.reading() as connection:
+        rows = connection.execute(select(table.c.subject).order_by(table.c.ledger_offset.desc()).limit(200)).scalars()
+    return list(dict.fromkeys(rows))[:limit]
