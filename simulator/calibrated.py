@@ -135,7 +135,7 @@ def calibrate(
     design = trait_design(columns)[0] if columns else np.zeros((n, 0))
     hidden = np.random.default_rng(seed).normal(size=n)
     found, errors, identified = response.natural(), response.standard_errors(), set(response.identified())
-    affinity, weight = _affinity(found, design, hidden)
+    affinity, _ = _affinity(found, design, hidden)
     _, first = np.unique(run.row, return_index=True)
     people = Population(
         columns=columns,
@@ -150,14 +150,10 @@ def calibrate(
     for key, value in found.items():
         if key in names:
             made[key] = _told(value, errors[key], about, key in identified)
-    # The weight has a seen part, one loading a trait, and a hidden part, which is the harder one to know.
     is_known = "affinity_hidden" in identified
-    slope = errors["affinity_hidden"] * found["affinity_hidden"] / weight
-    loadings = np.asarray([errors[k] * found[k] for k in found if k.startswith(_TRAIT)]) / weight
-    error = float(np.sqrt(slope**2 + (loadings**2).sum()))
-    made["deal_affinity_weight"] = _told(weight, error, about, is_known)
-    shown = float(np.std(design @ _loadings(found)) / weight)
-    made["deal_affinity_shown"] = _told(shown, shown * error / weight, about, is_known)
+    (weight, shown), (weight_error, shown_error) = _weight_and_share(response, design)
+    made["deal_affinity_weight"] = _told(float(weight), float(weight_error), about, is_known)
+    made["deal_affinity_shown"] = _told(float(shown), float(shown_error), about, is_known)
     laws = replace(scenario.parameters, **made)
     fitted = tuple(n for n, p in made.items() if p.provenance == "fitted")
     return Calibrated(
@@ -172,6 +168,24 @@ def calibrate(
         hidden=hidden,
         people=people,
     )
+
+
+def _weight_and_share(response: ResponseFit, traits: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """How much affinity moves the appeal of a discount, what share of its spread traits tell, and errors by the delta method."""
+
+    def of(free: FloatArray) -> FloatArray:
+        found = response.natural(free)
+        seen = float(np.std(traits @ _loadings(found)))
+        weight = float(np.hypot(seen, found["affinity_hidden"]))
+        return np.asarray([weight, seen / weight])
+
+    slopes = []
+    for i, name in enumerate(response.names):
+        step = np.zeros(len(response.mode))
+        step[i] = 1e-4 if name == "affinity_hidden" or name.startswith(_TRAIT) else 0.0
+        slopes.append((of(response.mode + step) - of(response.mode - step)) / 2e-4)
+    jacobian = np.stack(slopes, axis=1)
+    return of(response.mode), np.sqrt(np.diag(jacobian @ response.covariance @ jacobian.T))
 
 
 def _told(value: float, error: float, about: str, is_identified: bool) -> Parameter:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.errors import InvalidInputError
 from policies.records import BoolArray, FloatArray, IntArray
 from simulator import world
 from simulator.rollouts import Rollout
@@ -105,7 +106,16 @@ def evidence_of(run: Rollout, scenario: Scenario, *, is_weighted: bool = False) 
     is_weighted
         Weigh visits by inverse propensity, cut at ten times the mean: for models that are wrong, the fit is then best for offers
         shown at random instead of for those the log prefers.
+
+    Raises
+    ------
+    InvalidInputError
+        If contracts begin with a trial. Dates are not known to the likelihood either: what they do is read as chance.
     """
+    if (run.table.columns["stage"] == world.STAGES[world.TRIAL]).any():
+        raise InvalidInputError(
+            "the log has subjects on trial; expected a site without trials: the likelihood knows no end of one"
+        )
     order = np.lexsort((run.day, run.row))
     row, day, chosen = run.row[order], run.day[order], run.chosen[order]
     subjects, start = np.unique(row, return_index=True)

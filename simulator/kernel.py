@@ -155,6 +155,8 @@ class VisitKernel:
             self._masks = (patterns[:, None, :] & self._mask[None, :, :]).reshape(-1, len(offers))
             self._is_mask_moving = not is_offered.all() or bool(self._limited)
         self._trial_days = int(self._p["trial_days"])
+        self._least_gap = np.full(len(world.STAGES), world.SUBSCRIBER_GAP_DAYS, dtype=np.int32)
+        self._least_gap[world.TRIAL] = world.TRIAL_GAP_DAYS
 
     def _compile_observations(self, space: FeatureSpace) -> None:
         people, k = self.scenario.population, len(self.scenario.offers)
@@ -294,7 +296,7 @@ class VisitKernel:
         upcoming = gap.astype(np.int32)  # truncation is floor: the product is positive
         upcoming += 1
         is_visitor = self.stage == world.VISITOR
-        upcoming = np.where(is_visitor, upcoming, np.maximum(upcoming, world.SUBSCRIBER_GAP_DAYS))
+        upcoming = np.where(is_visitor, upcoming, np.maximum(upcoming, self._least_gap[self.stage]))
         upcoming += self.day
         subscribed = np.zeros(n, dtype=np.float32)
         kept = np.zeros(n, dtype=np.float32)
@@ -313,7 +315,8 @@ class VisitKernel:
             margin[signers] += self._margin[offer]
             cost[signers] = self._discount_cost[offer]
             self._start_contract(signers, signed_day, offer)
-            returns = np.maximum(upcoming[signers] - self.day[signers], world.SUBSCRIBER_GAP_DAYS)
+            first_stage = world.TRIAL if self._trial_days else world.SUBSCRIBER
+            returns = np.maximum(upcoming[signers] - self.day[signers], self._least_gap[first_stage])
             upcoming[signers] = signed_day + returns
             subscribers = np.concatenate([subscribers, signers])
             start = np.concatenate([start, signed_day + 1])

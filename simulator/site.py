@@ -333,9 +333,12 @@ class LiveSite:
         gap = world.next_gap_days(self.subjects.return_rate[rows], luck(Purpose.RETURN))
         # Someone who has decided does not browse until the contract is signed, and then comes back now and then;
         # someone who has not decided within the market window bought elsewhere or not at all.
-        upcoming = np.where(signs, day + delay + np.maximum(gap, world.SUBSCRIBER_GAP_DAYS), day + gap)
+        first_gap = world.TRIAL_GAP_DAYS if self._is_on_trial else world.SUBSCRIBER_GAP_DAYS
+        upcoming = np.where(signs, day + delay + np.maximum(gap, first_gap), day + gap)
         is_subscriber = self.stage[rows] == world.SUBSCRIBER
-        upcoming = np.where(is_subscriber, day + np.maximum(gap, world.SUBSCRIBER_GAP_DAYS), upcoming)
+        is_trial = self._stage_shown(rows, day) == world.TRIAL
+        least = np.where(is_trial, world.TRIAL_GAP_DAYS, world.SUBSCRIBER_GAP_DAYS)
+        upcoming = np.where(is_subscriber, day + np.maximum(gap, least), upcoming)
         is_gone = ~is_subscriber & ~signs & (upcoming >= self.arrival_day[rows] + world.MARKET_DAYS)
         self.next_visit[rows] = np.where(is_gone, -1, upcoming)
         assert visits.table.at is not None

@@ -81,6 +81,8 @@ def upper_bound(scenario: Scenario, *, n_subjects: int, seed: int, outcome: str 
     asked. For ``margin_eur`` looking after costs nothing here. In simulation.
     """
     p = scenario.parameters.values()
+    if scenario.calendar is not None:
+        raise InvalidInputError(f"site {scenario.name!r} has dates; the bound holds for sites without a calendar")
     for name in ("fatigue_per_view", "cancel_per_fatigue"):
         if p[name] < 0:
             raise InvalidInputError(

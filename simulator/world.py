@@ -18,6 +18,8 @@ MAX_DELAY_DAYS = 14
 # A visitor is in the market for two weeks after the first visit; a subscriber looks in every ten days at most.
 MARKET_DAYS = 14
 SUBSCRIBER_GAP_DAYS = 10
+# Who is on trial looks in more often: the decision to stay is still to come.
+TRIAL_GAP_DAYS = 2
 # How often a discount can make a visitor more dependent on discounts: a small number keeps exact recursions small.
 MAX_DEPENDENCE = 3
 MAX_HAZARD = 0.5

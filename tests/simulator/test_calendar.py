@@ -87,6 +87,7 @@ def test_a_trial_ends_contracts_on_its_last_day() -> None:
     assert np.bincount(tenure).argmax() == 7
     days = run.table.columns["tenure_days"]
     is_trial = run.table.columns["stage"] == "trial"
+    assert is_trial.sum() > 100
     np.testing.assert_array_equal(is_trial, days < 7)
     sooner = true_value(trial(), Uniform(), n_subjects=2_000, seed=5).value("kept_30d")[0]
     assert sooner < true_value(trial(), Uniform(), n_subjects=2_000, seed=5).value("subscribed")[0]

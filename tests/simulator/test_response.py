@@ -12,7 +12,7 @@ from simulator.evidence import evidence_of, trait_design
 from simulator.response import COEFFICIENTS, HISTORY, Coefficient, Likelihood, ResponseFit, fit_response
 from simulator.rollouts import Rollout, rollout
 from simulator.scenarios.car_subscription import reference
-from simulator.scenarios.named import retention
+from simulator.scenarios.named import retention, trial
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,9 @@ def test_holding_one_coefficient_moves_those_it_trades_against(fit: ResponseFit)
 
 
 def test_small_logs_are_refused() -> None:
-    """A hundred visitors are too few, and the message says how many there are."""
+    """A hundred visitors are too few, and the message says how many there are; so are laws that the likelihood does not know."""
+    with pytest.raises(InvalidInputError, match="on trial"):
+        fit_response(rollout(trial(), Uniform(), n_subjects=300, seed=1), trial())
     with pytest.raises(InvalidInputError, match="100 visitors"):
         fit_response(rollout(reference(), Uniform(), n_subjects=100, seed=1), reference())
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from policies.errors import UnknownNameError
+from policies.errors import InvalidInputError, UnknownNameError
 from simulator import world
 from simulator.exact import visit_odds
 from simulator.rollouts import rollout
 from simulator.scenarios.car_subscription import reference
+from simulator.scenarios.named import changing
 from simulator.truth import Oracle, true_value, upper_bound
 from tests.simulator.test_site import Always, Uniform
 
@@ -38,6 +39,8 @@ def test_nobody_beats_the_bound_and_the_oracle_comes_near() -> None:
 
 
 def test_unknown_outcomes_are_named() -> None:
-    """A misspelt outcome is refused with the nearest known one."""
+    """A misspelt outcome is refused with the nearest known one, and a site with dates because it has no bound."""
+    with pytest.raises(InvalidInputError, match="has dates"):
+        upper_bound(changing(), n_subjects=10, seed=1)
     with pytest.raises(UnknownNameError, match="kept_30d"):
         upper_bound(reference(), n_subjects=10, seed=1, outcome="kept")
