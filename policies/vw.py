@@ -44,7 +44,7 @@ CB_TYPES: tuple[CbType, ...] = ("mtr", "dr", "ips", "dm")
 _MTR_ONLY = ("squarecb", "regcb")
 _CONTEXT, _OFFER = ord("c"), ord("o")
 _MAX_REWARD = 1e6
-_MAX_CACHED = 16
+_MAX_CACHED = 256
 _MERGED_BITS = 18
 
 

@@ -112,16 +112,26 @@ class RewardDefinitionBody(Body):
     aggregation: Literal["sum", "first", "last", "max"] = "sum"
 
 
+class CandidatesBody(Body):
+    """How the offers of one decision are found in a large catalogue."""
+
+    k: Annotated[int, Field(ge=1, le=200)] = Field(50, description="How many are compared at most")
+    match: Annotated[tuple[Name, ...], Field(max_length=10)] = Field(
+        (), description="Features that visitors and offers share, the most telling first"
+    )
+
+
 class PlacementBody(Body):
     """A place on a site where one offer is shown."""
 
-    offers: Annotated[tuple[CatalogueOfferBody, ...], Field(min_length=1, max_length=200)]
+    offers: Annotated[tuple[CatalogueOfferBody, ...], Field(min_length=1, max_length=10_000)]
     rules: Annotated[tuple[RuleBody, ...], Field(max_length=200)] = ()
     policy: Id | None = Field(None, description="name@version of a registered policy; without it, the baseline order")
     baseline: tuple[Id, ...] = Field((), description="Order of offers to fall back on, best first")
     explore_share: Annotated[float, Field(ge=0, lt=1)] = Field(0.05, description="Share of decisions that explore")
     reward: RewardDefinitionBody = Field(default_factory=RewardDefinitionBody)
     encoder: Id | None = Field(None, description="name@version of a registered sequence encoder")
+    candidates: CandidatesBody | None = Field(None, description="Needed for more than 200 offers")
     fallback: Id | None = Field(None, description="name@version that decides where the policy fails or is too slow")
     doors: Annotated[dict[Name, dict[str, Any]], Field(max_length=10)] = Field(
         default_factory=dict, description="What other contracts configure, by door; give it back as it was read"
@@ -145,6 +155,7 @@ class PlacementReply(Reply):
     reward: dict[str, Any]
     encoder: str | None
     fallback: str | None
+    candidates: dict[str, Any] | None
     doors: dict[str, dict[str, Any]]
     limits: dict[str, Any]
 

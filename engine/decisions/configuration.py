@@ -14,7 +14,8 @@ from engine.experiments.allocation import PlacementTrials
 from engine.experiments.controls import controls_of
 from engine.experiments.lifecycle import Experiments
 from engine.experiments.records import Experiment
-from engine.offers.placement import Placement, placement_from_json
+from engine.offers.candidates import CandidateIndex
+from engine.offers.placement import CatalogueOffer, Placement, placement_from_json
 from engine.store import tables
 from engine.store.database import Database
 from policies.errors import StoreUnavailableError, UnknownNameError
@@ -35,6 +36,8 @@ class LivePlacement:
     has_limits: bool
     shown: dict[str, int] = field(default_factory=dict)
     offers_document: str = ""
+    entries: Mapping[str, CatalogueOffer] = field(default_factory=dict)
+    index: CandidateIndex | None = None
 
 
 class Configuration:
@@ -124,14 +127,19 @@ def _load(database: Database) -> dict[str, LivePlacement]:
                 ).all()
                 shown = {str(offer): int(n) for offer, n in counts}
             trials = PlacementTrials(running.get(placement.id, ()), controls, own_policy=placement.policy)
+            named = set(placement.baseline)
+            order = (*placement.baseline, *(o for o in offers.ids if o not in named))
+            rule = placement.candidates
             out[placement.id] = LivePlacement(
                 placement=placement,
                 revision=row.revision,
                 offers=offers,
-                order=(*placement.baseline, *(o for o in offers.ids if o not in placement.baseline)),
+                order=order,
                 trials=trials,
                 has_limits=any(o.starts_at or o.ends_at or o.stock is not None for o in placement.offers),
                 shown=shown,
                 offers_document=offer_set_document(offers),
+                entries={o.offer.id: o for o in placement.offers},
+                index=None if rule is None else CandidateIndex(offers, rule, order=order),
             )
     return out

@@ -42,11 +42,11 @@ class BaselineOrder:
 
     def __init__(self, order: Sequence[str]) -> None:
         self._order = tuple(order)
+        self._position = {offer: i for i, offer in enumerate(self._order)}
 
     def probabilities(self, table: DecisionTable) -> FloatArray:
         """All mass on the first eligible offer of each row."""
-        position = {offer: i for i, offer in enumerate(self._order)}
-        rank = np.asarray([position.get(offer, len(self._order) + i) for i, offer in enumerate(table.offers.ids)])
+        rank = np.asarray([self._position.get(offer, len(self._order) + i) for i, offer in enumerate(table.offers.ids)])
         first = np.where(table.eligible, rank, np.iinfo(np.int64).max).argmin(axis=1)
         out = np.zeros(table.eligible.shape)
         out[np.arange(len(table)), first] = 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -11,9 +11,9 @@ from engine.decisions.configuration import Configuration, LivePlacement, offer_s
 from engine.decisions.ladder import BASELINE, DEADLINE_S, Ladder, Rung, baseline
 from engine.decisions.requests import DecisionRequest, Explanation
 from engine.experiments.allocation import Allocation
+from engine.offers.candidates import MAX_OFFERS, Found
 from engine.offers.counts import Counts
 from engine.offers.limits import Situation, View, excluded_by_limits
-from engine.offers.placement import MAX_OFFERS
 from engine.registry.versions import Registry
 from engine.rewards.attribution import BOT
 from engine.store.database import Database
@@ -143,10 +143,13 @@ class Pipeline:
         if at.tzinfo is not UTC:
             at = at.astimezone(UTC)
         decision_id = new_id(at_us) if request.id is None else check_text(request.id, what="decision id")
-        offers = live.offers if request.offers is None else _candidates(request.offers)
         features = self._with_traits(subject, request.features)
-        excluded = self._excluded(live, request, offers, features, at)
-        if len(excluded) == len(offers):
+        for found in _compared(live, request, features):
+            offers, order = found
+            excluded = self._excluded(live, request, offers, features, at)
+            if len(excluded) < len(offers):
+                break
+        else:
             raise NoEligibleOfferError([0], subject=subject)
         allocation = (
             live.trials.allocate(self._people.ids(subject), features, assigned=self._assigned)
@@ -163,7 +166,6 @@ class Pipeline:
             vectors=vectors,
             allowed=[offer not in excluded for offer in offers.ids] if excluded else None,
         )
-        order = live.order if request.offers is None else ()
         explore_share = live.placement.explore_share if request.role == "policy" else 0.0
         if request.role == "policy":
             rung = self._ladder.draw(
@@ -295,7 +297,7 @@ class Pipeline:
             if offer in offers.ids:
                 excluded.setdefault(OfferId(offer), PLACED)
         if live.has_limits and request.offers is None:
-            for entry in live.placement.offers:
+            for entry in live.placement.offers if offers is live.offers else map(live.entries.__getitem__, offers.ids):
                 reason = None
                 if entry.starts_at is not None and at < entry.starts_at:
                     reason = "not_started"
@@ -373,6 +375,15 @@ def digest_of_request(request: DecisionRequest) -> bytes:
 
 def _without_experiment(live: LivePlacement, request: DecisionRequest) -> Allocation:
     return Allocation(BOT if request.role == "bot" else live.placement.policy)
+
+
+def _compared(live: LivePlacement, request: DecisionRequest, features: Features) -> Iterable[Found]:
+    """Offers that are compared, with their baseline order; more than one set only where candidates are looked for."""
+    if request.offers is not None:
+        return (Found(_candidates(request.offers), ()),)
+    if live.index is None:
+        return (Found(live.offers, live.order),)
+    return live.index.windows(features)
 
 
 def _candidates(offers: tuple[Any, ...]) -> OfferSet:

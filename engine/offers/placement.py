@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from engine.offers.candidates import MAX_CATALOGUE, MAX_OFFERS, CandidateRule, candidates_from_json
 from engine.offers.limits import Limits, limits_from_json
 from engine.rewards.definition import RewardDefinition
 from policies.eligibility import Condition, EligibilityRule
 from policies.errors import InvalidInputError, UnknownNameError
 from policies.records import Offer, OfferId, OfferSet
 from policies.sampling import DEFAULT_EXPLORE_SHARE
-
-MAX_OFFERS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +71,8 @@ class Placement:
         holds both. Policies never see it.
     limits
         Frequency caps, mandatory offers, margin floors, budgets and diversity of a page; they need the catalogue's own offers.
+    candidates
+        How the offers of one decision are found in a catalogue of up to 10,000; None: all are compared, up to 200.
     """
 
     id: str
@@ -85,16 +86,18 @@ class Placement:
     fallback: str | None = None
     doors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
+    candidates: CandidateRule | None = None
 
     def __post_init__(self) -> None:
         if not self.id or len(self.id) > 128 or not all(c.isalnum() or c in "-_." for c in self.id):
             raise InvalidInputError(
                 f"placement id {self.id!r} is not usable; expected 1 to 128 letters, digits, '-', '_' or '.'"
             )
-        if len(self.offers) > MAX_OFFERS:
+        most = MAX_OFFERS if self.candidates is None else MAX_CATALOGUE
+        if len(self.offers) > most:
             raise InvalidInputError(
                 f"placement {self.id!r} has {len(self.offers)} offers; at most {MAX_OFFERS} are compared in one decision: "
-                "send candidates with the request instead"
+                f"say how candidates are found (candidates) in up to {MAX_CATALOGUE:,}, or send them with the request"
             )
         known = self.offer_set.ids  # also refuses an empty set and duplicates
         for offer_id in self.baseline:
@@ -120,6 +123,7 @@ class Placement:
             "reward": self.reward.to_json(),
             "encoder": self.encoder,
             "limits": self.limits.to_json(),
+            "candidates": None if self.candidates is None else self.candidates.to_json(),
             "fallback": self.fallback,
             "doors": {door: dict(kept) for door, kept in self.doors.items()},
         }
@@ -139,6 +143,7 @@ def placement_from_json(document: Mapping[str, Any]) -> Placement:
         fallback=document.get("fallback"),
         doors=document.get("doors", {}),
         limits=limits_from_json(document.get("limits", {})),
+        candidates=candidates_from_json(document.get("candidates")),
     )
 
 
