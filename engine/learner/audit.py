@@ -180,7 +180,7 @@ class Replayed:
     def __init__(self, database: Database, registry: Registry, ref: str) -> None:
         self.database, self.registry, self.ref = database, registry, ref
         self.ticks = [_whole(database, ref, t) for t in read_ticks(database, ref)]
-        self.checkpoints = [t.number for t in checkpoints(registry, ref, self.ticks)]
+        self.checkpoints = [t.number for t in checkpoints(database, registry, ref)]
         oldest = oldest_offset(database)
         touched = erased_offsets(database)
         self.broken = {

@@ -32,6 +32,7 @@ PUBLISH_EVERY_N = 200
 PUBLISH_APART_S = 0.5
 _PRUNE_EVERY = 20
 _PROBE_ROWS = 16
+_SEARCH_S = 0.3
 
 _log = logging.getLogger("nextoffer.learner")
 
@@ -73,6 +74,7 @@ class Learner:
         self._n_since_publish = 0
         self._published_at = 0.0
         self._n_published = 0
+        self._is_behind = False
         self._offers: dict[str, OfferSet] = {}
         self._probe: DecisionTable | None = None
         self._unpublished: Tick | None = None
@@ -82,14 +84,15 @@ class Learner:
 
     def _restore(self) -> OnlineLearner:
         """Newest snapshot, and the ticks since."""
-        ticks = read_ticks(self._database, self.ref)
-        there = checkpoints(self._registry, self.ref, ticks)
-        start = there[-1].number if there else None
-        self._policy = load_state(self._registry, self.ref, start)
+        there = checkpoints(self._database, self._registry, self.ref)
+        start = there[-1] if there else None
+        self._policy = load_state(self._registry, self.ref, None if start is None else start.number)
         self._unpublished = None
-        for tick in ticks:
+        if start is not None:
+            self._number, self._end = start.number, start.stretch.end_offset
+        for tick in read_ticks(self._database, self.ref, after=0 if start is None else start.number):
             self._number, self._end = tick.number, tick.stretch.end_offset
-            if (start is None or tick.number > start) and not tick.is_left_out:
+            if not tick.is_left_out:
                 whole = self._whole(tick)
                 self._learn(whole, read_tick(self._database, self.ref, whole, self._offers))
                 self._unpublished = tick
@@ -111,28 +114,31 @@ class Learner:
         """
         as_of_us = to_us(self._clock())
         known = self._database.head()
-        if known <= self._end:
-            return 0
-        end = end_of_closed(
-            self._database,
-            self._placement,
-            self.definition,
-            first_offset=self._end,
-            known_offset=known,
-            as_of_us=as_of_us,
-            policy=self.ref,
-        )
-        end = min(end, self._end + STRETCH)
-        if end <= self._end:
-            return 0
-        tick = Tick(self._number + 1, Stretch(self._end, end, known, as_of_us), self._placement, self.definition)
-        content = read_tick(self._database, self.ref, tick, self._offers)
-        if not content[0]:
+        started = time.monotonic()
+        while known > self._end:
+            end = end_of_closed(
+                self._database,
+                self._placement,
+                self.definition,
+                first_offset=self._end,
+                known_offset=known,
+                as_of_us=as_of_us,
+                policy=self.ref,
+            )
+            self._is_behind = end > self._end + STRETCH
+            end = min(end, self._end + STRETCH)
+            if end <= self._end:
+                return 0
+            tick = Tick(self._number + 1, Stretch(self._end, end, known, as_of_us), self._placement, self.definition)
+            content = read_tick(self._database, self.ref, tick, self._offers)
+            if content[0]:
+                write_tick(self._database, self.ref, tick)
+                self._number, self._end = tick.number, end
+                return self._learn(tick, content)
             self._end = end  # nothing of ours in there: remember the place, but write no tick for it
-            return 0
-        write_tick(self._database, self.ref, tick)
-        self._number, self._end = tick.number, end
-        return self._learn(tick, content)
+            if time.monotonic() - started > _SEARCH_S:
+                return 0  # others are learned in this process too
+        return 0
 
     def _learn(self, tick: Tick, content: tuple[Sequence[InteractionBatch], int]) -> int:
         batches, n_left_out = content
@@ -185,19 +191,23 @@ class Learner:
         self._published_at = time.monotonic()
         self._n_published += 1
         if self._n_published % _PRUNE_EVERY == 0:
-            prune(self._registry, self.ref, read_ticks(self._database, self.ref), keep_newest=self._keep_newest)
+            prune(self._database, self._registry, self.ref, keep_newest=self._keep_newest)
         return tick.number
 
     def _since_published(self) -> list[int]:
-        ticks = read_ticks(self._database, self.ref)
-        there = checkpoints(self._registry, self.ref, ticks)
-        after = there[-1].number if there else 0
-        return [t.number for t in ticks if t.number > after and not t.is_left_out]
+        there = checkpoints(self._database, self._registry, self.ref)
+        ticks = read_ticks(self._database, self.ref, after=there[-1].number if there else 0)
+        return [t.number for t in ticks if not t.is_left_out]
 
     def step(self) -> int:
         """Tick, and publish where it is due: a second after the last time, or half a second if much was learned; return from how many."""
+        since_s = time.monotonic() - self._published_at
+        has_news = self._unpublished is not None
+        # No tick that could not be published soon: each is written down, and what comes meanwhile is in the next.
+        if not self._is_behind and since_s < (PUBLISH_EVERY_S if has_news else PUBLISH_APART_S):
+            return 0
         n = self.tick()
         wait_s = PUBLISH_APART_S if self._n_since_publish >= PUBLISH_EVERY_N else PUBLISH_EVERY_S
-        if self._unpublished is not None and time.monotonic() - self._published_at >= wait_s:
+        if self._unpublished is not None and since_s >= wait_s:
             self.publish()
         return n

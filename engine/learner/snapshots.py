@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from engine.learner.ticks import Tick
+from engine.learner.ticks import Tick, read_ticks
 from engine.registry.versions import Registry, snapshot_folder
+from engine.store.database import Database
 from policies.artifact import Artifact, load_artifact
 from policies.errors import ArtifactError, ProbabilityError, StateError
 from policies.protocols import OnlineLearner, Policy
@@ -19,6 +19,7 @@ from policies.sampling import check_distribution
 
 KEEP_NEWEST = 10
 _DAY_US = 86_400_000_000
+_PART = 500
 
 
 def load_state(registry: Registry, ref: str, number: int | None) -> OnlineLearner:
@@ -60,16 +61,19 @@ def check_snapshot(artifact: Artifact, policy: Policy, probe: DecisionTable | No
     check_distribution(answer, probe.eligible, policy_name=policy.name)
 
 
-def checkpoints(registry: Registry, ref: str, ticks: Sequence[Tick]) -> list[Tick]:
-    """Published ticks whose snapshot is still on disk, in order."""
+def checkpoints(database: Database, registry: Registry, ref: str) -> list[Tick]:
+    """Published ticks whose snapshot is still on disk, in order; asks for those only, however many ticks there were."""
     folder = snapshot_folder(registry.folder, ref, 0).parent
-    there = {p.name for p in folder.iterdir()} if folder.exists() else set()
-    return [t for t in ticks if t.is_published and f"{t.number:08d}" in there]
+    there = sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
+    out: list[Tick] = []
+    for start in range(0, len(there), _PART):
+        out += [t for t in read_ticks(database, ref, numbers=there[start : start + _PART]) if t.is_published]
+    return out
 
 
-def prune(registry: Registry, ref: str, ticks: Sequence[Tick], *, keep_newest: int = KEEP_NEWEST) -> int:
+def prune(database: Database, registry: Registry, ref: str, *, keep_newest: int = KEEP_NEWEST) -> int:
     """Remove snapshots but the newest ones and the last of each day, from which an audit can start; return how many."""
-    there = checkpoints(registry, ref, ticks)
+    there = checkpoints(database, registry, ref)
     last_of_day = {t.stretch.as_of_us // _DAY_US: t.number for t in there}
     kept = {t.number for t in there[-keep_newest:]} | set(last_of_day.values())
     dropped = [t for t in there if t.number not in kept]

@@ -49,11 +49,22 @@ class Tick:
     is_left_out: bool = False
 
 
-def read_ticks(database: Database, ref: str) -> list[Tick]:
-    """All ticks of a policy, in order."""
+def read_ticks(database: Database, ref: str, *, after: int = 0, numbers: Sequence[int] | None = None) -> list[Tick]:
+    """Ticks of a policy, in order.
+
+    Parameters
+    ----------
+    after
+        Only those with a larger number.
+    numbers
+        Only these.
+    """
     table = tables.learner_ticks
+    query = select(table).where(table.c.policy == ref, table.c.number > after).order_by(table.c.number)
+    if numbers is not None:
+        query = query.where(table.c.number.in_(numbers))
     with database.reading() as connection:
-        rows = connection.execute(select(table).where(table.c.policy == ref).order_by(table.c.number)).all()
+        rows = connection.execute(query).all()
     return [
         Tick(
             r.number,

@@ -25,6 +25,8 @@ from engine.store.facts import check_text, to_us
 from engine.subjects.links import people_of
 
 PREFIX = "erased-"
+# In the place of a digest: no request has it, so that one that comes again is another one.
+FORGOTTEN = b"erased"
 _PART = 400
 
 
@@ -135,7 +137,7 @@ class _Renaming:
             self.connection.execute(
                 update(keys)
                 .where(keys.c.kind == kind, keys.c.id == bindparam("old"))
-                .values(id=bindparam("new"), digest=b""),
+                .values(id=bindparam("new"), digest=FORGOTTEN),
                 [{"old": old, "new": new} for old, new in changes],
             )
 
@@ -197,7 +199,7 @@ def _erase_events(connection: Connection, ids: Sequence[str]) -> int:
     table, keys = tables.events, tables.fact_keys
     rows = connection.execute(select(table.c.id).where(table.c.subject.in_(ids))).scalars().all()
     for part in _parts(list(rows)):
-        connection.execute(update(keys).where(keys.c.kind == facts.EVENT, keys.c.id.in_(part)).values(digest=b""))
+        connection.execute(update(keys).where(keys.c.kind == facts.EVENT, keys.c.id.in_(part)).values(digest=FORGOTTEN))
     connection.execute(delete(table).where(table.c.subject.in_(ids)))
     return len(rows)
 

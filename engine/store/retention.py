@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
-from sqlalchemy import Connection, Table, delete, insert, select, update
+from sqlalchemy import Connection, Table, delete, insert, select, text, update
 
 from engine.store import tables
 from engine.store.cold import write_cold
@@ -26,6 +26,11 @@ from policies.errors import InvalidInputError
 What = Literal["events", "decisions"]
 STEP = 10_000
 _DAY_S = 86_400.0
+# Ticks of facts that have gone can be learned by nobody again; the last published one says where its heir begins.
+_OLD_TICKS = (
+    "DELETE FROM learner_ticks WHERE end_offset <= :below AND number < (SELECT coalesce(max(newer.number), 0) "
+    "FROM learner_ticks newer WHERE newer.policy = learner_ticks.policy AND newer.is_published AND newer.end_offset <= :below)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,7 @@ def retain(
                 connection.execute(delete(table).where(*mine))
             else:
                 connection.execute(update(table).where(*mine).values(body=b""))
+                connection.execute(text(_OLD_TICKS), {"below": end})
             _remember(connection, what, end, to_us(now))
         n_rows += len(rows)
         at = end

@@ -155,7 +155,7 @@ def test_ten_snapshots_and_the_last_of_each_day_are_kept(tmp_path: Path) -> None
         learner.publish()
     ref, database = str(lab.ref), lab.service.database
     ticks = read_ticks(database, ref)
-    n = prune(lab.service.policies, ref, ticks, keep_newest=3)
+    n = prune(database, lab.service.policies, ref, keep_newest=3)
     folder = snapshot_folder(lab.service.policies.folder, ref, 0).parent
     kept = sorted(int(p.name) for p in folder.iterdir())
     days = {t.stretch.as_of_us // 86_400_000_000: t.number for t in ticks if t.is_published}
