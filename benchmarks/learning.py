@@ -169,11 +169,15 @@ def _features(hashes: NDArray[np.uint64], x: NDArray[np.float32]) -> str:
 
 def main() -> int:
     """Run all of it."""
-    options = parser(__doc__).parse_args()
+    made = parser(__doc__)
+    made.add_argument(
+        "--tests", type=int, default=None, help="headline tests drawn at random; default: all 4,873, four minutes"
+    )
+    options = made.parse_args()
     quick = options.quick
     figures = linear_speed(repeats=10 if quick else 50, seed=options.seed)
     figures.append(vw_learning(2_000 if quick else 20_000, runs=2 if quick else 5, seed=options.seed))
-    figures += upworthy(30 if quick else None, seed=options.seed, can_judge=not quick)
+    figures += upworthy(30 if quick else options.tests, seed=options.seed, can_judge=not quick)
     figures += [hillstrom(options.seed), karlan_list(options.seed)]
     figures += from_store(quick=quick, seed=options.seed)
     return finish("learning", figures, quick=quick, path=options.json, seed=options.seed)

@@ -34,13 +34,17 @@ def _gauss_legendre(n: int) -> tuple[FloatArray, FloatArray]:
     return (points + 1.0) / 2.0, weights / 2.0
 
 
-def normal_best_probabilities(mean: FloatArray, variance: FloatArray, eligible: BoolArray) -> FloatArray:
+def normal_best_probabilities(
+    mean: FloatArray, variance: FloatArray, eligible: BoolArray, *, factor: float = 1.0
+) -> FloatArray:
     """Probability that each eligible offer's normal score is the row's largest, shape ``(n, k)``.
 
     Parameters
     ----------
     mean, variance
         Shape ``(n, k)``; variances above 0.
+    factor
+        Multiplies every variance.
     eligible
         Shape ``(n, k)``, at least one per row.
 
@@ -51,15 +55,15 @@ def normal_best_probabilities(mean: FloatArray, variance: FloatArray, eligible: 
     """
     n, k = mean.shape
     if n == 1:
-        return _one_decision(mean[0], variance[0], eligible[0])
+        return _one_decision(mean[0], variance[0], eligible[0], factor)
     out = np.zeros((n, k))
     step = max(1, _CHUNK // (k * N_POINTS))
     if n > step:
         for start in range(0, n, step):
             rows = slice(start, start + step)
-            out[rows] = normal_best_probabilities(mean[rows], variance[rows], eligible[rows])
+            out[rows] = normal_best_probabilities(mean[rows], variance[rows], eligible[rows], factor=factor)
         return out
-    return _many(mean, np.sqrt(variance), eligible, out)
+    return _many(mean, np.sqrt(factor * variance), eligible, out)
 
 
 def _many(mean: FloatArray, deviation: FloatArray, eligible: BoolArray, out: FloatArray) -> FloatArray:
@@ -83,7 +87,7 @@ def _many(mean: FloatArray, deviation: FloatArray, eligible: BoolArray, out: Flo
     return np.asarray(out / out.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
-def _one_decision(mean: FloatArray, variance: FloatArray, eligible: BoolArray) -> FloatArray:
+def _one_decision(mean: FloatArray, variance: FloatArray, eligible: BoolArray, factor: float) -> FloatArray:
     """The same for one row, at a fifth of the cost: only the offers that may still be best are looked at."""
     k = len(mean)
     out = np.zeros((1, k))
@@ -93,7 +97,7 @@ def _one_decision(mean: FloatArray, variance: FloatArray, eligible: BoolArray) -
     behind = mean[leader] - mean
     behind *= behind
     reach = variance + variance[leader]
-    reach *= _BEHIND**2
+    reach *= _BEHIND**2 * factor
     contenders = (behind < reach).nonzero()[0]
     if len(contenders) == 1:
         out[0, leader] = 1.0
@@ -104,12 +108,12 @@ def _one_decision(mean: FloatArray, variance: FloatArray, eligible: BoolArray) -
         out[0, other], out[0, leader] = p, 1.0 - p
         return out
     # So few numbers that plain floats beat array calls.
-    m, s = mean[contenders].tolist(), [math.sqrt(v) for v in variance[contenders].tolist()]
+    m, s = mean[contenders].tolist(), [math.sqrt(factor * v) for v in variance[contenders].tolist()]
     low = max([a - _REACH_ONE * b for a, b in zip(m, s, strict=True)])
     high = max([a + _REACH_ONE * b for a, b in zip(m, s, strict=True)])
     n_steps = int((high - low) / (_STEP * min(s))) + 1
     if n_steps > _MAX_STEPS:
-        return _many(mean[None], np.sqrt(variance)[None], eligible[None], out)
+        return _many(mean[None], np.sqrt(factor * variance)[None], eligible[None], out)
     step = (high - low) / n_steps
     z = np.array([(step / b, (low - a) / b) for a, b in zip(m, s, strict=True)]) @ _GRID[:, :n_steps]
     below = ndtr(z)  # never below that of -6.5: the range begins where every contender does

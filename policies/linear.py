@@ -116,8 +116,7 @@ class LinTS:
     def probabilities(self, table: DecisionTable) -> FloatArray:
         """Probability that each offer's sampled score is the largest, shape ``(n, k)``."""
         mean, variance = self.state.mean_and_variance(table)
-        variance *= self.scale**2
-        return normal_best_probabilities(mean, variance, table.eligible)
+        return normal_best_probabilities(mean, variance, table.eligible, factor=self.scale**2)
 
     def learn(self, batch: InteractionBatch) -> None:
         """Add the rows."""

@@ -65,7 +65,7 @@ class LogisticThompson:
     def probabilities(self, table: DecisionTable) -> FloatArray:
         """Probability that each offer's sampled rate is the largest, shape ``(n, k)``."""
         mean, variance = self.log_odds(table)
-        return normal_best_probabilities(mean, variance * self.scale**2, table.eligible)
+        return normal_best_probabilities(mean, variance, table.eligible, factor=self.scale**2)
 
     def log_odds(self, table: DecisionTable) -> tuple[FloatArray, FloatArray]:
         """Posterior mean and variance of the log-odds of success, shape ``(n, k)`` each."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from benchmarks._bandits import Labelled, Ours, progressive_regret
+from benchmarks._kept import Kept
+from benchmarks._retention import _figures, _is_claimed
 from benchmarks.regret import mean_ranks
 from policies.linear import LinUCB
 
@@ -28,3 +32,29 @@ def test_regret_counts_each_decision_before_its_row_is_learned() -> None:
     regret = progressive_regret(cold, data, seed=0)
     assert regret[-200:].mean() < 0.05
     assert progressive_regret(warm, data, seed=0)[:50].mean() == pytest.approx(0.0, abs=0.02)
+
+
+def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
+    """A second run reads the numbers of the first and measures only what is new."""
+    first = Kept(tmp_path / "kept" / "a.jsonl")
+    assert first.value("x", lambda: 1.5) == 1.5
+    second = Kept(tmp_path / "kept" / "a.jsonl")
+    assert second.value("x", lambda: pytest.fail("measured again")) == 1.5
+    assert second.value("y", lambda: 2.0) == 2.0
+    assert (tmp_path / "kept" / "a.jsonl").read_text().count("\n") == 2
+
+
+def test_a_win_is_claimed_only_where_the_interval_says_so() -> None:
+    """Ten seeds with a clear lead claim a win and hold the rule; the same lead in half of them claims nothing."""
+    clear = np.stack([np.full(10, 0.05), np.full(10, 0.06), np.full(10, 0.07) + np.linspace(-0.001, 0.001, 10)], axis=1)
+    gain, share = _figures("ppo_1", clear, best=0.08, to_gain=0.2, is_above=True)
+    assert gain.ours == pytest.approx(0.01)
+    assert gain.holds is True
+    assert (gain.note or "").startswith("planning wins")
+    assert share.ours == pytest.approx(2 / 3)
+    unclear = clear.copy()
+    unclear[::2, 2] = 0.05
+    assert not _is_claimed(unclear)
+    gain, _ = _figures("ppo_1", unclear, best=0.08, to_gain=0.2, is_above=True)
+    assert gain.holds is None
+    assert (gain.note or "").startswith("no winner")
