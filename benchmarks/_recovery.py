@@ -113,13 +113,21 @@ class Recovery:
     covered: list[bool]
 
 
-def recover(site: Scenario, *, n_visitors: int, seed: int, n_members: int = 16) -> Recovery:
-    """Log a site under the uniform policy, fit it, and hold estimates and intervals against the site."""
+def recover(site: Scenario, *, n_visitors: int, seed: int, n_members: int = 16, n_subjects: int = 8_000) -> Recovery:
+    """Log a site under the uniform policy, fit it, and hold estimates and intervals against the site.
+
+    Parameters
+    ----------
+    n_visitors
+        In the log.
+    n_subjects
+        Visitors for the value on each member; the true value gets eight times as many.
+    """
     made = calibrate(rollout(site, Uniform(), n_subjects=n_visitors, seed=seed), site)
     values = values_with_spread(
-        made, four_policies(), outcome=OUTCOME, n_members=n_members, n_subjects=8_000, seed=seed + 1
+        made, four_policies(), outcome=OUTCOME, n_members=n_members, n_subjects=n_subjects, seed=seed + 1
     )
-    true = [_true(site, p, n=60_000, seed=seed + 2) for p in four_policies()]
+    true = [_true(site, p, n=8 * n_subjects, seed=seed + 2) for p in four_policies()]
     return Recovery(_errors(made, site), [v.low <= t <= v.high for v, t in zip(values, true, strict=True)])
 
 

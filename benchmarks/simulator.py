@@ -102,7 +102,8 @@ def recovery_figures(*, is_quick: bool, seed: int) -> list[Figure]:
     n_logs, n_visitors = (2, 4_000) if is_quick else (12, 10_000)
     logs: list[Recovery] = []
     for i in range(n_logs):
-        logs.append(recover(drawn_site(seed + 100 + i), n_visitors=n_visitors, seed=seed + 1000 + 10 * i))
+        site, own = drawn_site(seed + 100 + i), seed + 1000 + 10 * i
+        logs.append(recover(site, n_visitors=n_visitors, seed=own, n_subjects=2_000 if is_quick else 8_000))
         print(f"recovered {i + 1} of {n_logs} logs", file=sys.stderr, flush=True)
     errors = np.abs([z for log in logs for z in log.z.values()])
     covered = [c for log in logs for c in log.covered]
