@@ -112,5 +112,61 @@ def audit(*, data: Path, seed: int = 0, json: bool = False) -> int:
     return 1 if found["suspects"] else 0
 
 
+@app.command
+def explain(*, run: Path, data: Path, subject: str = "", model: str = "", seed: int = 0, json: bool = False) -> int:
+    """Say what a trained model goes by: columns its ranking rests on, what customer attributes move, or why one subject scores as it does.
+
+    Parameters
+    ----------
+    run
+        Folder that ``train propensity --out`` wrote.
+    data
+        Folder of decision points.
+    subject
+        Explain the latest row of this subject instead of the model as a whole.
+    model
+        Name of a model of the run; the chosen one where it can be loaded again, else the best that can.
+    seed
+        Seed of the shuffling.
+    json
+        Print the findings as JSON on stdout.
+    """
+    import numpy as np
+
+    from engine.models.dataset import SequenceDataset
+    from engine.training import explain as ask
+    from policies.errors import InvalidInputError
+
+    comparison = json_module.loads((run / "comparison.json").read_text())
+    name, fitted = ask.model_of_run(run, comparison, name=model)
+    points, rng = SequenceDataset.read(data), np.random.default_rng(seed)
+    judged = points.part("test")
+    _say(f"model {name} (as its first fold left it), of the run whose choice was {comparison['chosen']}")
+    if subject:
+        rows = np.flatnonzero(points.subject == subject)
+        if not len(rows):
+            raise InvalidInputError(
+                f"{data} has no subject {subject!r}; take one from the column `subject` of its points"
+            )
+        row = int(rows[np.argmax(points.as_of[rows])])
+        reasons = ask.explain_row(fitted, points, row, background=points.part("train"), rng=rng)
+        probability = float(fitted.predict(points.take(np.array([row])))[0])
+        told = {"subject": subject, "model": name, "probability": probability, "reasons": reasons}
+        print(json_module.dumps(told, indent=1) if json else ask.explanation_text(subject, probability, reasons))  # noqa: T201 - data on stdout
+        return 0
+    falls = ask.permutation_importance(fitted, judged, rng=rng)
+    moved = ask.customer_effects(fitted, judged, rng=rng)
+    if json:
+        print(json_module.dumps({"model": name, "importance": falls, "customer": moved}, indent=1))  # noqa: T201 - data on stdout
+        return 0
+    lines = ["fall of AUC when shuffled:", *(f"  {n:<36}{fall:+.4f}" for n, fall in list(falls.items())[:15])]
+    lines.append(
+        "customer attributes: mean change of the probability when they are another customer's, share of rows that move"
+    )
+    lines += [f"  {n:<36}{m['mean_change']:.4f}{m['share_moved']:>8.1%}" for n, m in moved.items()]
+    print("\n".join(lines))  # noqa: T201 - data on stdout
+    return 0
+
+
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)  # noqa: T201 - words on stderr

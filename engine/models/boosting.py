@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,7 +150,8 @@ class LightGBMModel:
         """Probability of the label for each row, shape ``(n,)``."""
         design = self._design(data)
         scores = [
-            b.predict(design, num_iteration=b.best_iteration, raw_score=True, num_threads=1) for b in self._boosters
+            b.predict(design, num_iteration=b.best_iteration or None, raw_score=True, num_threads=1)
+            for b in self._boosters
         ]
         assert self._columns is not None
         return expit(np.mean(scores, axis=0) + self._offset(self._columns.encode(data)))
@@ -176,6 +177,18 @@ class LightGBMModel:
             "config": {**describe(self.config), "ignore": list(self.config.ignore), "seeds": list(self.config.seeds)},
         }
         return {"propensity": Artifact("propensity_lightgbm", manifest, blobs=texts, arrays={"start": self._start})}
+
+    @classmethod
+    def from_artifact(cls, artifact: Artifact) -> Self:
+        """Read back what ``to_artifacts`` wrote."""
+        lightgbm = _lightgbm()
+        model = cls()
+        model._columns = TabularEncoder.from_manifest(artifact.manifest["columns"])
+        model._summary = SequenceSummary.from_manifest(artifact.manifest["summary"])
+        model._start = np.asarray(artifact.arrays["start"], dtype=np.float64)
+        texts = [artifact.blobs[name].decode() for name in sorted(artifact.blobs)]
+        model._boosters = [lightgbm.Booster(model_str=text) for text in texts]
+        return model
 
 
 def _lightgbm() -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,3 +128,11 @@ class RidgeLogistic:
             raise NotFittedError("the logistic regression is not fitted; call fit first")
         manifest = {"columns": self._columns.to_manifest()}
         return {"propensity": Artifact("propensity_logistic", manifest, arrays={"beta": self._beta})}
+
+    @classmethod
+    def from_artifact(cls, artifact: Artifact) -> Self:
+        """Read back what ``to_artifacts`` wrote."""
+        model = cls()
+        model._columns = TabularEncoder.from_manifest(artifact.manifest["columns"])
+        model._beta = np.asarray(artifact.arrays["beta"], dtype=np.float64)
+        return model
