@@ -48,3 +48,51 @@ def check(source: Path, /) -> int:
     print(f"tables: {tables}", file=sys.stderr)  # noqa: T201 - words on stderr
     print(f"label: {described.label.name}", file=sys.stderr)  # noqa: T201 - words on stderr
     return 0
+
+
+@app.command
+def backfill(
+    *,
+    source: Path,
+    data: Path | None = None,
+    home: Path | None = None,
+    config: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Put the newest events of every subject of a source into the store, so that decisions know the past from the first day.
+
+    A second run writes nothing twice.
+
+    Parameters
+    ----------
+    source
+        TOML description.
+    data
+        Folder with the raw files.
+    home
+        Home folder of the service.
+    config
+        Settings file of the service.
+    json
+        Print the counts as JSON.
+    """
+    import json as json_module
+    import tempfile
+    from dataclasses import asdict
+
+    from api.cli.opening import opened
+    from engine.subjects.backfill import backfill as put
+
+    with tempfile.TemporaryDirectory(prefix="nextoffer-backfill-") as scratch:
+        arguments = ["--source", str(source), "--out", scratch, *(["--data", str(data)] if data else [])]
+        code = subprocess.run([sys.executable, "-m", "engine.sequences.recent", *arguments], check=False).returncode
+        if code:
+            return code
+        with opened(home, config) as service:
+            done = asdict(put(service.event_many, Path(scratch) / "recent"))
+    if json:
+        print(json_module.dumps(done))  # noqa: T201 - data on stdout
+    else:
+        told = f"{done['n_recorded']} events of {done['n_subjects']} subjects recorded, {done['n_repeated']} were there"
+        print(told)  # noqa: T201 - data on stdout
+    return 0
