@@ -34,6 +34,8 @@ Model = RewardModel | CrossFitted | FloatArray
 # Probabilities and model values of a chunk stay in the processor's cache: about 4 MB a matrix.
 _CHUNK_CELLS = 1 << 19
 _BUFFER_ROWS = 1 << 16
+# Rows whose columns are added to groups at once: each addition passes over all groups.
+_SUMMED_ROWS = 1 << 18
 SEPARATOR = "\x1f"
 # Context columns of text with more values than this are no segments.
 MAX_SEGMENTS = 12
@@ -315,8 +317,9 @@ class _State:
             self._log.calibration = Calibration(calibration_edges, np.zeros((len(calibration_edges) + 1, 4)))
         self._sums = Accumulator(names, n_groups=n_groups, rows_are_units=rows_are_units)
         self._n_groups = n_groups
-        self._buffer = np.empty((len(names), _BUFFER_ROWS))
-        self._buffer_groups = np.empty(_BUFFER_ROWS, dtype=np.int64)
+        self._room = min(len(log), _SUMMED_ROWS) if isinstance(log, InteractionBatch) else _SUMMED_ROWS
+        self._buffer = np.empty((len(names), self._room))
+        self._buffer_groups = np.empty(self._room, dtype=np.int64)
         self._held = 0
         self._segments = _segments(first)
 
@@ -356,7 +359,7 @@ class _State:
 
     def add_blocks(self, blocks: Sequence[FloatArray], part: Part) -> None:
         n = len(part)
-        if self._held + n > _BUFFER_ROWS:
+        if self._held + n > self._room:
             self._flush()
         held = slice(self._held, self._held + n)
         for j, block in enumerate(blocks):
