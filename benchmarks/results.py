@@ -27,6 +27,7 @@ from policies.allocation import Variant
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 DAYS = 60
+N_EXPOSURES = 10_000_000
 _DECISIONS = """
 INSERT INTO decisions (ledger_offset, id, placement, subject, at_us, is_activated, experiment, phase, variant, policy, offer, propensity, body)
 SELECT i, 'd' || lpad(i::text, 9, '0'), 'page', 'visitor-' || lpad(i::text, 9, '0'), :start + i * CAST(:step AS bigint), true, 'e', 1,
@@ -90,7 +91,7 @@ def seconds(function: Callable[[], object]) -> float:
 def main() -> int:
     """Fill, work out, read, go on."""
     options = parser(__doc__).parse_args()
-    n = 200_000 if options.quick else 10_000_000
+    n = 200_000 if options.quick else N_EXPOSURES
     as_of = START + timedelta(days=DAYS + 45)
     with tempfile.TemporaryDirectory() as folder, postgres(Path(folder)) as url, Database(url) as database:
         database.upgrade()

@@ -34,6 +34,7 @@ class Card:
 class Gain:
     """What the variants of a week's visitors brought, against the control."""
 
+    experiment: str
     what: str
     amount: str
     limits: str
@@ -76,6 +77,7 @@ def week_gains(ask: Ask, reading: Reading) -> list[Gain]:
         scaled = m.always.scaled(n)
         gains.append(
             Gain(
+                reading.experiment.id,
                 ask.words(m.metric.noun or m.metric.title),
                 *_amounts(scaled, m.metric.unit),
                 _tone(m.always, m.metric.sign),
@@ -85,7 +87,7 @@ def week_gains(ask: Ask, reading: Reading) -> list[Gain]:
 
 
 def _amounts(scaled: Interval, unit: Unit) -> tuple[str, str]:
-    shown = unit if unit.kind == "money" else Unit("count" if abs(scaled.estimate) >= 10 else "number")
+    shown = unit if unit.kind == "money" else Unit("count") if abs(scaled.estimate) >= 10 else Unit("number", "", 1)
     sign = "+" if scaled.estimate >= 0 else "−"
     return sign + amount(abs(scaled.estimate), shown), f"{amount(scaled.low, shown)} … {amount(scaled.high, shown)}"
 

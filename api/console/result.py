@@ -198,32 +198,24 @@ def cohorts(t: Words, reading: Reading) -> str:
     """Visitors by week of first exposure; a week whose windows are open has no figures yet."""
     c, counting = reading.cells, reading.experiment.counting
     week = (c.hour - c.hour.min()) // (24 * COHORT_DAYS)
+    variants = [v.key for v in reading.experiment.variants]
     rows: list[dict[str, Cell]] = []
     for w in np.unique(week):
-        for variant in (v.key for v in reading.experiment.variants):
-            mine = c.where((week == w) & (c.variant == variant))
-            converted = mine.where(mine.is_matured(counting.conversion_window_s, reading.as_of))
-            kept = mine.where(mine.is_matured(counting.kept_window_s, reading.as_of))
-            rows.append(
-                {
-                    "week": t("week {n}", n=w + 1),
-                    "variant": variant,
-                    "visitors": int(mine.n.sum()),
-                    "conversion": float(converted.n_subscribed.sum() / converted.n.sum()) if len(converted) else None,
-                    "kept": float(kept.n_kept.sum() / kept.n.sum()) if len(kept) else None,
-                }
-            )
-    columns = [
-        Column("week", t("first seen in")),
-        Column("variant", t("variant")),
-        Column("visitors", t("visitors"), COUNT),
-        Column("conversion", t("conversion"), SHARE),
-        Column("kept", t("kept per visitor"), SHARE),
-    ]
+        mine = c.where(week == w)
+        row: dict[str, Cell] = {"week": t("week {n}", n=w + 1), "visitors": int(mine.n.sum())}
+        for i, variant in enumerate(variants):
+            own = mine.where(mine.variant == variant)
+            converted = own.where(own.is_matured(counting.conversion_window_s, reading.as_of))
+            kept = own.where(own.is_matured(counting.kept_window_s, reading.as_of))
+            row[f"c{i}"] = float(converted.n_subscribed.sum() / converted.n.sum()) if len(converted) else None
+            row[f"k{i}"] = float(kept.n_kept.sum() / kept.n.sum()) if len(kept) else None
+        rows.append(row)
+    columns = [Column("week", t("first seen in")), Column("visitors", t("visitors"), COUNT)]
+    columns += [Column(f"c{i}", f"{t('conversion')} · {v}", SHARE) for i, v in enumerate(variants)]
+    columns += [Column(f"k{i}", f"{t('kept per visitor')} · {v}", SHARE) for i, v in enumerate(variants)]
     note = t("Only visitors whose window has closed are counted in a share; a dash is not known yet.")
-    return render_blocks(
-        [Table(columns, rows, caption=t("By week of the first visit"), note=note)], in_simulation=False
-    )
+    table = Table(columns, rows, caption=t("By week of the first visit"), note=note)
+    return render_blocks([table], in_simulation=False)
 
 
 def notes(rows: Sequence[AuditRow]) -> list[AuditRow]:

@@ -27,6 +27,7 @@ CHUNK = 4_000
 REBUILD_AFTER = 200_000
 HOUR_US = 3_600_000_000
 SEPARATOR = "\x1f"
+_KEY = "exposures_pkey"
 _SUBJECTS = 400
 
 Row = tuple[str, int, str, int, int, int, float, str]
@@ -296,32 +297,49 @@ def _add(changes: dict[Cell, list[float]], rows: Iterable[Row], sign: int) -> No
 
 
 def _rebuild(connection: Connection, experiment: Experiment, *, is_sqlite: bool) -> None:
-    _clear(connection, experiment.id)
     people = everybody(connection)
     _name_people(connection, people, is_sqlite=is_sqlite)
     values = _values(experiment)
-    if not is_sqlite:
-        # Hashes of millions of subjects; a statement of this transaction only.
-        connection.execute(text("SET LOCAL work_mem = '256MB'"))
-        connection.execute(text("SET LOCAL statement_timeout = 0"))
+    is_alone = False
+    if is_sqlite:
+        _clear(connection, experiment.id)
+    else:
+        # Hashes and sorts of millions of subjects; for the statements of this transaction only.
+        for setting in ("work_mem = '256MB'", "maintenance_work_mem = '256MB'", "statement_timeout = 0"):
+            connection.execute(text(f"SET LOCAL {setting}"))
+        is_alone = _clear_whole(connection, experiment.id)
     seen, came, rows = _parts(is_linked=bool(people))
     for name, query in (("seen", seen), ("came", came)):
         connection.execute(text(f"DROP TABLE IF EXISTS {name}"))
         ending = "" if is_sqlite else " ON COMMIT DROP"
         connection.execute(text(f"CREATE TEMP TABLE {name}{ending} AS {_bound(query)}"), values)
-        connection.execute(
-            text(f"ANALYZE {name}" if not is_sqlite else f"CREATE INDEX came_{name} ON {name} (subject)")
-        )
+        connection.execute(text(f"CREATE INDEX came_{name} ON {name} (subject)" if is_sqlite else f"ANALYZE {name}"))
     target = (
         "INSERT INTO exposures (experiment, subject, phase, variant, exposed_us, subscribed, kept, margin, segments)"
     )
-    # In the order of the key, which is how an index grows fastest.
     query = _segmented(rows, experiment, is_sqlite=is_sqlite)
-    order = "" if is_sqlite else ' ORDER BY r.subject COLLATE "C"'
+    # An index grows fastest in the order of its key; where it is made afterwards the order does not matter.
+    order = "" if is_sqlite or is_alone else ' ORDER BY r.subject COLLATE "C"'
     connection.execute(text(f"{target} SELECT CAST(:experiment AS TEXT), r.* FROM ({query}) r{order}"), values)
+    if is_alone:
+        connection.execute(text(f"ALTER TABLE exposures ADD CONSTRAINT {_KEY} PRIMARY KEY (experiment, subject)"))
     connection.execute(text(_CELLS), {"experiment": experiment.id})
     for name in ("seen", "came"):
         connection.execute(text(f"DROP TABLE {name}"))
+
+
+def _clear_whole(connection: Connection, experiment_id: str) -> bool:
+    """Empty the rows of an experiment; True where there were no others, and the key waits until the rows are in."""
+    table = tables.exposures
+    other = connection.execute(select(table.c.experiment).where(table.c.experiment != experiment_id).limit(1)).first()
+    if other is not None:
+        _clear(connection, experiment_id)
+        return False
+    cells = tables.experiment_cells
+    connection.execute(delete(cells).where(cells.c.experiment == experiment_id))
+    connection.execute(text("TRUNCATE exposures"))
+    connection.execute(text(f"ALTER TABLE exposures DROP CONSTRAINT {_KEY}"))
+    return True
 
 
 def _query(experiment: Experiment, *, only: str, is_linked: bool, is_sqlite: bool) -> TextClause:
