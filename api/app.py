@@ -161,6 +161,7 @@ def _open(settings: Settings, clock: Callable[[], datetime]) -> DecisionService:
         settings.home,
         url=settings.database_url,
         secret=secret,
+        secret_version=settings.secret_version,
         clock=clock,
         policy_deadline_s=settings.policy_deadline_ms / 1e3,
         writer=settings.writer,

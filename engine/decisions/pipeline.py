@@ -37,7 +37,6 @@ from policies.records import (
 from policies.sampling import uniform_for
 
 MAX_FEATURES = 1_000
-SECRET_VERSION = 1
 _MAX_STORED_SETS = 10_000
 # Why an offer is not eligible in a slot: an earlier slot of the page shows it.
 PLACED = "placed"
@@ -79,6 +78,8 @@ class Pipeline:
     ----------
     secret
         Key of the uniform each decision is drawn with.
+    secret_version
+        Number logged beside that uniform.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Pipeline:
         subjects: SubjectStates,
         people: People,
         secret: bytes,
+        secret_version: int = 1,
         clock: Callable[[], datetime],
         deadline_s: float = DEADLINE_S,
     ) -> None:
@@ -98,7 +100,7 @@ class Pipeline:
         self._registry = registry
         self._subjects = subjects
         self._people = people
-        self._secret = secret
+        self._secret, self._secret_version = secret, secret_version
         self._clock = clock
         self._counts = Counts(database)
         self._ladder = Ladder(registry, deadline_s=deadline_s)
@@ -199,7 +201,7 @@ class Pipeline:
             rung=rung.name,
             explore_share=explore_share,
             uniform=uniform,
-            secret_version=SECRET_VERSION,
+            secret_version=self._secret_version,
             feature_space=loaded.feature_space,
             context=features,
             vectors=vectors,

@@ -74,6 +74,8 @@ class DecisionService:
         Takes ownership: ``close`` closes it.
     secret
         Key of the draws; the same secret gives the same draws for the same ids.
+    secret_version
+        Number logged with each draw, by which an audit finds the secret it was made with.
     commit_timeout_s
         How long a decision waits for the disk before it is answered with the fallback.
     policy_deadline_s
@@ -89,6 +91,7 @@ class DecisionService:
         *,
         artifacts: Path,
         secret: bytes,
+        secret_version: int = 1,
         clock: Callable[[], datetime] = utc_now,
         commit_timeout_s: float = COMMIT_TIMEOUT_S,
         policy_deadline_s: float = DEADLINE_S,
@@ -122,6 +125,7 @@ class DecisionService:
             subjects=self.subjects,
             people=self.people,
             secret=secret,
+            secret_version=secret_version,
             clock=clock,
             deadline_s=policy_deadline_s,
         )
@@ -568,6 +572,7 @@ def open_service(
     *,
     url: str | None = None,
     secret: bytes | None = None,
+    secret_version: int = 1,
     clock: Callable[[], datetime] = utc_now,
     commit_timeout_s: float = COMMIT_TIMEOUT_S,
     policy_deadline_s: float = DEADLINE_S,
@@ -581,6 +586,8 @@ def open_service(
         Data folder: artefacts, the secret, and the store itself unless ``url`` names another.
     secret
         Key of the draws; by default one is made on the first start and kept in the folder.
+    secret_version
+        Number logged with each draw: raised with a new secret, so that an audit finds the one a draw was made with.
     writer
         ``process``: a helper that several workers on this host share; ``thread``: this process is the only one that writes facts.
     """
@@ -592,6 +599,7 @@ def open_service(
         ThreadWriter(opener(database)) if writer == "thread" else _helper(database, folder),
         artifacts=folder / "artifacts",
         secret=secret or _kept_secret(folder / "secret"),
+        secret_version=secret_version,
         clock=clock,
         commit_timeout_s=commit_timeout_s,
         policy_deadline_s=policy_deadline_s,

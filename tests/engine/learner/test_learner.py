@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from engine.decisions.requests import DecisionRequest, OutcomeRequest, RewardRequest
-from engine.decisions.service import DecisionService
+from engine.decisions.service import DecisionService, open_service
 from engine.learner.audit import audit
 from engine.learner.learner import Learner
 from engine.learner.snapshots import load_state
@@ -158,6 +158,21 @@ def test_an_audit_recomputes_every_draw_and_every_snapshot(tmp_path: Path) -> No
     other_secret = audit(service.database, service.policies, secret={1: b"not the secret it was drawn with"})
     assert other_secret.n_other_choice == 160
     service.close()
+
+
+def test_a_rotated_secret_is_audited_by_its_version(tmp_path: Path) -> None:
+    """Each draw says which secret it was made with; without that secret the audit names it and checks no uniform."""
+    newer = b"the secret after a rotation"
+    with open_shop(tmp_path, clock=Clock()) as service:
+        service.put_placement(shop())
+        service.decide(DecisionRequest("shop", "u1", id="before"))
+    with open_service(tmp_path, secret=newer, secret_version=2, clock=Clock()) as service:
+        service.decide(DecisionRequest("shop", "u1", id="after"))
+        assert [service.get_decision(i).secret_version for i in ("before", "after")] == [1, 2]
+        assert audit(service.database, service.policies, secret={1: SECRET, 2: newer}).is_clean
+        found = audit(service.database, service.policies, secret={2: newer})
+        assert found.n_other_choice == 0
+        assert found.not_recomputed == {"uniform of a draw: secret version 1 was not given": 1}
 
 
 def test_a_state_that_has_gone_bad_is_not_published(tmp_path: Path) -> None:
