@@ -90,8 +90,8 @@ def test_command_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.slow
 def test_from_a_log_to_a_fitted_world_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The commands in order: a log, a fit of it with what it does not identify, the fit as a world, and how near it is."""
-    assert log(out=tmp_path / "log", subjects=2_000) == 0
-    assert calibrate(log=tmp_path / "log", out=tmp_path / "fit", policy=("suv_care",), members=3, subjects=400) == 0
+    assert log(out=tmp_path / "log", subjects=1_200) == 0
+    assert calibrate(log=tmp_path / "log", out=tmp_path / "fit", policy=("suv_care",), members=2, subjects=200) == 0
     told = json.loads((tmp_path / "fit" / "calibration.json").read_text())
     assert set(told["identified"]) & {"click_base", "return_rate_per_day"}
     assert "price_sensitivity_spread" in told["unidentified"]
