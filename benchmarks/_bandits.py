@@ -19,6 +19,7 @@ from policies.features import FeatureSpace
 from policies.protocols import OnlineLearner
 from policies.records import DecisionTable, FloatArray, IntArray, InteractionBatch, Offer, OfferId, OfferSet
 from policies.sampling import draw
+from policies.warm_start import teach
 
 FILES = {
     "letter": ("LetterRecognition.parquet", "lettr"),
@@ -143,12 +144,7 @@ class Ours:
 
     def warm_start(self, x: NDArray[np.float32], label: IntArray) -> None:
         """Learn from labelled rows: what every offer would have earned."""
-        k = len(self.offers)
-        chosen = np.tile(np.arange(k), len(x))
-        reward = (chosen == np.repeat(label, k)).astype(np.float64)
-        self.policy.learn(
-            InteractionBatch(self._table(np.repeat(x, k, axis=0)), chosen, np.full(len(chosen), 1 / k), reward)
-        )
+        teach(self.policy, self._table(x), np.eye(len(self.offers))[label])
 
 
 class MABWiser:

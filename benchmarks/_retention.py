@@ -45,7 +45,7 @@ OUTCOME: Literal["kept_30d"] = "kept_30d"
 _N_LOGGED = 20_000  # visitors of the log that everybody learns from
 _N_CHOOSING = 10_000  # visitors on which the best bandit is chosen
 _N_JUDGED = 20_000
-_ITERATIONS = {"ppo": 14, "dqn": 16}
+_ITERATIONS = {"ppo": 20, "dqn": 20}
 
 
 def sweep(
@@ -107,7 +107,7 @@ def _values(
     site: Scenario, folder: Path, kept: Kept, *, algorithm: AlgorithmName, seed: int
 ) -> tuple[float, float, float]:
     """Kept per visitor of the incumbent, the best bandit and the planner, on the same visitors."""
-    where = folder / f"{site.name}-{seed}"
+    where = folder / f"{site.name}-{seed}-{_N_LOGGED}"
 
     def name(who: str) -> str:
         return f"{site.name}/{seed}/{_N_LOGGED}/{who}"
@@ -163,7 +163,7 @@ def _start_ray() -> None:
 
 def _planner(site: Scenario, where: Path, *, algorithm: AlgorithmName, seed: int) -> Policy:
     """Trained unless the folder holds it already; served greedily."""
-    out = where / algorithm
+    out = where / f"{algorithm}-{_ITERATIONS[algorithm]}"
     if not (out / "policy").exists():
         if not (where / "scenario").exists():
             save_scenario(site, where / "scenario")
