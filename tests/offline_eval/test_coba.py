@@ -60,6 +60,7 @@ def test_a_policy_learns_as_a_learner_of_coba() -> None:
     assert learner.predict((-1.0,), ["b", "a"])["pmf"][0] > 0.9
 
 
+@pytest.mark.slow
 def test_cobas_own_experiment_runs_it() -> None:
     """Through coba's evaluator a learning policy earns more than uniform on its synthetic environment."""
     coba = pytest.importorskip("coba", reason="coba is not installed; it is a peer of the benchmarks (extra bench)")

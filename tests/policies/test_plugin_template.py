@@ -23,6 +23,7 @@ print("kept")
 """
 
 
+@pytest.mark.slow
 def test_the_template_keeps_the_contract_once_installed(tmp_path: Path) -> None:
     """With the entry point of its pyproject registered, its own test passes, saving through the registry included."""
     import tomllib
