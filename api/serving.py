@@ -27,7 +27,7 @@ from engine.offers.placement import CatalogueOffer, Placement
 from engine.rewards.definition import RewardDefinition
 from policies.errors import InvalidInputError, NextofferError
 from policies.features import FeatureSpace
-from policies.linear import LinTS
+from policies.protocols import SaveablePolicy
 from policies.records import Context, DecisionTable, Offer, OfferId, OfferSet, SubjectId
 
 SANDBOX_PLACEMENT = "offer_page"
@@ -179,8 +179,10 @@ def _first_placement(service: DecisionService) -> str:
     return SANDBOX_PLACEMENT
 
 
-def _untaught(offers: tuple[Offer, ...]) -> LinTS:
+def _untaught(offers: tuple[Offer, ...]) -> SaveablePolicy:
     """A policy that has learned nothing, over the features that the printed calls send."""
+    from policies.linear import LinTS  # loads scipy: a server in production does so only if a policy needs it
+
     examples = [
         Context(SubjectId("example"), {"stage": stage, "visits": visits})
         for stage, visits in (("new", 1.0), ("returning", 5.0), ("lapsed", 20.0))

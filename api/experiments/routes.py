@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from api.experiments.schemas import (
     AuditReply,
@@ -30,11 +30,13 @@ from api.operation import Call, Operation
 from engine.experiments.audit import read_audit
 from engine.experiments.checklist import checklist
 from engine.experiments.controls import Controls, controls_of, set_controls
-from engine.experiments.reading import Reading, read_experiment
 from engine.experiments.records import Counting, Experiment, Plan, Ramp, document_of, variants_json
 from engine.offers.placement import condition_from_json
 from policies.allocation import Variant
 from policies.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from engine.experiments.reading import Reading
 
 
 async def create_experiment(call: Call, body: ExperimentBody) -> dict[str, Any]:
@@ -148,6 +150,8 @@ async def experiment_checklist(call: Call, _: None) -> dict[str, Any]:
 
 async def experiment_results(call: Call, _: None) -> dict[str, Any]:
     """Counts per variant and phase; with the experiment's plan, or one in the query, also the verdict and its intervals."""
+    from engine.experiments.reading import read_experiment  # loads scipy, which a server that only decides need not
+
     found = await _found(call)
     reading: Reading = await call.in_thread(
         read_experiment,

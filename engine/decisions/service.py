@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from sqlalchemy import select
 
@@ -51,13 +51,15 @@ from engine.rewards.attribution import BOT
 from engine.store import facts, tables
 from engine.store.backends import opener
 from engine.store.database import Database, sqlite_url
-from engine.store.erasure import Erasure, erase
 from engine.store.facts import Receipt, check_text
 from engine.store.writer import ThreadWriter, Writer
 from engine.subjects.links import People
 from engine.subjects.state import SubjectStates
 from policies.errors import InvalidInputError, NextofferError, NoEligibleOfferError, StoreUnavailableError
 from policies.records import Decision, Features
+
+if TYPE_CHECKING:
+    from engine.store.erasure import Erasure
 
 
 def utc_now() -> datetime:
@@ -356,6 +358,8 @@ class DecisionService:
         cold
             Folder of the cold path; by default beside the artefacts.
         """
+        from engine.store.erasure import erase  # loads Arrow for the cold files; most servers never need it
+
         found = erase(
             self.database, subject, at=self.clock(), actor=actor, cold=cold or self.policies.folder.parent / "cold"
         )

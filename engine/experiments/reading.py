@@ -20,9 +20,10 @@ from engine.rewards.definition import DAY_S
 from engine.store import tables
 from engine.store.database import Database
 from engine.store.facts import from_us, to_us
-from offline_eval.abtest import ExperimentPlan, Replay, Timeline, replay
+from offline_eval.abtest import ExperimentPlan, Timeline
 from offline_eval.abtest.confidence_sequence import sequence_interval
 from offline_eval.abtest.effects import Effect, compare
+from offline_eval.abtest.replay import Replay, replay
 from offline_eval.report.formatting import Interval
 from policies.records import FloatArray, IntArray
 
