@@ -88,9 +88,9 @@ def crash(store: str, folder: Path, *, n_kills: int, seed: int) -> Crashes:
         key, secret = _prepare(home, url)
         port = _free_port()
         config = folder / "nextoffer.toml"
-        lines = [f'home = "{home}"', f"port = {port}", 'mode = "production"', 'log_level = "error"']
+        lines = [f'home = "{home}"', f"port = {port}", "workers = 2", 'mode = "production"', 'log_level = "error"']
         config.write_text("\n".join([*lines, *([f'database_url = "{url}"'] if url else [])]) + "\n")
-        site = _Site(config, socket_path(home), postgres)
+        site = _Site(config, socket_path(home), postgres, rng)
         acknowledged = Acknowledged()
         stop = threading.Event()
         clients = [
@@ -140,7 +140,8 @@ def crash(store: str, folder: Path, *, n_kills: int, seed: int) -> Crashes:
 class _Site:
     """The processes of one service."""
 
-    def __init__(self, config: Path, writer_socket: Path, postgres: Any) -> None:
+    def __init__(self, config: Path, writer_socket: Path, postgres: Any, rng: random.Random) -> None:
+        self._rng = rng
         self._config = config
         self._socket = writer_socket
         self._postgres = postgres
@@ -163,6 +164,11 @@ class _Site:
         if victim == "postgres":
             self._kill_postgres()
             return True
+        if victim == "worker":
+            workers = self._workers()
+            if workers:
+                os.kill(self._rng.choice(workers), signal.SIGKILL)  # its supervisor starts another
+                return True
         for name in ("worker", "learner") if victim == "all" else (victim,):
             _kill_tree(self._processes[name].pid)
         if victim == "all":
@@ -201,6 +207,14 @@ class _Site:
         for pid in found:
             os.kill(pid, signal.SIGKILL)
         return bool(found)
+
+    def _workers(self) -> list[int]:
+        """Processes that the server has started and supervises."""
+        pid, writers = self._processes["worker"].pid, self._writers()
+        with contextlib.suppress(OSError):
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            return [int(c) for c in children if int(c) not in writers]
+        return []
 
     def _writers(self) -> list[int]:
         """Helpers that write for this home, by their socket."""

@@ -136,7 +136,7 @@ def freshness(seconds: float, *, seed: int, can_judge: bool) -> list[Figure]:
     the first logged decision that was drawn from a snapshot that holds it.
     """
     rng = np.random.default_rng(seed)
-    window_s = 1.5
+    window_s = 2.0
     n = round(seconds * REWARDS_PER_S)
     with tempfile.TemporaryDirectory() as name:
         home = Path(name) / "home"
@@ -169,20 +169,18 @@ def freshness(seconds: float, *, seed: int, can_judge: bool) -> list[Figure]:
             for process in (learner, server):
                 process.wait()
         n_failed = sum(load.n_failed for load in loads)
-        if n_failed:
-            raise RuntimeError(f"{n_failed} of {2 * n} requests failed")
         with Database(sqlite_url(home / "nextoffer.db")) as database:
             waits = _waits(database, ref, window_s=window_s)
             started = time.perf_counter()
             found = audit(database, Registry(database, home / "artifacts"), secret=(home / "secret").read_bytes())
             took = time.perf_counter() - started
     offered = n / max(load.wall_s for load in loads)
-    is_whole = len(waits) >= 0.98 * n and offered > 0.9 * REWARDS_PER_S
+    is_whole = len(waits) >= 0.98 * n and offered > 0.9 * REWARDS_PER_S and n_failed <= n // 1_000
     return [
         Figure(
             "window_closed_to_served_p99", "s", float(np.percentile(waits, 99)), must="<= 3", aim="<= 1.5",
             can_judge=can_judge and is_whole, runs=len(waits), spread=(float(np.percentile(waits, 50)), float(waits.max())),
-            note=f"at {offered:.0f} rewards/s beside as many decisions; spread is median and largest",
+            note=f"at {offered:.0f} rewards/s beside as many decisions, {n_failed} requests failed; spread is median and largest",
         ),
         Figure(
             "audit_replay_largest_difference", "probability",
@@ -216,7 +214,7 @@ def _decisions(key: str, features: list[dict[str, float | str]], n: int, *, pref
 
 
 def _drive(port: int, key: str, features: list[dict[str, float | str]], *, n: int) -> list[Load]:
-    """Decisions at a fixed rate, and half a second behind them a reward for each."""
+    """Decisions at a fixed rate, and a second behind them a reward for each, which must find its decision."""
     decisions = _decisions(key, features, n, prefix="d")
     bodies = [json.dumps({"decision": f"d{i}", "kind": "click", "value": float(i % 5 == 0)}).encode() for i in range(n)]
     rewards = requests_of("/v1/rewards", bodies, headers=[f"Authorization: Bearer {key}"])
@@ -228,7 +226,7 @@ def _drive(port: int, key: str, features: list[dict[str, float | str]], *, n: in
         for requests in (decisions, rewards)
     ]
     threads[0].start()
-    time.sleep(0.5)
+    time.sleep(1.0)
     threads[1].start()
     for thread in threads:
         thread.join()
