@@ -71,6 +71,14 @@ class Settings(BaseSettings):
         description="More decisions than this for one subject in a minute, and each worker takes it for a machine",
     )
     cors_origins: tuple[str, ...] = Field(default=(), description="Web origins that may call with a public browser key")
+    alert_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="Where the console posts verdicts of experiments, signed, once each",
+    )
+    alert_secret: SecretStr | None = Field(
+        default=None, description="Signs what goes to `alert_url`, at least 16 characters"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level that is logged"
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from cyclopts import App
 
 if TYPE_CHECKING:
+    from api.console.alerts import Webhook
     from api.settings import Settings
     from engine.decisions.service import DecisionService
 
@@ -49,9 +50,12 @@ def serve(
     from engine.accounts.accounts import Accounts
 
     settings = _settings(home, config, sandbox)
+    webhook = _webhook(settings)
     with _opened(settings) as service:
         token = "" if Accounts(service.database).list() else setup_token()
-        console = create_console(service, key_file(config, home), is_sandbox=settings.is_sandbox, setup_token=token)
+        console = create_console(
+            service, key_file(config, home), is_sandbox=settings.is_sandbox, setup_token=token, webhook=webhook
+        )
         server = uvicorn.Server(uvicorn.Config(console, host=host, port=port, log_level="warning"))
         sock = server.config.bind_socket()
         address = f"http://{host}:{sock.getsockname()[1]}"
@@ -181,3 +185,17 @@ def _opened(settings: Settings) -> DecisionService:
     from engine.decisions.service import open_service
 
     return open_service(settings.home, url=settings.database_url)
+
+
+def _webhook(settings: Settings) -> Webhook | None:
+    from api.console.alerts import Webhook
+    from policies.errors import InvalidInputError
+
+    if settings.alert_url is None:
+        return None
+    secret = "" if settings.alert_secret is None else settings.alert_secret.get_secret_value()
+    if len(secret) < 16:
+        raise InvalidInputError(
+            f"alert_secret has {len(secret)} characters; alert_url needs one of at least 16, so that its receiver can tell our messages from others'"
+        )
+    return Webhook(settings.alert_url, secret)

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.auth import KeyFile
 from api.console import admin, experiments, home, offers, signing, visitors
+from api.console.alerts import Webhook, tell
 from api.console.ask import COOKIE, LANGUAGE_COOKIE, Ask, Parts
 from api.console.page import Page
 from api.console.shown import filters
@@ -70,6 +71,7 @@ def create_console(
     setup_token: str = "",
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ticks: bool = True,
+    webhook: Webhook | None = None,
 ) -> ASGIApp:
     """Make the console over an open service, which stays the caller's to close.
 
@@ -80,7 +82,9 @@ def create_console(
     setup_token
         Lets whoever knows it make the first account; only while there is none.
     ticks
-        Whether scheduled starts, ramps and planned ends are looked after here.
+        Whether scheduled starts, ramps, planned ends and news are looked after here.
+    webhook
+        Where verdicts are told.
     """
 
     def now() -> datetime:
@@ -90,7 +94,7 @@ def create_console(
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        job = asyncio.create_task(_look_after(parts)) if ticks else None
+        job = asyncio.create_task(_look_after(parts, webhook)) if ticks else None
         try:
             yield
         finally:
@@ -108,15 +112,21 @@ def setup_token() -> str:
     return secrets.token_urlsafe(16)
 
 
-async def _look_after(parts: Parts) -> None:
-    """Scheduled starts, ramps and ends."""
+async def _look_after(parts: Parts, webhook: Webhook | None) -> None:
+    """Scheduled starts, ramps and ends, and news of verdicts."""
     while True:
         try:
             for line in await run_in_threadpool(lambda: tick(parts.service.database, at=parts.clock())):
                 _log.info("%s", line)
+            if webhook is not None:
+                await run_in_threadpool(_tell, parts, webhook)
         except NextofferError as error:
             _log.warning("experiments could not be looked after: %s", error)
         await asyncio.sleep(TICK_S)
+
+
+def _tell(parts: Parts, webhook: Webhook) -> None:
+    tell(parts.service.database, webhook, at=parts.clock(), in_simulation=parts.is_sandbox)
 
 
 def _endpoint(page: Page, parts: Parts) -> Callable[[Request], object]:
