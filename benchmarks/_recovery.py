@@ -155,7 +155,7 @@ class Ranking:
         return max(abs(e / t - 1.0) for e, t in zip(self.estimated, self.true, strict=True))
 
 
-def rank(site: Scenario, *, n_visitors: int, n_truth: int, seed: int) -> Ranking:
+def rank(site: Scenario, *, n_visitors: int, n_truth: int, seed: int, n_nodes: int = 256) -> Ranking:
     """Fit one long log and value ten policies on the site and on the fit, with the same luck on both.
 
     Parameters
@@ -163,7 +163,7 @@ def rank(site: Scenario, *, n_visitors: int, n_truth: int, seed: int) -> Ranking
     n_truth
         Visitors for each value, on either side.
     """
-    made = calibrate(rollout(site, Uniform(), n_subjects=n_visitors, seed=seed), site)
+    made = calibrate(rollout(site, Uniform(), n_subjects=n_visitors, seed=seed), site, n_nodes=n_nodes)
     policies = ten_policies()
     return Ranking(
         true=[_true(site, p, n=n_truth, seed=seed + 2) for p in policies],
