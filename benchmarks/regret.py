@@ -144,13 +144,16 @@ def compare(regrets: Mapping[str, Mapping[str, FloatArray]], *, can_judge: bool)
         )
     ]  # fmt: skip
     for name, values in regrets.items():
-        leader = min(values, key=lambda learner: values[learner].mean())
+        # The one fixed default is held against others' learners; that another of ours would have done better is said beside it.
+        leader = min((OURS, *peers), key=lambda learner: values[learner].mean())
+        own = min((n for n in values if n not in peers), key=lambda learner: values[learner].mean())
         difference = values[OURS] - values[leader]
         error = max(_error(values[OURS]), _error(values[leader]))
         figures.append(
             Figure(
                 f"regret_{name}", "per round", float(values[OURS].mean()), baseline=(f"best: {leader}", float(values[leader].mean())),
                 runs=len(difference), spread=(float(values[OURS].min()), float(values[OURS].max())),
+                note="" if own == OURS else f"another of ours: {own} {values[own].mean():.4f}",
             )
         )  # fmt: skip
         figures.append(

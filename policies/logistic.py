@@ -37,6 +37,7 @@ class LogisticThompson:
 
     Notes
     -----
+    The defaults had the best mean rank of a grid on three sets with rewards in {0, 1} (``nextoffer benchmark regret -- --choose``).
     Log-odds fit rewards of a few percent, where a linear model's noise is far from constant. It does not fade: where taste
     drifts, put it into ``policies.windowed.Windowed``. Learning in parts equals learning at once, row by row.
 
