@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import secrets
@@ -50,6 +51,8 @@ class _Server(uvicorn.Server):
         """Start, then announce."""
         await super().startup(sockets)
         if self.started and not self.should_exit:
+            gc.collect()
+            gc.freeze()  # what is loaded now stays: no collection has to look at it again while a visitor waits
             self._ready()
 
 

@@ -150,7 +150,7 @@ async def _drive(port: int, requests: Sequence[bytes], *, n: int, n_connections:
 
 
 def drive(
-    port: int, requests: Sequence[bytes], *, n: int, n_connections: int = 32, per_second: float | None = None
+    port: int, requests: Sequence[bytes], *, n: int, n_connections: int = 64, per_second: float | None = None
 ) -> Load:
     """Send n requests over some connections, as fast as they are answered or at a fixed rate."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -1,6 +1,6 @@
 """What a durable decision costs beside an endpoint that does nothing: CPU, throughput, tail latency, memory.
 
-All servers of a comparison run at once and are asked in turns; CPU counts workers, the writer and the database. The load
+All servers of a comparison run at once and are asked in turns over 64 connections; CPU counts workers, the writer and the database. The load
 generator runs on the same machine: with two cores, two workers share them with it.
 
 ``--profile`` prints where a decision's time goes, ``--soak MINUTES`` drives 70 % of the capacity and writes memory and p99 by minute.
