@@ -154,6 +154,7 @@ def test_the_growthbook_client_puts_ten_thousand_ids_where_we_do(
         assert (mine.key if mine else None) == (result.value if result.inExperiment else None)
 
 
+@pytest.mark.slow
 def test_layers_are_independent_of_each_other_and_of_experiments() -> None:
     """Slots of any two layers, and slots and variants, show no dependence in 60,000 subjects (chi-square, p > 1e-4)."""
     from scipy.stats import chi2_contingency

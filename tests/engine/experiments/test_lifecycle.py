@@ -155,6 +155,7 @@ def test_who_is_made_to_look_is_not_counted(tmp_path: Path) -> None:
             service.experiments.force("e1", {"tester": "newer"}, revision=2, at=START)
 
 
+@pytest.mark.slow
 def test_a_ramp_holds_looks_and_goes_on(tmp_path: Path) -> None:
     """Each step lasts its time; while nobody came or a guardrail is worse the ramp stays, and says why once."""
     clock = Clock()
