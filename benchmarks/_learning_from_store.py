@@ -175,7 +175,7 @@ def freshness(seconds: float, *, seed: int, can_judge: bool) -> list[Figure]:
             found = audit(database, Registry(database, home / "artifacts"), secret=(home / "secret").read_bytes())
             took = time.perf_counter() - started
     offered = n / max(load.wall_s for load in loads)
-    is_whole = len(waits) >= 0.98 * n and offered > 0.9 * REWARDS_PER_S and n_failed <= n // 1_000
+    is_whole = len(waits) >= 0.98 * n and offered > 0.9 * REWARDS_PER_S and n_failed <= n // 100
     return [
         Figure(
             "window_closed_to_served_p99", "s", float(np.percentile(waits, 99)), must="<= 3", aim="<= 1.5",
