@@ -70,9 +70,7 @@ class MLlibLogistic:
         fits: list[FloatArray] = []
         with tempfile.TemporaryDirectory(prefix="nextoffer-mllib-") as scratch:
             rows = (
-                encode_in_spark(_training_rows(spark, train, Path(scratch)), columns)
-                .select("features", "label")
-                .cache()
+                encode_in_spark(rows_in_spark(spark, train, Path(scratch)), columns).select("features", "label").cache()
             )
             for penalty in self.config.penalties:
                 estimator = LogisticRegression(
@@ -136,7 +134,7 @@ def encode_in_spark(frame: DataFrame, columns: TabularEncoder) -> DataFrame:
     return assembler.transform(frame.select("*", *named))
 
 
-def _training_rows(spark: SparkSession, train: SequenceDataset, scratch: Path) -> DataFrame:
+def rows_in_spark(spark: SparkSession, train: SequenceDataset, scratch: Path) -> DataFrame:
     """Read the decision points themselves where ``train`` is their training split; else what was handed over."""
     from pyspark.sql import functions as sf
 

@@ -57,6 +57,9 @@ CANDIDATES: dict[str, Candidate] = {
         quick=(("max_epochs", 6), ("last_events", 64)),
     ),
     "mllib": Candidate("engine.models.mllib", "MLlibLogistic", "MLlibConfig", "spark"),
+    "mllib-gbt": Candidate(
+        "engine.models.mllib_boosting", "MLlibBoosting", "MLlibBoostingConfig", "spark", quick=(("max_trees", 10),)
+    ),
     "gru": Candidate(
         "engine.models.torch_sequence",
         "TorchGRU",
