@@ -131,6 +131,7 @@ def test_a_public_key_sees_what_is_marked_and_nothing_else(site: Site) -> None:
     assert _ask(site, "", key="page", targetingKey="u", headers={"Origin": "https://evil.example"}).status_code == 403
 
 
+@pytest.mark.slow
 def test_random_bodies_get_no_server_fault(site: Site) -> None:
     """Whatever a client sends, the answer is below 500 and JSON."""
     schemathesis = pytest.importorskip(
