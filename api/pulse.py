@@ -8,10 +8,17 @@ _BEAT_S = 0.02
 
 
 class Pulse:
-    """A timer that notes how late it is called."""
+    """A timer that notes how late it is called.
+
+    Attributes
+    ----------
+    lag_s
+        The smaller of the last two delays: a machine that looked away once is no reason to answer worse, one that stays behind is.
+    """
 
     def __init__(self) -> None:
         self.lag_s = 0.0
+        self._last_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -20,7 +27,8 @@ class Pulse:
         due = loop.time() + _BEAT_S
 
         def beat() -> None:
-            self.lag_s = max(0.0, loop.time() - due)
+            late_s = max(0.0, loop.time() - due)
+            self.lag_s, self._last_s = min(late_s, self._last_s), late_s
             self.start()
 
         self._timer = loop.call_at(due, beat)

@@ -144,7 +144,10 @@ def main() -> int:
         sys.stdout.buffer.flush()
 
     def leave_with_parent() -> None:
-        sys.stdin.buffer.read()
+        while os.read(
+            0, 4096
+        ):  # not through the buffered reader, which a thread may not hold when the interpreter ends
+            pass
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=leave_with_parent, daemon=True).start()
