@@ -45,6 +45,7 @@ OUTCOME: Literal["kept_30d"] = "kept_30d"
 _N_LOGGED = 20_000  # visitors of the log that everybody learns from
 _N_CHOOSING = 10_000  # visitors on which the best bandit is chosen
 _N_JUDGED = 20_000
+_LEAST_LIFT = 0.02
 _ITERATIONS = {"ppo": 20, "dqn": 20}
 
 
@@ -188,18 +189,22 @@ def _figures(name: str, values: FloatArray, *, best: float, to_gain: float, is_a
     share, share_half = _interval((planner - incumbent) / (best - incumbent))
     bandit_share, _ = _interval((bandit - incumbent) / (best - incumbent))
     claimed = "planning wins" if gain - half > 0 else "planning loses" if gain + half < 0 else "no winner"
-    return [
+    figures = [
         Figure(
             f"{name}_over_best_bandit", "kept per visitor", gain, must="> 0" if is_above else "", can_judge=n >= 5 and abs(gain) > half, runs=n,
             spread=(gain - half, gain + half), baseline=("best bandit on the 30-day reward", float(bandit.mean())),
             note=f"{claimed}; incumbent {incumbent.mean():.4f}, exact optimum {best:.4f}, {100 * to_gain:.1f} % above the best choice "
             "of each visit; in simulation",
         ),
-        Figure(
-            f"{name}_share_of_oracle", "share of the optimum's lift", share, runs=n, spread=(share - share_half, share + share_half),
-            note=f"best bandit {bandit_share:.3f}; lift over the incumbent; in simulation",
-        ),
     ]  # fmt: skip
+    if best - float(incumbent.mean()) > _LEAST_LIFT * best:  # else a share of next to nothing is noise
+        figures.append(
+            Figure(
+                f"{name}_share_of_oracle", "share of the optimum's lift", share, runs=n, spread=(share - share_half, share + share_half),
+                note=f"best bandit {bandit_share:.3f}; lift over the incumbent; in simulation",
+            )
+        )  # fmt: skip
+    return figures
 
 
 def _interval(values: FloatArray) -> tuple[float, float]:
