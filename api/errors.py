@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from policies.errors import (
     ArtifactError,
@@ -132,19 +133,38 @@ _UNION_TAILS = frozenset(
 def validation_details(error: ValidationError) -> list[dict[str, str]]:
     """Faults of a body by place, one each: where, and what is wrong."""
     places: dict[str, tuple[int, str]] = {}
-    for fault in error.errors(include_url=False, include_context=False, include_input=False):
+    for fault in error.errors(include_url=False):
         path = list(fault["loc"])
         is_member = len(path) > 1 and path[-1] in _UNION_TAILS
         place = _render(path[:-1] if is_member else path)
-        rank, problem = _problem(fault["type"], fault["msg"], is_member=is_member)
+        rank, problem = _problem(fault, is_member=is_member)
         if place not in places or rank < places[place][0]:
             places[place] = (rank, problem)
     return [{"place": place, "problem": problem} for place, (_, problem) in places.items()]
 
 
-def _problem(kind: str, message: str, *, is_member: bool) -> tuple[int, str]:
-    """How much a fault says (0 is most), and in what words."""
+_NUMBER_BOUNDS = {
+    "greater_than": ("gt", "above"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "below"),
+    "less_than_equal": ("le", "at most"),
+}
+
+
+def _problem(fault: ErrorDetails, *, is_member: bool) -> tuple[int, str]:
+    """How much a fault says (0 is most), and in what words.
+
+    Of what was sent only numbers and lengths are repeated: a text may be a secret or name a person.
+    """
+    kind, context, sent = fault["type"], fault.get("ctx", {}), fault["input"]
+    if kind in _NUMBER_BOUNDS and isinstance(sent, int | float):
+        name, words = _NUMBER_BOUNDS[kind]
+        return 1, f"is {str(sent)[:40]}; expected {words} {context[name]:,.12g}"
     match kind:
+        case "too_short":
+            return 1, f"has too few entries ({context['actual_length']}); expected at least {context['min_length']}"
+        case "too_long":
+            return 1, f"has too many entries; expected at most {context['max_length']}"
         case "finite_number":
             return 0, "is not a finite number; leave it out, or send null, where it is unknown"
         case "extra_forbidden":
@@ -153,7 +173,7 @@ def _problem(kind: str, message: str, *, is_member: bool) -> tuple[int, str]:
             return 0, "is missing; add it"
     if is_member and kind.endswith("_type"):
         return 2, "has the wrong type; expected text, a finite number, true, false or null"
-    return 1, _sentence(message)
+    return 1, _sentence(fault["msg"])
 
 
 def describe_validation(error: ValidationError) -> str:

@@ -71,6 +71,12 @@ def run_server(
         port=port, host=host, home=home, is_sandbox=is_sandbox, config=config, workers=workers
     )
     _set_up_logging(settings)
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInputError(
+            f"cannot make the home folder {settings.home} ({error.strerror}); name one that can be written: --home FOLDER"
+        ) from error
     key = placement = None
     if settings.is_sandbox:
         key, placement = prepare_sandbox(settings)

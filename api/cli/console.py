@@ -169,15 +169,10 @@ def plan(
 
 
 def _settings(home: Path | None, config: Path | None, sandbox: bool | None) -> Settings:
-    from api.settings import load_settings
-    from policies.errors import InvalidInputError
+    from api.cli.opening import existing
 
-    overrides = {"home": home, "mode": None if sandbox is None else "sandbox" if sandbox else "production"}
-    settings = load_settings(config, **{k: v for k, v in overrides.items() if v is not None})
-    file = settings.home / "nextoffer.db"
-    if settings.database_url is None and not file.exists():
-        raise InvalidInputError(f"there is no store at {file}; start the service once, or name its folder with --home")
-    return settings
+    mode = {} if sandbox is None else {"mode": "sandbox" if sandbox else "production"}
+    return existing(home, config, **mode)
 
 
 def _opened(settings: Settings) -> DecisionService:

@@ -33,7 +33,7 @@ def status(*, home: Path | None = None, config: Path | None = None) -> int:
     """
     from engine.store.migrate import current_revision, head_revision
 
-    with _opened(home, config) as (database, _):
+    with _opened(home, config, may_be_new=True) as (database, _):
         found, expected = current_revision(database), head_revision()
     print(f"{found or 'empty'} {expected}")  # noqa: T201 - data on stdout
     return 0 if found == expected else 1
@@ -52,7 +52,7 @@ def upgrade(*, home: Path | None = None, config: Path | None = None) -> int:
     """
     from engine.store.migrate import upgrade as forward
 
-    with _opened(home, config) as (database, _):
+    with _opened(home, config, may_be_new=True) as (database, _):
         forward(database)
     return 0
 
@@ -298,12 +298,16 @@ def retention(
 
 
 @contextmanager
-def _opened(home: Path | None, config: Path | None) -> Iterator[tuple[Database, Settings]]:
+def _opened(home: Path | None, config: Path | None, *, may_be_new: bool = False) -> Iterator[tuple[Database, Settings]]:
+    from api.cli.opening import existing
     from api.settings import load_settings
     from engine.store.database import Database, sqlite_url
 
-    settings = load_settings(config) if home is None else load_settings(config, home=home)
-    settings.home.mkdir(parents=True, exist_ok=True)
+    if may_be_new:
+        settings = load_settings(config) if home is None else load_settings(config, home=home)
+        settings.home.mkdir(parents=True, exist_ok=True)
+    else:
+        settings = existing(home, config)
     with Database(settings.database_url or sqlite_url(settings.home / "nextoffer.db")) as database:
         yield database, settings
 

@@ -10,6 +10,8 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from policies.errors import InvalidInputError
+
 app = App(name="keys", help="Make, list and revoke API keys")
 
 
@@ -49,6 +51,8 @@ def create(
     """
     from api.auth import check_free_name, new_key
 
+    if days is not None and days < 1:
+        raise InvalidInputError(f"--days is {days}; expected 1 or more, or leave it out for a key without an end")
     file = _file(config, home)
     if not rotate:
         check_free_name(file, name)
@@ -98,7 +102,11 @@ def list_keys(*, json: bool = False, config: Path | None = None, home: Path | No
         return 0
     for row, key in zip(rows, keys, strict=True):
         where = ", ".join(key.placements) or "everywhere"
-        print(f"{key.name}  {row['digest_start']}  {', '.join(key.scopes)}  {where}  since {key.created_at}")  # noqa: T201
+        until = f"  until {key.expires_at}" if key.expires_at else ""
+        public = "  public" if key.is_public else ""
+        print(  # noqa: T201 - data on stdout
+            f"{key.name}  {row['digest_start']}  {', '.join(key.scopes)}  {where}  since {key.created_at}{until}{public}"
+        )
     return 0
 
 

@@ -8,8 +8,30 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from policies.errors import InvalidInputError
+
 if TYPE_CHECKING:
+    from api.settings import Settings
     from engine.decisions.service import DecisionService
+
+
+def existing(home: Path | None, config: Path | None, **overrides: Any) -> Settings:
+    """Return settings of a service that has run before; a mistyped folder must not become a new, empty store.
+
+    Raises
+    ------
+    InvalidInputError
+        If the settings name no database and the home folder holds no store.
+    """
+    from api.settings import load_settings
+
+    if home is not None:
+        overrides["home"] = home
+    settings = load_settings(config, **overrides)
+    file = settings.home / "nextoffer.db"
+    if settings.database_url is None and not file.exists():
+        raise InvalidInputError(f"there is no store at {file}; start the service once, or name its folder with --home")
+    return settings
 
 
 @contextmanager

@@ -64,12 +64,12 @@ def replay(
 
 
 def _audit(home: Path | None, config: Path | None, older: list[str]) -> dict[str, Any]:
-    from api.settings import load_settings
+    from api.cli.opening import existing
     from engine.learner.audit import audit
     from engine.registry.versions import Registry
     from engine.store.database import Database, sqlite_url
 
-    settings = load_settings(config) if home is None else load_settings(config, home=home)
+    settings = existing(home, config)
     secrets = dict(_secret(text) for text in older)
     if settings.draw_secret is not None:
         secrets[settings.secret_version] = settings.draw_secret.get_secret_value().encode()
@@ -81,12 +81,12 @@ def _audit(home: Path | None, config: Path | None, older: list[str]) -> dict[str
 
 
 def _rederive(home: Path | None, config: Path | None, tolerance: float | None) -> dict[str, Any]:
-    from api.settings import load_settings
+    from api.cli.opening import existing
     from engine.learner.rederive import VECTOR_TOLERANCE, rederive
     from engine.registry.versions import Registry
     from engine.store.database import Database, sqlite_url
 
-    settings = load_settings(config) if home is None else load_settings(config, home=home)
+    settings = existing(home, config)
     with Database(settings.database_url or sqlite_url(settings.home / "nextoffer.db")) as database:
         registry = Registry(database, settings.home / "artifacts")
         found = rederive(database, registry, vector_tolerance=VECTOR_TOLERANCE if tolerance is None else tolerance)

@@ -361,7 +361,13 @@ class Nextoffer:
         deadline = time.monotonic() + timeout_s
         if time.monotonic() < self._closed_until:
             raise Problem("the service failed repeatedly and is left alone for a moment", code="circuit_open")
-        content = b"" if body is None else json.dumps(body, allow_nan=False).encode()
+        try:
+            content = b"" if body is None else json.dumps(body, allow_nan=False).encode()
+        except (TypeError, ValueError) as error:
+            raise Problem(
+                f"nothing was sent ({error}); features are text, finite numbers, true, false or None",
+                code="bad_request",
+            ) from error
         sent_headers = {**self._headers, **(headers or {})}
         problem: Problem | None = None
         for attempt in range(2):

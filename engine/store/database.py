@@ -14,11 +14,11 @@ from typing import Any, Self
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert, text, update
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from engine.store import tables
-from policies.errors import InvalidInputError, StoreUnavailableError
+from policies.errors import InvalidInputError, MissingExtraError, StoreUnavailableError
 
 BUSY_TIMEOUT_MS = 5_000
 
@@ -48,8 +48,11 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
-        self.url: URL = _normalised(make_url(url))
-        self.engine: Engine = create_engine(self.url, **_pool_arguments(self.url))
+        self.url: URL = _normalised(_parsed(url))
+        try:
+            self.engine: Engine = create_engine(self.url, **_pool_arguments(self.url))
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(error.name or str(error), "postgres") from error
         if self.is_sqlite:
             event.listen(self.engine, "connect", _on_sqlite_connect)
             event.listen(self.engine, "begin", _on_sqlite_begin)
@@ -160,6 +163,16 @@ def _unavailable(error: object) -> StoreUnavailableError:
     return StoreUnavailableError(
         f"the store does not answer ({error}); check disk space, permissions and the connection, then try again"
     )
+
+
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url)
+    except ArgumentError as error:
+        # What was given may hold a password, so it is not repeated.
+        raise InvalidInputError(
+            "the store URL cannot be read; expected sqlite:///file.db or postgresql://user@host/name"
+        ) from error
 
 
 def _normalised(url: URL) -> URL:

@@ -29,7 +29,8 @@ DECISIONS = "/v1/placements/offer_page/decisions"
         (b'{"subject": "u", "features": {"x": ' + b"9" * 400 + b"}}", 422, "malformed", "features.x"),
         (b'{"subject": "u\\u0000"}', 422, "malformed", "subject"),
         (b'{"subject": "\\ud800"}', 422, "malformed", "invalid JSON"),
-        (b'{"subject": "u", "offers": []}', 422, "malformed", "offers"),
+        (b'{"subject": "u", "offers": []}', 422, "malformed", "offers has too few entries (0); expected at least 1"),
+        (b'{"subject": "u", "ttl_s": -5}', 422, "malformed", "ttl_s is -5; expected at least 1"),
         (
             b'{"subject": "u", "offers": [{"id": "a"}, {"id": "a"}]}',
             400,

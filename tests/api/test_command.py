@@ -55,6 +55,15 @@ def test_importing_the_application_loads_no_training_framework() -> None:
         (["serve", "--port", "many"], 2, "port"),
         (["benchmark", "nothing"], 2, "benchmark"),
         (["keys", "revoke", "nobody", "--home", "/nonexistent-home"], 2, "unknown key 'nobody'"),
+        (["keys", "create", "shop", "--scope", "decide", "--days", "-3", "--home", "/nonexistent-home"], 2, "is -3"),
+        (["db", "backup", "copy", "--home", "/nonexistent-home"], 2, "there is no store at"),
+        (["db", "export", "offer_page", "out", "--home", "/nonexistent-home"], 2, "there is no store at"),
+        (["db", "erase", "u1", "--yes", "--home", "/nonexistent-home"], 2, "there is no store at"),
+        (["db", "retention", "--events-days", "9", "--home", "/nonexistent-home"], 2, "there is no store at"),
+        (["db", "move", "sqlite:///x.db", "--home", "/nonexistent-home"], 2, "there is no store at"),
+        (["replay", "--audit", "--home", "/nonexistent-home"], 2, "there is no store at"),
+        (["replay", "--rederive", "--home", "/nonexistent-home"], 2, "there is no store at"),
+        (["serve", "--home", "/dev/null/home", "--port", "0"], 2, "cannot make the home folder"),
     ],
 )
 def test_wrong_usage_is_exit_code_2_and_one_sentence(
@@ -66,6 +75,22 @@ def test_wrong_usage_is_exit_code_2_and_one_sentence(
     assert words in err
     assert "Traceback" not in err
     assert out == ""
+    assert not Path("/nonexistent-home").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [("postgresql://db/x", "pip install 'nextoffer[postgres]'"), ("nonsense", "expected sqlite:///file.db")],
+)
+def test_a_store_that_cannot_be_opened_says_what_is_missing(
+    tmp_path: Path, url: str, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database without its driver, or an address that is none, is one sentence with what to do."""
+    home = ["--home", str(tmp_path)]
+    assert run(["db", "upgrade", *home]) == 0
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    assert run(["db", "move", url, *home]) == 2
+    assert words in capsys.readouterr().err
 
 
 def test_keys_are_made_listed_and_revoked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

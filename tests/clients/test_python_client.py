@@ -101,8 +101,8 @@ def test_threads_share_a_client_and_connections_are_kept(server: ServerProcess) 
     ("placement", "options", "code"),
     [
         ("offer_pge", {}, "unknown_name"),
-        ("offer_page", {"features": {"x": float("nan")}}, "bad_answer"),
-        ("offer_page", {"features": {"x": object()}}, "bad_answer"),
+        ("offer_page", {"features": {"x": float("nan")}}, "bad_request"),
+        ("offer_page", {"features": {"x": object()}}, "bad_request"),
         ("offer_page", {"features": {"x": [1]}}, "malformed"),
     ],
 )
