@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from api.settings import Settings
 from api.subjects import routes as subjects
 from api.visitors import Visitors
 from api.workers import metrics_folder
-from engine.decisions.service import DecisionService, open_service
+from engine.decisions.service import DecisionService, open_service, utc_now
 
 OPERATIONS: tuple[Operation, ...] = (
     *decisions.OPERATIONS,
@@ -51,11 +51,6 @@ OPERATIONS: tuple[Operation, ...] = (
 )
 _DESCRIPTION = "Chooses which offer to show a visitor now, writes down the exact probability it chose with, and takes in what came of it."
 _log = logging.getLogger("nextoffer.api")
-
-
-def utc_now() -> datetime:
-    """Clock of a service that lives in real time."""
-    return datetime.now(UTC)
 
 
 class Application(FastAPI):

@@ -18,12 +18,12 @@ from typing import Any
 import uvicorn
 
 from api import logs
-from api.app import create_app, keys_path, utc_now
+from api.app import create_app, keys_path
 from api.auth import SCOPES, ApiKey, KeyFile, digest_of
 from api.learning import learn_until
 from api.settings import Settings, load_settings
 from api.workers import Supervisor
-from engine.decisions.service import DecisionService, open_service
+from engine.decisions.service import DecisionService, open_service, utc_now
 from engine.offers.placement import CatalogueOffer, Placement
 from engine.rewards.definition import RewardDefinition
 from policies.errors import InvalidInputError, NextofferError

@@ -389,8 +389,3 @@ class LiveSite:
             self.fatigue_at_signing[rows],
             base,
         )
-
-
-def end_of(day: int) -> np.datetime64:
-    """The moment at which what happened on a day is known."""
-    return START + day * DAY + np.timedelta64(86_399, "s")

@@ -221,7 +221,7 @@ def erase(
     config
         TOML file of settings.
     """
-    from engine.store.erasure import erase as forget
+    from engine.subjects.erasure import erase as forget
 
     if not yes:
         print("erasing cannot be undone; repeat with --yes", file=sys.stderr)  # noqa: T201 - words on stderr

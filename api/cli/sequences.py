@@ -81,7 +81,7 @@ def backfill(
     from dataclasses import asdict
 
     from api.cli.opening import opened
-    from engine.subjects.backfill import backfill as put
+    from engine.decisions.backfill import backfill as put
 
     with tempfile.TemporaryDirectory(prefix="nextoffer-backfill-") as scratch:
         arguments = ["--source", str(source), "--out", scratch, *(["--data", str(data)] if data else [])]

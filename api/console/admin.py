@@ -12,10 +12,8 @@ from api.auth import PUBLIC_SCOPES, SCOPES, check_free_name, new_key
 from api.console.ask import Ask, go_to
 from api.console.page import Page
 from engine.accounts.accounts import ROLES
-from engine.experiments.audit import AuditRow, read_audit
+from engine.experiments.audit import AuditRow, note_change, read_audit
 from engine.experiments.controls import set_controls
-from engine.store.database import record_change
-from engine.store.facts import to_us
 from policies.errors import UnknownNameError
 
 _ON_PAGE = 200
@@ -110,8 +108,7 @@ def revoke_key(ask: Ask) -> Response:
 
 
 def _note_key(ask: Ask, name: str, action: str) -> None:
-    with ask.service.database.writing() as connection:
-        record_change(connection, at_us=to_us(ask.now), actor=ask.actor, action=action, what=f"key {name}", document={})
+    note_change(ask.service.database, at=ask.now, actor=ask.actor, action=action, what=f"key {name}")
 
 
 def _difference(row: AuditRow) -> list[tuple[str, str, str]]:

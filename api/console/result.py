@@ -12,7 +12,7 @@ from api.console.words import Words
 from engine.experiments.audit import AuditRow
 from engine.experiments.reading import Reading, read_segments
 from offline_eval.abtest import ExperimentReading, MetricReading
-from offline_eval.abtest.pages import difference_unit
+from offline_eval.abtest.pages import difference_unit, tone_of
 from offline_eval.report import (
     COUNT,
     PROBABILITY,
@@ -83,7 +83,7 @@ def key_figures(t: Words, reading: Reading) -> str:
     now = reading.found.now
     treatment = now.verdict.variant or now.plan.treatments[0]
     figures = [
-        KeyFigure(t.metric(m), m.interval, difference_unit(m), t("{variant} against {control}", variant=treatment, control=now.plan.control), tone=_tone(m))
+        KeyFigure(t.metric(m), m.interval, difference_unit(m), t("{variant} against {control}", variant=treatment, control=now.plan.control), tone=tone_of(m))
         for m in now.metrics
         if m.treatment == treatment and m.metric.role != "descriptive"
     ]  # fmt: skip
@@ -283,9 +283,3 @@ def _single(t: Words, reading: ExperimentReading, treatment: str) -> str:
 def _primary(reading: ExperimentReading, treatment: str) -> MetricReading | None:
     name = reading.plan.primary.name
     return next((m for m in reading.metrics if m.metric.name == name and m.treatment == treatment), None)
-
-
-def _tone(m: MetricReading) -> Tone:
-    if not (m.is_better or m.is_worse):
-        return "note"
-    return "good" if m.is_better else "bad"

@@ -12,11 +12,11 @@ import orjson
 from engine.decisions.requests import DecisionRequest
 from engine.decisions.service import DecisionService
 from engine.experiments.records import Experiment
-from engine.sources.nested_features import flatten
 from engine.store.facts import check_text
 from policies.allocation import HOLDOUT_SEED, WEIGHT_TOTAL_BP, Variant, bucket_ranges, layer_seed
 from policies.eligibility import Condition
 from policies.errors import InvalidInputError, UnknownNameError
+from policies.nested_features import flatten
 from policies.records import Features
 
 NEXT_BEST_OFFER = "next-best-offer"

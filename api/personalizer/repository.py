@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from api.personalizer.schemas import PolicyConfiguration, ServiceConfiguration
-from engine.decisions.kept import SLOT_MARK
 from engine.decisions.requests import Role
 from engine.decisions.service import DecisionService
+from engine.decisions.slots import slot_decisions
 from engine.offers.placement import CatalogueOffer, Placement
 from engine.rewards.definition import RewardDefinition, RewardTerm
 from policies.errors import ConflictError, UnknownNameError
@@ -89,8 +89,7 @@ class Loops:
 
     def slot_decisions(self, event_id: str) -> list[str]:
         """Ids of the decisions of a multi-slot event, whose subject is the event."""
-        found = self._service.database.rows("SELECT id FROM decisions WHERE subject = :event", event=event_id)
-        return [str(id_) for (id_,) in found if str(id_).startswith(f"{event_id}{SLOT_MARK}")]
+        return slot_decisions(self._service.database, event_id)
 
     def _registered(self, name: str) -> str | None:
         try:

@@ -35,7 +35,6 @@ from api.personalizer.schemas import (
 from engine.decisions.pages import slot_decision_id
 from engine.decisions.requests import DecisionAnswer, DecisionRequest, PageRequest, RewardRequest
 from engine.decisions.requests import Slot as PageSlot
-from engine.sources.nested_features import flatten
 from policies.errors import (
     ConflictError,
     DuplicateOfferError,
@@ -47,6 +46,7 @@ from policies.errors import (
     UnknownDecisionError,
     UnknownNameError,
 )
+from policies.nested_features import flatten
 from policies.records import Offer, OfferId
 
 KEY_HEADER = "ocp-apim-subscription-key"

@@ -59,7 +59,7 @@ from policies.errors import InvalidInputError, NextofferError, NoEligibleOfferEr
 from policies.records import Decision, Features
 
 if TYPE_CHECKING:
-    from engine.store.erasure import Erasure
+    from engine.subjects.erasure import Erasure
 
 
 def utc_now() -> datetime:
@@ -358,7 +358,7 @@ class DecisionService:
         cold
             Folder of the cold path; by default beside the artefacts.
         """
-        from engine.store.erasure import erase  # loads Arrow for the cold files; most servers never need it
+        from engine.subjects.erasure import erase  # loads Arrow for the cold files; most servers never need it
 
         found = erase(
             self.database, subject, at=self.clock(), actor=actor, cold=cold or self.policies.folder.parent / "cold"

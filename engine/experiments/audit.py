@@ -10,8 +10,8 @@ from typing import Any
 from sqlalchemy import select
 
 from engine.store import tables
-from engine.store.database import Database
-from engine.store.facts import from_us
+from engine.store.database import Database, record_change
+from engine.store.facts import from_us, to_us
 
 MAX_ROWS = 1_000
 
@@ -39,6 +39,12 @@ class AuditRow:
     def reason(self) -> str:
         """Why, where somebody said so."""
         return str(self.document.get("reason") or "")
+
+
+def note_change(database: Database, *, at: datetime, actor: str, action: str, what: str) -> None:
+    """Write down a change of something that lies beside the store, such as the file of keys."""
+    with database.writing() as connection:
+        record_change(connection, at_us=to_us(at), actor=actor, action=action, what=what, document={})
 
 
 def read_audit(

@@ -27,9 +27,9 @@ from engine.rewards.definition import RewardDefinition
 from engine.rewards.export import definition_of
 from engine.store import tables
 from engine.store.database import Database
-from engine.store.erasure import erased_offsets, pseudonyms
 from engine.store.facts import decision_from_values
 from engine.store.retention import oldest_offset
+from engine.subjects.erasure import erased_offsets, pseudonyms
 from policies.artifact import Artifact, load_artifact
 from policies.errors import ArtifactError, NextofferError
 from policies.protocols import OnlineLearner, Policy, SaveablePolicy

@@ -23,9 +23,9 @@ from engine.offers.placement import placement_from_json
 from engine.registry.versions import Registry
 from engine.store import tables
 from engine.store.database import Database
-from engine.store.erasure import pseudonyms
 from engine.store.facts import from_us, to_us
 from engine.store.retention import oldest_offset
+from engine.subjects.erasure import pseudonyms
 from engine.subjects.links import people_of
 from engine.subjects.state import LAST_EVENTS, Encoder
 from policies.errors import NextofferError

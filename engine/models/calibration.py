@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression, minimize
 
-from engine.models.metrics import expit, log_loss, logit
+from engine.models.metrics import expit, logit
 from policies.errors import InvalidInputError, UnknownNameError
 from policies.records import FloatArray, IntArray
 
@@ -194,8 +194,3 @@ def shift_prior(probability: FloatArray, *, trained_rate: float, true_rate: floa
     """
     shift = logit(np.array([true_rate]))[0] - logit(np.array([trained_rate]))[0]
     return expit(logit(probability) + shift)
-
-
-def calibrated_log_loss(calibrator: Calibrator, label: FloatArray, probability: FloatArray) -> float:
-    """Log loss after calibration."""
-    return log_loss(label, calibrator(probability))

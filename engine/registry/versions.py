@@ -16,6 +16,7 @@ from sqlalchemy import insert, select
 from engine.store import tables
 from engine.store.database import Database, record_change
 from engine.store.facts import check_text, from_us, to_us
+from engine.store.published import newest_published
 from policies.artifact import Artifact, load_artifact, save_artifact
 from policies.errors import ArtifactError, InvalidInputError, NextofferError, StoreUnavailableError, UnknownNameError
 from policies.features import FeatureSpace
@@ -184,15 +185,12 @@ class Registry:
     def follow(self) -> None:
         """Swap in the newest published snapshot of each loaded version; one that cannot be read leaves the old one serving."""
         self._followed_at = time.monotonic()
-        try:
-            rows = self._database.rows(
-                "SELECT policy, max(number) FROM learner_ticks WHERE is_published GROUP BY policy"
-            )
-        except StoreUnavailableError:
-            return
-        for ref, number in rows:
-            current = self._loaded.get(ref)
-            if current is None or self._snapshots.get(ref) == number:
+        for ref, current in list(self._loaded.items()):
+            try:
+                number = newest_published(self._database, ref)
+            except StoreUnavailableError:
+                return
+            if number is None or self._snapshots.get(ref) == number:
                 continue
             self._snapshots[ref] = number
             try:

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from engine.rewards.attribution import BOT, Exposure, exposures_of, last_exposure
 from engine.rewards.definition import RewardDefinition
 from engine.store import tables
 from engine.store.database import Database
-from engine.store.facts import from_us
 from engine.subjects.links import people_of
-from policies.errors import InvalidInputError
 
 MICROSECONDS = 1_000_000
 STRETCH = 20_000
@@ -261,20 +258,3 @@ def end_of_closed(
         open_since=as_of_us - round(definition.window_s * MICROSECONDS),
     )
     return int(rows[0][0]) if rows else known_offset
-
-
-def first_decision_at(connection: Connection, placement: str) -> datetime:
-    """When the log of a placement begins.
-
-    Raises
-    ------
-    InvalidInputError
-        If it has no decision yet.
-    """
-    decisions = tables.decisions
-    at_us = connection.execute(
-        select(decisions.c.at_us).where(decisions.c.placement == placement).order_by(decisions.c.at_us).limit(1)
-    ).scalar()
-    if at_us is None:
-        raise InvalidInputError(f"placement {placement!r} has no decision in the log; ask for decisions first")
-    return from_us(at_us)

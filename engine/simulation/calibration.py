@@ -21,7 +21,6 @@ from offline_eval.report import (
 )
 
 _Z95 = 1.959964
-_PLACES = {"low": -1.0, "middle": 0.0, "high": 1.0}
 
 
 def calibration_page(told: dict[str, Any]) -> Page:

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.sources.nested_features import flatten
 from policies.errors import InvalidInputError
+from policies.nested_features import flatten
 from policies.records import (
     Context,
     DecisionTable,

@@ -94,3 +94,10 @@ def read_bodies(bodies: Sequence[bytes]) -> Bodies:
         contexts.append(loads(body[x + 5 : w + 1]))
         vectors.append(none if t == w + 6 else loads(body[w + 6 : t + 1]))
     return out
+
+
+def stripped(body: bytes) -> bytes:
+    """Body of a decision without what was known of the subject."""
+    if not body:
+        return body
+    return orjson.dumps({**orjson.loads(body), "x": {}, "w": {}, "t": 0, "d": {}})

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from engine.store.bodies import stripped
 from policies.errors import StoreUnavailableError
 
 SCHEMAS: dict[str, Any] = {
@@ -129,8 +130,6 @@ def forget_in_cold(folder: Path, ids: Sequence[str], pseudonym: str, *, decision
             if what == "events":
                 table = table.filter(pc.invert(is_theirs))
             else:
-                from engine.store.erasure import stripped
-
                 body = [
                     stripped(b) if mine else b
                     for b, mine in zip(table["body"].to_pylist(), is_theirs.to_pylist(), strict=True)

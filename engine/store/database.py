@@ -7,7 +7,7 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +21,7 @@ from engine.store import tables
 from policies.errors import InvalidInputError, MissingExtraError, StoreUnavailableError
 
 BUSY_TIMEOUT_MS = 5_000
+_PARAMETERS = 400
 
 
 def sqlite_url(path: Path) -> str:
@@ -134,6 +135,11 @@ class Database:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def in_parts(values: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The values in parts that one statement can hold as parameters."""
+    return (values[start : start + _PARAMETERS] for start in range(0, len(values), _PARAMETERS))
 
 
 def record_change(

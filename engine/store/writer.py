@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from itertools import islice
 from typing import Protocol
 
 from engine.store.facts import FactRow, Receipt
@@ -71,6 +72,34 @@ class Writer(Protocol):
 AnyFuture = Future[list[Receipt]] | asyncio.Future[list[Receipt]]
 Outcome = list[Receipt] | BaseException
 Submission = tuple[Sequence[FactRow], AnyFuture]
+
+
+def append_each(backend: Backend, submissions: Sequence[Sequence[FactRow]]) -> list[Outcome]:
+    """Commit submissions together; return the receipts of each, or why it alone, or all from it on, could not be stored.
+
+    Where one holds something that no store takes, each is committed by itself, so that it alone fails. After a
+    ``StoreUnavailableError`` nothing more is tried: the caller opens the store afresh.
+    """
+    try:
+        receipts = iter(backend.append([row for rows in submissions for row in rows]))
+        return [list(islice(receipts, len(rows))) for rows in submissions]
+    except StoreUnavailableError as error:
+        return [error] * len(submissions)
+    except InvalidInputError as error:
+        if len(submissions) == 1:
+            return [error]
+    outcomes: list[Outcome] = []
+    for rows in submissions:
+        if not is_unavailable(outcomes):
+            outcomes += append_each(backend, [rows])
+        else:
+            outcomes.append(outcomes[-1])
+    return outcomes
+
+
+def is_unavailable(outcomes: Sequence[Outcome]) -> bool:
+    """Whether the store went away before the last of these."""
+    return bool(outcomes) and isinstance(outcomes[-1], StoreUnavailableError)
 
 
 def settle(heard: Sequence[tuple[AnyFuture, Outcome]]) -> None:
@@ -159,19 +188,19 @@ class ThreadWriter:
             try:
                 if backend is None:
                     backend = self._open_backend()
-                _append(backend, batch)
-                self._is_healthy = True
+                outcomes = append_each(backend, [rows for rows, _ in batch])
             except StoreUnavailableError as error:
-                self._is_healthy = False
-                settle([(future, error) for _, future in batch])
-                if backend is not None:
-                    backend.close()
-                backend = None
+                outcomes = [error] * len(batch)
             except BaseException as error:
                 # A fault of ours: nobody may wait forever for a thread that has died.
                 self._is_healthy = False
                 self._fail_all(batch, error)
                 raise
+            self._is_healthy = not is_unavailable(outcomes)
+            settle([(future, outcome) for (_, future), outcome in zip(batch, outcomes, strict=True)])
+            if backend is not None and not self._is_healthy:
+                backend.close()
+                backend = None
         if backend is not None:
             backend.close()
 
@@ -194,22 +223,3 @@ class ThreadWriter:
             rest, self._waiting = list(self._waiting), deque()
         failure = StoreUnavailableError(f"the writer stopped ({error!r}); restart the service")
         settle([(future, failure) for _, future in [*batch, *rest]])
-
-
-def _append(backend: Backend, batch: Sequence[Submission]) -> None:
-    try:
-        receipts = backend.append([row for rows, _ in batch for row in rows])
-    except InvalidInputError as error:
-        if len(batch) == 1:
-            settle([(batch[0][1], error)])
-            return
-        # One submission holds something no store takes: it alone must fail.
-        for item in batch:
-            _append(backend, [item])
-        return
-    heard: list[tuple[AnyFuture, Outcome]] = []
-    at = 0
-    for rows, future in batch:
-        heard.append((future, receipts[at : at + len(rows)]))
-        at += len(rows)
-    settle(heard)

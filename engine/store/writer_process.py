@@ -28,7 +28,7 @@ from typing import Any
 
 from engine.store.facts import FactRow
 from engine.store.frames import Stream
-from engine.store.writer import MAX_BATCH, Backend
+from engine.store.writer import MAX_BATCH, Backend, Outcome, append_each, is_unavailable
 from policies.errors import InvalidInputError, StoreUnavailableError
 
 LINGER_S = 3.0
@@ -122,25 +122,24 @@ def _commit(
     try:
         if backend is None:
             backend = open_backend()
-        receipts = backend.append([row for _, _, rows in batch for row in rows])
-    except InvalidInputError as error:
-        if len(batch) > 1:  # one submission holds something no store takes: it alone must fail
-            for item in batch:
-                backend = _commit(backend, open_backend, [item], answers)
-            return backend
-        answers.setdefault(batch[0][0], []).append((batch[0][1], "invalid", str(error)))
-        return backend
+        outcomes = append_each(backend, [rows for _, _, rows in batch])
     except StoreUnavailableError as error:
-        for stream, number, _ in batch:
-            answers.setdefault(stream, []).append((number, "unavailable", str(error)))
-        if backend is not None:
-            backend.close()
+        outcomes = [error] * len(batch)
+    for (stream, number, _), outcome in zip(batch, outcomes, strict=True):
+        answers.setdefault(stream, []).append((number, *_told(outcome)))
+    if backend is not None and is_unavailable(outcomes):
+        backend.close()
         return None
-    at = 0
-    for stream, number, rows in batch:
-        answers.setdefault(stream, []).append((number, "receipts", [tuple(r) for r in receipts[at : at + len(rows)]]))
-        at += len(rows)
     return backend
+
+
+def _told(outcome: Outcome) -> tuple[str, Any]:
+    """Kind and content of an answer."""
+    if isinstance(outcome, StoreUnavailableError):
+        return "unavailable", str(outcome)
+    if isinstance(outcome, BaseException):
+        return "invalid", str(outcome)
+    return "receipts", [tuple(receipt) for receipt in outcome]
 
 
 def main() -> int:

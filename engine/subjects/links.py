@@ -15,10 +15,9 @@ from collections.abc import Iterable, Mapping
 from sqlalchemy import Connection, or_, select
 
 from engine.store import tables
-from engine.store.database import Database
+from engine.store.database import Database, in_parts
 
 END_OF_LEDGER = 1 << 62
-_PART = 400
 _MAX_CACHED = 100_000
 _FOLLOW_S = 0.1
 # Most subjects are linked with nobody: that costs one look at two indexes, on the path of a decision.
@@ -42,7 +41,7 @@ def people_of(connection: Connection, subjects: Iterable[str], *, known_offset: 
     known, frontier = set(wanted), wanted
     while frontier:
         found: set[str] = set()
-        for part in _parts(sorted(frontier)):
+        for part in in_parts(sorted(frontier)):
             query = select(links.c.subject, links.c.identified_as).where(
                 or_(links.c.subject.in_(part), links.c.identified_as.in_(part)), links.c.ledger_offset < known_offset
             )
@@ -141,7 +140,3 @@ class People:
                     for id_ in self._known.pop(end, ()):
                         self._known.pop(id_, None)
             self._followed_offset = after
-
-
-def _parts(values: list[str]) -> Iterable[list[str]]:
-    return (values[start : start + _PART] for start in range(0, len(values), _PART))

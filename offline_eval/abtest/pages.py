@@ -42,7 +42,11 @@ def key_figures(reading: ExperimentReading, *, is_planned: bool = True) -> KeyFi
     treatment = reading.verdict.variant or reading.plan.treatments[0]
     figures = [
         KeyFigure(
-            m.metric.title, m.interval, difference_unit(m), f"{treatment} against {reading.plan.control}", tone=_tone(m)
+            m.metric.title,
+            m.interval,
+            difference_unit(m),
+            f"{treatment} against {reading.plan.control}",
+            tone=tone_of(m),
         )
         for m in reading.metrics
         if m.treatment == treatment and m.metric.role != "descriptive"
@@ -223,7 +227,8 @@ def _name(reading: ExperimentReading, m: MetricReading) -> str:
     return m.metric.title if len(reading.plan.treatments) == 1 else f"{m.metric.title} · {m.treatment}"
 
 
-def _tone(m: MetricReading) -> Tone:
+def tone_of(m: MetricReading) -> Tone:
+    """How a reading is coloured: only a difference that is shown is good or bad."""
     if not (m.is_better or m.is_worse):
         return "note"
     return "good" if m.is_better else "bad"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from policies.errors import InvalidInputError
+from policies.nested_features import flatten
 from policies.records import Context, DecisionTable, FeatureValue, InteractionBatch, Offer, OfferId, OfferSet, SubjectId
 
 # Where the decision service puts its own fields.
@@ -18,7 +19,7 @@ OURS = "_nextoffer"
 
 
 def read_dsjson(path: Path | str) -> InteractionBatch:
-    """A log from a file of dsjson lines, or a folder of ``.dsjson`` files; lines without a decision (dangling rewards) are skipped."""
+    """A log from a file of dsjson lines, or a folder of ``.dsjson`` files; lines without a decision that was shown are skipped."""
     files = [Path(path)] if Path(path).is_file() else sorted(Path(path).rglob("*.dsjson"))
     return from_dsjson(line for file in files for line in _lines(file))
 
@@ -31,7 +32,7 @@ def _lines(path: Path) -> Iterator[str]:
 def from_dsjson(lines: Iterable[str]) -> InteractionBatch:
     """A log from dsjson lines.
 
-    The reward is minus ``_label_cost``; an offer is known by ``id`` or ``_tag`` among its features, else by its features. Lines that
+    Nested features are named as everywhere (``policies.nested_features``). The reward is minus ``_label_cost``; an offer is known by ``id`` or ``_tag`` among its features, else by its features. Lines that
     the decision service exported carry more under ``_nextoffer``: features have their own names, and subject, time, policy,
     experiment and variant are known.
 
@@ -52,8 +53,14 @@ def from_dsjson(lines: Iterable[str]) -> InteractionBatch:
             raise InvalidInputError(
                 f"line {number} is not JSON ({error}); expected one dsjson event per line"
             ) from error
-        if "c" not in event or "_multi" not in event.get("c", {}):
+        # An event that was never activated was seen by nobody, and holds no reward.
+        if "c" not in event or "_multi" not in event.get("c", {}) or event.get("_skipLearn"):
             continue
+        if event.get("pdrop"):
+            raise InvalidInputError(
+                f"line {number} stands for others that were thinned out (pdrop {event['pdrop']!r}), which an estimate has to weigh; "
+                "make a log of it first: nextoffer data import-personalizer FOLDER --out log.parquet"
+            )
         rows.append(_event(event, number, offers))
         if OURS in event:
             told.append(event[OURS])
@@ -107,8 +114,9 @@ def _event(
     ids = []
     is_ours = OURS in event
     for choice in choices:
-        features = {**choice["o"], "_tag": choice["_tag"]} if is_ours else _flat(choice)
-        tag = features.pop("id", None) or features.pop("_tag", None) or json.dumps(features, sort_keys=True)
+        features = dict(choice["o"]) if is_ours else flatten([choice], where=f"line {number}")
+        own = features.pop("id", None)
+        tag = (choice["_tag"] if is_ours else own or choice.get("_tag")) or json.dumps(features, sort_keys=True)
         offers.setdefault(str(tag), features)
         ids.append(str(tag))
     shared = {name: value for name, value in event["c"].items() if name != "_multi"}
@@ -119,22 +127,8 @@ def _event(
         at = datetime.fromisoformat(event["Timestamp"])
         context = Context(SubjectId(event[OURS]["subject"]), shared["context"], shared.get("vectors", {}), at)
     else:
-        context = Context(SubjectId(event_id), _flat(shared))
+        context = Context(SubjectId(event_id), flatten([shared], where=f"line {number}"))
     return context, ordered, [x / total for x in p] if abs(total - 1) < 1e-4 else p, 0, -float(cost), event_id
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, FeatureValue]:
-    """Nested features with joined names; lists become one feature per place."""
-    out: dict[str, FeatureValue] = {}
-    for name, inner in value.items():
-        key = f"{prefix}{name}"
-        if isinstance(inner, Mapping):
-            out.update(_flat(inner, f"{key}."))
-        elif isinstance(inner, list):
-            out.update(_flat({str(i): v for i, v in enumerate(inner)}, f"{key}."))
-        else:
-            out[key] = inner
-    return out
 
 
 def _length(value: object) -> str:

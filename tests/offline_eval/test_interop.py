@@ -133,5 +133,22 @@ def test_dsjson_is_read() -> None:
         from_dsjson(["{"])
 
 
+def test_dsjson_names_features_as_the_rank_door_does_and_reads_only_what_was_shown() -> None:
+    """Texts of a list are a set, as in requests; an event nobody saw is skipped, and a thinned-out log is refused, not misread."""
+    event = {
+        "_label_cost": -1.0, "EventId": "a", "a": [2, 1], "p": [0.8, 0.2],
+        "c": {"tags": ["a", "b"], "ages": [3, 5], "_multi": [{"_tag": "x", "j": {"t": ["c"]}}, {"_tag": "y"}]},
+    }  # fmt: skip
+    unseen = {**event, "EventId": "b", "_skipLearn": True}
+    log = from_dsjson(json.dumps(e) for e in (event, unseen))
+    assert log.decision_ids is not None
+    assert log.decision_ids.tolist() == ["a"]
+    assert set(log.table.columns) == {"tags=a", "tags=b", "ages.0", "ages.1"}
+    assert log.table.offers.ids == ("x", "y")
+    assert dict(log.table.offers[0].features) == {"j.t=c": True}
+    with pytest.raises(InvalidInputError, match="line 2 stands for others"):
+        from_dsjson(json.dumps(e) for e in (event, {**event, "pdrop": 0.5}))
+
+
 def _with(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
     return table.set_column(table.column_names.index(name), name, column)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 import pytest
 
+from engine.decisions.backfill import Backfilled, backfill
 from engine.decisions.service import open_service
 from engine.sequences.build import register_tables
 from engine.sequences.recent import recent_events
 from engine.sources.description import load_source
-from engine.subjects.backfill import Backfilled, backfill
 from policies.errors import InvalidInputError
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from engine.experiments.results import experiment_results
 from engine.learner.audit import ERASED, audit
 from engine.rewards.export import export_interactions
 from engine.store.cold import read_cold
-from engine.store.erasure import PREFIX, erased_offsets, pseudonyms
 from engine.store.retention import oldest_offset, retain
+from engine.subjects.erasure import PREFIX, erased_offsets, pseudonyms
 from policies.allocation import Variant
 from policies.errors import ConflictError, InvalidInputError, MovedAwayError
 from tests.engine.learner.test_learner import Lab

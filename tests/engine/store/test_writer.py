@@ -15,7 +15,7 @@ from engine.store import facts
 from engine.store.database import Database, sqlite_url
 from engine.store.facts import CONFLICT, NEW, REPEAT, UNKNOWN_DECISION, FactRow, Receipt, void_row
 from engine.store.sqlite_backend import SqliteBackend
-from engine.store.writer import ThreadWriter
+from engine.store.writer import ThreadWriter, append_each, is_unavailable
 from policies.errors import InvalidInputError, OverloadedError, StoreUnavailableError
 from policies.records import Event, Reward
 from tests.engine.service_world import START
@@ -138,6 +138,31 @@ def test_a_row_that_no_store_takes_fails_alone(database: Database) -> None:
     with pytest.raises(InvalidInputError, match="well-formed"):
         bad.result(5)
     writer.close()
+
+
+def test_a_store_that_goes_away_between_single_commits_takes_what_came_before_only(database: Database) -> None:
+    """After a bad row each submission is committed alone; from the one at which the store is gone nothing more is tried."""
+    inner = SqliteBackend(database.sqlite_path)
+    calls: list[int] = []
+
+    class Going:
+        def append(self, rows: Sequence[FactRow]) -> list[Receipt]:
+            calls.append(len(rows))
+            if len(rows) > 1:
+                raise InvalidInputError("one of them")
+            if rows[0].id == "e2":
+                raise StoreUnavailableError("gone")
+            return inner.append(rows)
+
+        def close(self) -> None:
+            inner.close()
+
+    outcomes = append_each(Going(), [[event("e1")], [event("e2")], [event("e3")]])
+    assert calls == [3, 1, 1]
+    assert [type(o) for o in outcomes] == [list, StoreUnavailableError, StoreUnavailableError]
+    assert is_unavailable(outcomes)
+    assert database.rows("SELECT id FROM events") == [("e1",)]
+    inner.close()
 
 
 def test_callers_are_turned_away_before_the_queue_grows_without_bound(database: Database) -> None:

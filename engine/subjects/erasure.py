@@ -15,19 +15,18 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-import orjson
 from sqlalchemy import Connection, Table, bindparam, delete, insert, or_, select, update
 
 from engine.store import facts, tables
+from engine.store.bodies import stripped
 from engine.store.cold import forget_in_cold
-from engine.store.database import Database, record_change
+from engine.store.database import Database, in_parts, record_change
 from engine.store.facts import check_text, to_us
 from engine.subjects.links import people_of
 
 PREFIX = "erased-"
 # In the place of a digest: no request has it, so that one that comes again is another one.
 FORGOTTEN = b"erased"
-_PART = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +101,7 @@ def erased_offsets(database: Database) -> list[int]:
     table = tables.decisions
     out: list[int] = []
     with database.reading() as connection:
-        for part in _parts(names):
+        for part in in_parts(names):
             out += connection.execute(select(table.c.ledger_offset).where(table.c.subject.in_(part))).scalars()
     return sorted(out)
 
@@ -177,13 +176,6 @@ def _erase_decisions(connection: Connection, ids: Sequence[str], renamed: _Renam
     return dict(changes)
 
 
-def stripped(body: bytes) -> bytes:
-    """Body of a decision without what was known of the subject."""
-    if not body:
-        return body
-    return orjson.dumps({**orjson.loads(body), "x": {}, "w": {}, "t": 0, "d": {}})
-
-
 def _erase_outcomes(connection: Connection, ids: Sequence[str], renamed: _Renaming) -> int:
     table = tables.outcomes
     rows = connection.execute(select(table.c.id).where(table.c.subject.in_(ids))).scalars().all()
@@ -198,7 +190,7 @@ def _erase_outcomes(connection: Connection, ids: Sequence[str], renamed: _Renami
 def _erase_events(connection: Connection, ids: Sequence[str]) -> int:
     table, keys = tables.events, tables.fact_keys
     rows = connection.execute(select(table.c.id).where(table.c.subject.in_(ids))).scalars().all()
-    for part in _parts(list(rows)):
+    for part in in_parts(list(rows)):
         connection.execute(update(keys).where(keys.c.kind == facts.EVENT, keys.c.id.in_(part)).values(digest=FORGOTTEN))
     connection.execute(delete(table).where(table.c.subject.in_(ids)))
     return len(rows)
@@ -233,7 +225,3 @@ def _erase_rest(connection: Connection, ids: Sequence[str], pseudonym: str) -> N
         counted.add(row.experiment)
         where = (exposures.c.experiment == row.experiment, exposures.c.subject == row.subject)
         connection.execute(update(exposures).where(*where).values(subject=name))
-
-
-def _parts(values: list[str]) -> Iterable[list[str]]:
-    return (values[start : start + _PART] for start in range(0, len(values), _PART))
