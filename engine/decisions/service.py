@@ -139,13 +139,14 @@ class DecisionService:
 
         For a server: then no visitor waits for a snapshot to be read, or for a database that does not answer.
         """
-        self._follow_policies()
-        followed = (self._configuration, self.policies, self.people, self.subjects)
-        for part in followed:
-            part.is_followed = True
         looks = [self._configuration.refresh, self._follow_policies, self.people.follow, self.subjects.follow_traits]
         if self.subjects.is_shared:
             looks.append(self.subjects.follow_events)
+        for look in looks:  # before the first visitor: whoever is followed no longer looks for itself
+            with suppress(NextofferError):  # a store that is away is followed until it is back
+                look()
+        for part in (self._configuration, self.policies, self.people, self.subjects):
+            part.is_followed = True
         self._follower = Follower(looks)
 
     def _follow_policies(self) -> None:

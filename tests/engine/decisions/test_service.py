@@ -351,3 +351,13 @@ def test_times_of_a_request_win_over_the_clock(tmp_path: Path) -> None:
         decision = service.decide(DecisionRequest("shop", "u1", at=at)).decision
         assert decision.at == datetime(2026, 5, 1, tzinfo=UTC)
         assert service.get_decision(decision.id).at.utcoffset() == timedelta(0)
+
+
+def test_a_server_knows_its_store_before_its_first_visitor(tmp_path: Path) -> None:
+    """Traits that were there when it started are seen by the very first decision, not only after a first look in passing."""
+    with open_shop(tmp_path) as service:
+        service.put_placement(shop())
+        service.subjects.load_traits({"u1": {"plan": "gold"}}, at=START)
+    with open_shop(tmp_path) as service:
+        service.follow()
+        assert service.decide(DecisionRequest("shop", "u1", dry_run=True)).decision.context == {"plan": "gold"}
