@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from datetime import datetime
 
 from starlette.responses import Response
 
@@ -82,9 +83,7 @@ def save_controls(ask: Ask) -> Response:
 
 def keys(ask: Ask) -> Response:
     """Keys of the interface, which are shown once and kept as hashes."""
-    return ask.page(
-        "keys.html.j2", title=ask.words("Keys"), here="/keys", keys=ask.parts.keys.read(), scopes=SCOPES, made=""
-    )
+    return _keys_page(ask, made="")
 
 
 def add_key(ask: Ask) -> Response:
@@ -95,9 +94,7 @@ def add_key(ask: Ask) -> Response:
     text, kept = new_key(name, scopes=PUBLIC_SCOPES if is_public else chosen, at=ask.now, is_public=is_public)
     ask.parts.keys.add(kept)
     _note_key(ask, name, "create")
-    return ask.page(
-        "keys.html.j2", title=ask.words("Keys"), here="/keys", keys=ask.parts.keys.read(), scopes=SCOPES, made=text
-    )
+    return _keys_page(ask, made=text)
 
 
 def revoke_key(ask: Ask) -> Response:
@@ -105,6 +102,13 @@ def revoke_key(ask: Ask) -> Response:
     ask.parts.keys.revoke(ask.text("name"), digest_start=ask.text("digest"))
     _note_key(ask, ask.text("name"), "revoke")
     return go_to("/keys", said="saved")
+
+
+def _keys_page(ask: Ask, *, made: str) -> Response:
+    found = [(k, None if k.expires_at is None else datetime.fromisoformat(k.expires_at)) for k in ask.parts.keys.read()]
+    return ask.page(
+        "keys.html.j2", title=ask.words("Keys"), here="/keys", keys=found, now=ask.now, scopes=SCOPES, made=made
+    )
 
 
 def _note_key(ask: Ask, name: str, action: str) -> None:

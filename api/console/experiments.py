@@ -14,6 +14,7 @@ from starlette.responses import HTMLResponse, Response
 from api.console import result
 from api.console.ask import Ask, experiment_path, go_to
 from api.console.page import Page
+from api.console.shown import done, policy_names
 from engine.experiments.audit import read_audit
 from engine.experiments.automation import next_step
 from engine.experiments.checklist import checklist, visitors_per_day
@@ -28,6 +29,7 @@ from policies.errors import ConflictError, InvalidInputError, NextofferError, Un
 MAX_VARIANTS = 4
 _ORDER = {"running": 0, "scheduled": 1, "draft": 2, "stopped": 3, "archived": 4}
 _MONTH_DAYS = 30.4
+_YEAR_DAYS = 365
 _TWO_SIDED_SHARE = 0.9  # of alpha: the rest is the guardrails'
 
 
@@ -70,6 +72,11 @@ class Estimate:
     n_subjects: int
     per_day: float
     wait_days: float
+
+    @property
+    def is_too_long(self) -> bool:
+        """Whether nobody would wait for it."""
+        return self.days is not None and self.days + self.wait_days > _YEAR_DAYS
 
 
 def experiments(ask: Ask) -> Response:
@@ -298,7 +305,7 @@ def _new_page(
         values=values,
         variants=variants,
         places=ask.service.placements(),
-        policies=_policies(ask),
+        policies=policy_names(_policies(ask)),
         error=error,
         max_variants=MAX_VARIANTS,
     )
@@ -434,7 +441,7 @@ def _who(ask: Ask, experiment_id: str) -> str:
     who = row.actor.partition(":")[2] or row.actor
     return ask.words(
         "{who} was faster: {action} at {at}. The page shows how it stands now; look, and do yours again if you still want to.",
-        who=who, action=ask.words(row.action), at=row.at.strftime("%H:%M:%S"),
+        who=who, action=ask.words(done(row.action)), at=row.at.strftime("%H:%M:%S"),
     )  # fmt: skip
 
 

@@ -332,7 +332,7 @@ class Pipeline:
         return excluded_by_limits(limits, offers, situation, already)
 
     def _assigned(self, experiment: str, ids: tuple[str, ...]) -> tuple[int, str, float] | None:
-        """Phase, variant and its probability of the first exposure of a person."""
+        """Phase, variant and its probability of the first decision of an experiment for a person, seen or not."""
         wanted = {f"id{i}": id_ for i, id_ in enumerate(ids)}
         rows = self._database.rows(
             "SELECT phase, variant, probability FROM assignments WHERE experiment = :experiment "

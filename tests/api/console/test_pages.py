@@ -7,7 +7,7 @@ import io
 import json
 import re
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from api.auth import KeyFile
+from api.auth import KeyFile, new_key
 from api.console.alerts import Webhook, signature, tell
 from api.console.app import PAGES, create_console
+from api.console.shown import done, money, policy_names
 from api.console.words import translations
 from engine.accounts.accounts import Accounts
 from policies.errors import InvalidInputError, UnknownNameError
-from tests.api.console.conftest import PASSWORD, TITLES, Console, opened
+from tests.api.console.conftest import PASSWORD, START, TITLES, Console, opened
 
 pytestmark = pytest.mark.slow  # the store is filled through the service's durable path
 FOLDER = Path(__file__).parents[3] / "api" / "console"
@@ -57,6 +58,35 @@ def test_pages_speak_russian(console: Console) -> None:
     said |= {m for s in sources for m in re.findall(r'\bask\.words\(\s*"((?:[^"\\]|\\.)+)"', s)}
     missing = {s for s in said if s not in translations("ru")}
     assert not missing
+
+
+def test_names_amounts_and_deeds_are_said_in_words() -> None:
+    """A number gets its currency and a price in words stays; versions go by name, older ones of a name told apart; no action is raw."""
+    assert (money(9.5), money(11.0), money("9.9")) == ("9.50\u00a0€", "11\u00a0€", "9.9\u00a0€")
+    assert money("249 € a month") == "249 € a month"
+    assert money(None) == ""
+    refs = ["lints@c973ace9", "baseline", "lints@0badcafe"]
+    assert policy_names(refs) == {"lints@c973ace9": "lints", "baseline": "baseline", "lints@0badcafe": "lints · 0bad"}
+    assert done("register") == "added the policy"
+    engine = (FOLDER.parents[1] / "engine").rglob("*.py")
+    told = {a for p in engine for a in re.findall(r'\baction="([a-z]+)"', p.read_text(encoding="utf-8"))}
+    assert "register" in told
+    assert {a for a in told if done(a) == a} == set()
+    assert {done(a) for a in told} <= set(translations("ru"))
+
+
+def test_keys_say_when_they_end(console: Console) -> None:
+    """The page of keys names the end of each key, and says which are over."""
+    _, over = new_key("old", scopes=["decide"], at=START, expires_at=START + timedelta(days=1))
+    _, open_ = new_key("forever", scopes=["decide"], at=START)
+    kept = KeyFile(console.folder / "keys.json")
+    for key in (over, open_):
+        kept.add(key)
+    assert console.sign_in("admin") == 303
+    html = console.get("/keys")
+    assert "expired</span> 2026-01-06 00:00" in html
+    assert "no end" in html
+    assert console.sign_in("experimenter") == 303
 
 
 def test_nobody_unknown_sees_anything(console: Console) -> None:
@@ -170,6 +200,9 @@ def test_an_experiment_is_made_changed_and_stopped(console: Console) -> None:
         return int(found[1].replace("\u00a0", ""))
 
     assert days(uneven.text) > days(estimate.text)
+    thin = console.post("/experiments-estimate", **{**fields, "per_day": "1"}).text
+    assert "Too little traffic here to tell within a year" in thin
+    assert "A larger change that matters" in thin
     assert (
         "they have to make 100"
         in console.post("/experiments-estimate", **{**fields, "weight": ["50", "10", "10"]}).text
