@@ -8,20 +8,27 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from engine.experiments.allocation import PlacementTrials
 from engine.experiments.controls import controls_of
 from engine.experiments.lifecycle import Experiments
 from engine.experiments.records import Experiment
 from engine.offers.candidates import CandidateIndex
+from engine.offers.counts import shown_of
 from engine.offers.placement import CatalogueOffer, Placement, placement_from_json
+from engine.rewards.seen import BOT
 from engine.store import tables
 from engine.store.database import Database
+from engine.store.facts import DECISION
 from policies.errors import StoreUnavailableError, UnknownNameError
 from policies.records import OfferSet
 
 POLL_S = 0.25
+_ACTIVATED = (
+    "SELECT d.placement, d.offer, d.is_activated FROM fact_keys k JOIN decisions d ON d.ledger_offset = k.ledger_offset "
+    f"WHERE k.kind = {DECISION} AND k.id = :id AND d.policy NOT LIKE '{BOT}@%'"
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +40,8 @@ class LivePlacement:
     offers: OfferSet
     order: tuple[str, ...]
     trials: PlacementTrials
-    has_limits: bool
+    has_stock_or_dates: bool
+    # How often each offer that can run out was shown; none where nothing can.
     shown: dict[str, int] = field(default_factory=dict)
     offers_document: str = ""
     entries: Mapping[str, CatalogueOffer] = field(default_factory=dict)
@@ -48,6 +56,7 @@ class Configuration:
         self._is_shared = is_shared
         self._lock = threading.Lock()
         self._revision = -1
+        self._counted_at = -1
         self._polled_at = 0.0
         self._live: Mapping[str, LivePlacement] = {}
         self.is_followed = False  # somebody else calls refresh
@@ -79,22 +88,49 @@ class Configuration:
     def count_shown(self, live: LivePlacement, offer: str) -> None:
         """Count one more exposure of an offer against its stock."""
         with self._lock:
-            live.shown[offer] = live.shown.get(offer, 0) + 1
+            if offer in live.shown:
+                live.shown[offer] += 1
+
+    @property
+    def has_stock(self) -> bool:
+        """Whether any offer can run out."""
+        return any(live.shown for live in self._live.values())
+
+    def count_activated(self, decision_id: str) -> None:
+        """Count a decision that was seen only now against the stock of its offer."""
+        try:
+            rows = self._database.rows(_ACTIVATED, id=decision_id)
+        except StoreUnavailableError:  # the activation is on disk: whoever sent it hears so, and the next count has it
+            return
+        for placement, offer, is_activated in rows:
+            live = self._live.get(str(placement))
+            if live is not None and not is_activated:
+                self.count_shown(live, str(offer))
 
     def refresh(self) -> None:
         """Reload if the store's revision has moved; keep serving what is known if the store cannot be read."""
         with self._lock:
             try:
                 revision = self._database.config_revision()
-                # Other workers show offers too: where stock is counted, count it anew.
-                is_stocked = self._is_shared and any(live.has_limits for live in self._live.values())
-                if revision != self._revision or is_stocked:
+                if revision != self._revision:
                     self._live = _load(self._database)
                     self._revision = revision
+                elif self._is_shared and self.has_stock:
+                    self._count_anew()
             except StoreUnavailableError:
                 if self._revision < 0:
                     raise
             self._polled_at = time.monotonic()
+
+    def _count_anew(self) -> None:
+        """Other workers show offers too: see what is left of those that can run out, once the ledger has moved."""
+        head = self._database.head()
+        if head == self._counted_at:
+            return
+        for live in self._live.values():
+            if live.shown:
+                live.shown.update(shown_of(self._database, live.placement.id, tuple(live.shown)))
+        self._counted_at = head
 
 
 def offer_set_document(offers: OfferSet) -> str:
@@ -107,25 +143,12 @@ def _load(database: Database) -> dict[str, LivePlacement]:
     for experiment in Experiments(database).list(state="running"):
         running.setdefault(experiment.placement, []).append(experiment)
     controls = controls_of(database)
-    decisions = tables.decisions
     out: dict[str, LivePlacement] = {}
     with database.reading() as connection:
         for row in connection.execute(select(tables.placements)).all():
             placement = placement_from_json(json.loads(row.document))
             offers = placement.offer_set
             stocked = [o.offer.id for o in placement.offers if o.stock is not None]
-            shown: dict[str, int] = {}
-            if stocked:
-                counts = connection.execute(
-                    select(decisions.c.offer, func.count())
-                    .where(
-                        decisions.c.placement == placement.id,
-                        decisions.c.offer.in_(stocked),
-                        decisions.c.is_activated,
-                    )
-                    .group_by(decisions.c.offer)
-                ).all()
-                shown = {str(offer): int(n) for offer, n in counts}
             trials = PlacementTrials(running.get(placement.id, ()), controls, own_policy=placement.policy)
             named = set(placement.baseline)
             order = (*placement.baseline, *(o for o in offers.ids if o not in named))
@@ -136,8 +159,8 @@ def _load(database: Database) -> dict[str, LivePlacement]:
                 offers=offers,
                 order=order,
                 trials=trials,
-                has_limits=any(o.starts_at or o.ends_at or o.stock is not None for o in placement.offers),
-                shown=shown,
+                has_stock_or_dates=any(o.starts_at or o.ends_at or o.stock is not None for o in placement.offers),
+                shown=shown_of(database, placement.id, stocked) if stocked else {},
                 offers_document=offer_set_document(offers),
                 entries={o.offer.id: o for o in placement.offers},
                 index=None if rule is None else CandidateIndex(offers, rule, order=order),

@@ -39,7 +39,13 @@ class Follower:
             for follow in self._follow:
                 try:
                     follow()
-                except NextofferError as error:  # the store is away: what is known goes on serving
+                except (
+                    Exception
+                ) as error:  # whatever it is, what is known goes on serving, and the next look may do better
                     n_faults += 1
                     if n_faults.bit_count() == 1:
-                        _log.warning("cannot follow the store (%d times): %s", n_faults, error)
+                        # That the store is away says all by itself; anything else is a fault that someone has to find.
+                        is_expected = isinstance(error, NextofferError)
+                        _log.warning(
+                            "cannot follow the store (%d times): %s", n_faults, error, exc_info=not is_expected
+                        )

@@ -60,12 +60,18 @@ class FactIntake:
             If the decision is not in the log.
         """
         row = self._activation_row(decision_id, at)
-        return self._activated(decision_id, self._log.wait([row])[0])
+        is_new = self._activated(decision_id, self._log.wait([row])[0])
+        if is_new and self._configuration.has_stock:
+            self._configuration.count_activated(decision_id)
+        return is_new
 
     async def aactivate(self, decision_id: str, *, at: datetime | None = None) -> bool:
         """``activate`` for an event loop."""
         row = self._activation_row(decision_id, at)
-        return self._activated(decision_id, (await self._log.awaited([row]))[0])
+        is_new = self._activated(decision_id, (await self._log.awaited([row]))[0])
+        if is_new and self._configuration.has_stock:
+            await asyncio.to_thread(self._configuration.count_activated, decision_id)
+        return is_new
 
     def reward(self, request: RewardRequest) -> RewardReceipt:
         """Take in a reward; twice is once.
@@ -116,7 +122,7 @@ class FactIntake:
         """``outcome`` for an event loop."""
         outcome = self._outcome(request)
         (receipt,) = await self._log.awaited([facts.outcome_row(outcome)])
-        return self._outcome_receipt(outcome, receipt)
+        return await asyncio.to_thread(self._outcome_receipt, outcome, receipt)
 
     def outcome_many(self, requests: Sequence[OutcomeRequest]) -> int:
         """Take in many outcomes; return how many were new. Attribution is done where they are read."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from engine.rewards.seen import STANDS
 from engine.store.database import Database
 from engine.store.facts import DECISION, digest_of, to_us
 from policies.errors import InvalidInputError
@@ -57,9 +58,9 @@ def find_kept(
 
     def newest() -> tuple[str, ...]:
         rows = database.rows(
-            "SELECT d.id FROM decisions d LEFT JOIN voids v ON v.decision = d.id "
+            "SELECT d.id FROM decisions d "
             f"WHERE d.subject IN ({', '.join(f':id{i}' for i in range(len(person)))}) AND d.placement = :placement "
-            "AND d.at_us > :since AND d.at_us <= :now AND d.id LIKE :pattern AND v.decision IS NULL "
+            f"AND d.at_us > :since AND d.at_us <= :now AND d.id LIKE :pattern AND {STANDS} "
             "ORDER BY d.at_us DESC, d.ledger_offset DESC",
             placement=placement,
             since=now_us - ttl_us,

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from engine.registry.versions import LoadedPolicy, Registry
-from engine.rewards.attribution import BOT
+from engine.rewards.seen import BOT
 from policies.errors import NoEligibleOfferError
 from policies.protocols import Policy, PolicyTraits
 from policies.records import DecisionTable, FloatArray, PolicyRef
@@ -187,17 +187,18 @@ class Ladder:
 
         An apprentice's decision carries its policy's name, and the version of the order as its snapshot.
         """
+        faults: list[str] = []
         if ref == BOT:
             loaded = bot_order(order)
         elif ref is None or ref == BASELINE:
             loaded = baseline(order)
         else:
-            apprentice = self._registry.find(ref)
-            order_version = baseline(order).ref.version
-            loaded = LoadedPolicy(baseline(order).policy, apprentice.ref, order_version, "")
+            apprentice, loaded = self._load(ref, faults), baseline(order)
+            if apprentice is not None:
+                loaded = LoadedPolicy(loaded.policy, apprentice.ref, loaded.ref.version, "")
         drawn = decide_one(loaded.policy, table, uniform=uniform, explore_share=0.0)
         name = BOT if ref == BOT else "baseline" if loaded.ref.name == BASELINE else APPRENTICE
-        return Rung(*drawn, loaded, name, ())
+        return Rung(*drawn, loaded, name, tuple(faults))
 
     def _rungs(self, ref: str, fallback: str | None, faults: list[str]) -> Iterator[tuple[str, LoadedPolicy]]:
         current = self._load(ref, faults)

@@ -15,7 +15,7 @@ from engine.offers.candidates import MAX_OFFERS, Found
 from engine.offers.counts import Counts
 from engine.offers.limits import Situation, View, excluded_by_limits
 from engine.registry.versions import Registry
-from engine.rewards.attribution import BOT
+from engine.rewards.seen import BOT
 from engine.store.database import Database
 from engine.store.facts import FactRow, check_text, decision_row, digest_of, new_id, to_us
 from engine.subjects.links import People
@@ -129,8 +129,13 @@ class Pipeline:
         counted = {OUT_OF_STOCK, *(cap.id for cap in limits.caps), *(budget.id for budget in limits.budgets)}
         return {o.id: o.payload for o in offers if excluded.get(o.id, OUT_OF_STOCK) in counted}
 
-    def prepare(self, request: DecisionRequest) -> Prepared:
+    def prepare(self, request: DecisionRequest, *, is_store_away: bool = False) -> Prepared:
         """Make a decision without writing it.
+
+        Parameters
+        ----------
+        is_store_away
+            Ask the store neither who the subject is nor what was counted: good for ``fallback`` only.
 
         Raises
         ------
@@ -148,17 +153,22 @@ class Pipeline:
         features = self._with_traits(subject, request.features)
         for found in _compared(live, request, features):
             offers, order = found
-            excluded = self._excluded(live, request, offers, features, at)
+            excluded = self._excluded(live, request, offers, features, at, is_store_away=is_store_away)
             if len(excluded) < len(offers):
                 break
         else:
             raise NoEligibleOfferError([0], subject=subject)
-        allocation = (
-            live.trials.allocate(self._people.ids(subject), features, assigned=self._assigned)
-            if request.role == "policy"
-            else _without_experiment(live, request)
-        )
-        vectors, cursor = self._state(live, subject, at)
+        vectors: Mapping[str, tuple[float, ...]] = {}
+        cursor = 0
+        if is_store_away:
+            allocation = Allocation(BASELINE)
+        else:
+            allocation = (
+                live.trials.allocate(self._people.ids(subject), features, assigned=self._assigned)
+                if request.role == "policy"
+                else _without_experiment(live, request)
+            )
+            vectors, cursor = self._state(live, subject, at)
         uniform = uniform_for(self._secret, live.placement.id, decision_id)
         table = DecisionOfOne(
             offers,
@@ -289,7 +299,14 @@ class Pipeline:
         return {**traits, **features} if traits else dict(features)
 
     def _excluded(
-        self, live: LivePlacement, request: DecisionRequest, offers: OfferSet, features: Features, at: datetime
+        self,
+        live: LivePlacement,
+        request: DecisionRequest,
+        offers: OfferSet,
+        features: Features,
+        at: datetime,
+        *,
+        is_store_away: bool = False,
     ) -> dict[OfferId, str]:
         excluded = excluded_by(live.placement.rules, offers, features) if live.placement.rules else {}
         for offer in request.exclude:
@@ -298,7 +315,7 @@ class Pipeline:
         for offer in request.placed:
             if offer in offers.ids:
                 excluded.setdefault(OfferId(offer), PLACED)
-        if live.has_limits and request.offers is None:
+        if live.has_stock_or_dates and request.offers is None:
             for entry in live.placement.offers if offers is live.offers else map(live.entries.__getitem__, offers.ids):
                 reason = None
                 if entry.starts_at is not None and at < entry.starts_at:
@@ -310,7 +327,7 @@ class Pipeline:
                 if reason is not None:
                     excluded.setdefault(entry.offer.id, reason)
         if live.placement.limits:
-            excluded |= self._limited(live, request, offers, features, at, excluded)
+            excluded |= self._limited(live, request, offers, features, at, excluded, is_store_away=is_store_away)
         return excluded
 
     def _limited(
@@ -321,9 +338,13 @@ class Pipeline:
         features: Features,
         at: datetime,
         already: Mapping[OfferId, str],
+        *,
+        is_store_away: bool,
     ) -> dict[OfferId, str]:
         limits, placement = live.placement.limits, live.placement.id
         views: list[View] = []
+        if is_store_away:
+            return excluded_by_limits(limits, offers, Situation(at, features, views, {}, request.placed), already)
         if limits.caps:
             people = self._people.ids(request.subject)
             views = self._counts.views(placement, people, since=at - limits.memory, at=at)

@@ -14,7 +14,7 @@ from engine.decisions.log import DurableLog
 from engine.decisions.requests import PlacementStatus
 from engine.offers.placement import Placement, placement_from_json
 from engine.registry.versions import Registry
-from engine.rewards.attribution import is_for_people
+from engine.rewards.seen import is_for_people
 from engine.store import facts, tables
 from engine.store.database import Database, record_change
 from engine.store.facts import to_us

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -47,7 +48,7 @@ from engine.experiments.lifecycle import Experiments
 from engine.experiments.records import Experiment
 from engine.offers.placement import Placement
 from engine.registry.versions import Registry
-from engine.rewards.attribution import BOT
+from engine.rewards.seen import BOT
 from engine.store import facts, tables
 from engine.store.backends import opener
 from engine.store.database import Database, sqlite_url
@@ -447,6 +448,14 @@ class DecisionService:
     # Inside
 
     def _prepare(self, request: DecisionRequest) -> Prepared | DecisionAnswer:
+        try:
+            return self._prepare_known(request)
+        except StoreUnavailableError as error:
+            if request.dry_run:  # nobody sees it, and what it asks cannot be told
+                raise
+            return self._answer_unrecorded(self._pipeline.prepare(request, is_store_away=True), error)
+
+    def _prepare_known(self, request: DecisionRequest) -> Prepared | DecisionAnswer:
         if request.ttl_s is not None:
             kept = self._kept(request, request.ttl_s)
             again = self._shown_again(kept, [request], lambda decision_id, _: decision_id)
@@ -490,6 +499,17 @@ class DecisionService:
 
     def _prepare_page(self, request: PageRequest) -> tuple[str, list[Prepared] | PageAnswer]:
         check_slots(request.slots)
+        try:
+            return self._prepare_known_page(request)
+        except StoreUnavailableError as error:
+            if request.decision.dry_run:
+                raise
+            page = request.decision.id or uuid.uuid4().hex
+            alone = partial(self._pipeline.prepare, is_store_away=True)
+            made = prepare_page(alone, request, page, digest_of_page(request))
+            return page, self._page_unrecorded(request, page, made, error)
+
+    def _prepare_known_page(self, request: PageRequest) -> tuple[str, list[Prepared] | PageAnswer]:
         one = request.decision
         kept = None if one.ttl_s is None else self._kept(one, one.ttl_s, tuple(s.id for s in request.slots))
         page = uuid.uuid4().hex if one.id is None and kept is None else one.id if kept is None else kept.next_id
@@ -553,7 +573,7 @@ class DecisionService:
                 raise conflict("decision", decision.id)  # an id made here, of which no digest is kept
             return DecisionAnswer(stored, stored_payload(self.database, stored), is_repeat=True)
         self._pipeline.note_stored(decision.offer_set_revision)
-        if prepared.live.has_limits and decision.activated:
+        if prepared.live.shown and decision.activated:
             self._configuration.count_shown(prepared.live, decision.offer)
         return DecisionAnswer(decision, prepared.payload, explanation=prepared.explanation)
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import literal_column, select
 
+from engine.rewards.seen import STANDS
 from engine.store import facts, tables
 from engine.store.database import Database
 from policies.errors import UnknownDecisionError
@@ -16,25 +17,29 @@ from policies.records import Decision
 
 
 def stored_decision(database: Database, decision_id: str) -> Decision:
-    """Read a decision as it was logged; ``activated`` also where it was activated later.
+    """Read a decision as it was logged; ``activated`` also where it was activated later, not ``recorded`` where it was taken back.
 
     Raises
     ------
     UnknownDecisionError
         If it is not in the log.
     """
-    keys, table, activations = tables.fact_keys, tables.decisions, tables.activations
+    keys, table, activations = tables.fact_keys, tables.decisions.alias("d"), tables.activations
     with database.reading() as connection:
         offset = connection.execute(
             select(keys.c.ledger_offset).where(keys.c.kind == facts.DECISION, keys.c.id == decision_id)
         ).scalar()
         if offset is None:
             raise UnknownDecisionError(decision_id)
-        row = connection.execute(select(table).where(table.c.ledger_offset == offset)).first()
+        row = connection.execute(
+            select(table, literal_column(STANDS).label("stands")).where(table.c.ledger_offset == offset)
+        ).first()
         if row is None:
             raise UnknownDecisionError(decision_id)
-        decision = facts.decision_from_values(row[1:])
-        if not decision.activated:
+        decision = facts.decision_from_values(row[1:-1])
+        if not row.stands:
+            decision = replace(decision, recorded=False, activated=False)
+        elif not decision.activated:
             seen = connection.execute(select(activations.c.at_us).where(activations.c.decision == decision_id)).first()
             decision = replace(decision, activated=seen is not None)
     return decision

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import literal_column, select
 
+from engine.rewards.seen import IS_SEEN
 from engine.store import tables
 from engine.store.database import Database
 from engine.store.facts import from_us
@@ -24,7 +25,7 @@ class Shown:
     offer: str
     propensity: float
     policy: str
-    is_activated: bool
+    is_seen: bool
     experiment: str | None
     phase: int | None
     variant: str | None
@@ -42,13 +43,13 @@ class Told:
 
 def history_of(database: Database, subject: str, *, limit: int = 50) -> tuple[tuple[str, ...], list[Shown], list[Told]]:
     """All ids of a person, their newest decisions and outcomes."""
-    decisions, outcomes = tables.decisions, tables.outcomes
+    decisions, outcomes = tables.decisions.alias("d"), tables.outcomes
     with database.reading() as connection:
         ids = sorted(people_of(connection, [subject]))
         shown = connection.execute(
             select(
                 decisions.c.id, decisions.c.at_us, decisions.c.subject, decisions.c.placement, decisions.c.offer,
-                decisions.c.propensity, decisions.c.policy, decisions.c.is_activated, decisions.c.experiment,
+                decisions.c.propensity, decisions.c.policy, literal_column(IS_SEEN), decisions.c.experiment,
                 decisions.c.phase, decisions.c.variant,
             ).where(decisions.c.subject.in_(ids)).order_by(decisions.c.at_us.desc()).limit(limit)
         ).all()  # fmt: skip
@@ -60,7 +61,7 @@ def history_of(database: Database, subject: str, *, limit: int = 50) -> tuple[tu
         ).all()
     return (
         tuple(ids),
-        [Shown(r.id, from_us(r.at_us), *r[2:7], bool(r.is_activated), *r[8:]) for r in shown],
+        [Shown(r[0], from_us(r[1]), r[2], r[3], r[4], r[5], r[6], bool(r[7]), r[8], r[9], r[10]) for r in shown],
         [Told(from_us(r.at_us), *r[1:]) for r in told],
     )
 

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, bindparam, delete, insert, select, text, upda
 from sqlalchemy.sql.elements import TextClause
 
 from engine.experiments.records import Experiment
+from engine.rewards.seen import IS_SEEN
 from engine.store import facts, tables
 from engine.store.database import Database
 from engine.subjects.links import everybody, people_of
@@ -34,13 +35,7 @@ Row = tuple[str, int, str, int, int, int, float, str]
 Cell = tuple[int, str, int, str]
 
 _PEOPLE = "CREATE TEMP TABLE people (id TEXT PRIMARY KEY, name TEXT NOT NULL)"
-# Whether a decision was seen and not taken back; few are of either kind, so neither is joined with all decisions.
-_IS_SEEN = """
-d.experiment = :experiment
-AND (d.is_activated OR EXISTS (SELECT 1 FROM activations a WHERE a.decision = d.id))
-AND (d.id NOT IN (SELECT v.decision FROM voids v)
-  OR NOT EXISTS (SELECT 1 FROM voids v WHERE v.decision = d.id AND v.ledger_offset > d.ledger_offset))
-"""
+_IS_SEEN = f"d.experiment = :experiment AND {IS_SEEN}"
 _SEEN_US = (
     "CASE WHEN d.is_activated THEN d.at_us ELSE (SELECT MIN(a.at_us) FROM activations a WHERE a.decision = d.id) END"
 )

@@ -22,9 +22,9 @@ from engine.learner.snapshots import checkpoints, load_state
 from engine.learner.ticks import Tick, learn_from, read_tick, read_ticks
 from engine.offers.placement import placement_from_json
 from engine.registry.versions import Registry, snapshot_folder
-from engine.rewards.attribution import BOT
 from engine.rewards.definition import RewardDefinition
 from engine.rewards.export import definition_of
+from engine.rewards.seen import BOT
 from engine.store import tables
 from engine.store.database import Database
 from engine.store.facts import decision_from_values

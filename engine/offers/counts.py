@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from engine.offers.limits import Budget, View, cost_of
+from engine.rewards.seen import IS_SEEN, STANDS
 from engine.store.database import Database
 from engine.store.facts import from_us, to_us
 from policies.records import OfferSet
@@ -18,20 +19,31 @@ from policies.records import OfferSet
 COUNTED_FOR_S = 1.0
 _MAX_VIEWS = 1_000
 
-_VIEWS = """
-SELECT offer, at_us FROM decisions WHERE subject IN ({subjects}) AND placement = :placement AND at_us > :since AND at_us <= :at
-AND (is_activated OR EXISTS (SELECT 1 FROM activations WHERE activations.decision = decisions.id))
-ORDER BY at_us DESC LIMIT :most
+_VIEWS = f"""
+SELECT d.offer, d.at_us FROM decisions d
+WHERE d.subject IN ({{subjects}}) AND d.placement = :placement AND d.at_us > :since AND d.at_us <= :at AND {IS_SEEN}
+ORDER BY d.at_us DESC LIMIT :most
 """
-_SHOWN = """
-SELECT offer, COUNT(*) FROM decisions WHERE placement = :placement AND at_us >= :since AND at_us < :before
-AND (is_activated OR EXISTS (SELECT 1 FROM activations WHERE activations.decision = decisions.id)) GROUP BY offer
+_SHOWN = f"""
+SELECT d.offer, COUNT(*) FROM decisions d
+WHERE d.placement = :placement AND d.at_us >= :since AND d.at_us < :before AND {IS_SEEN} GROUP BY d.offer
 """
-_REWARDED = """
-SELECT decisions.offer, COUNT(DISTINCT decisions.id) FROM rewards JOIN decisions ON decisions.id = rewards.decision
-WHERE decisions.placement = :placement AND rewards.kind = :kind AND decisions.at_us >= :since AND decisions.at_us < :before
-GROUP BY decisions.offer
+# A contract is proof that the offer was seen, whether or not the site has said so.
+_REWARDED = f"""
+SELECT d.offer, COUNT(DISTINCT d.id) FROM rewards r JOIN decisions d ON d.id = r.decision
+WHERE d.placement = :placement AND r.kind = :kind AND d.at_us >= :since AND d.at_us < :before AND {STANDS} GROUP BY d.offer
 """
+_IN_STOCK = f"""
+SELECT d.offer, COUNT(*) FROM decisions d WHERE d.placement = :placement AND d.offer IN ({{offers}}) AND {IS_SEEN} GROUP BY d.offer
+"""
+
+
+def shown_of(database: Database, placement: str, offers: Sequence[str]) -> dict[str, int]:
+    """How often each of some offers was shown at a placement since its first decision."""
+    names = {f"offer{i}": offer for i, offer in enumerate(offers)}
+    sql = _IN_STOCK.format(offers=", ".join(f":{name}" for name in names))
+    counts = {str(offer): int(n) for offer, n in database.rows(sql, placement=placement, **names)}
+    return {offer: counts.get(offer, 0) for offer in offers}
 
 
 class Counts:

@@ -9,13 +9,11 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, and_, exists, or_, select
+from sqlalchemy import Connection, and_, or_, select, text
 
+from engine.rewards.seen import STOOD, is_for_people
 from engine.store import tables
 from engine.subjects.links import END_OF_LEDGER, people_of
-
-# Name of the policy that is logged for visitors that are machines.
-BOT = "bot"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,7 @@ def exposures_of(
     Subjects that are linked are one person: each of them, whether asked for or not, has the decisions of all.
     Decisions for bots are nobody's.
     """
-    decisions, activations, voids = tables.decisions, tables.activations, tables.voids
+    decisions, activations = tables.decisions.alias("d"), tables.activations
     names = people_of(connection, subjects, known_offset=known_offset)
     wanted = list(names)
     found: dict[str, list[tuple[int, Exposure]]] = {}
@@ -76,11 +74,7 @@ def exposures_of(
                 decisions.c.ledger_offset < known_offset,
                 is_for_people(decisions.c.policy),
                 or_(decisions.c.is_activated, activations.c.at_us.is_not(None)),
-                ~exists().where(
-                    voids.c.decision == decisions.c.id,
-                    voids.c.ledger_offset > decisions.c.ledger_offset,
-                    voids.c.ledger_offset < known_offset,
-                ),
+                text(STOOD).bindparams(known=known_offset),
             )
         )
         for row in connection.execute(query):
@@ -89,8 +83,3 @@ def exposures_of(
             found.setdefault(names[row.subject], []).append((row.ledger_offset, exposure))
     by_name = {name: [e for _, e in sorted(f, key=lambda i: (i[1].at_us, i[0]))] for name, f in found.items()}
     return {subject: by_name[name] for subject, name in names.items() if name in by_name}
-
-
-def is_for_people(policy: ColumnElement[str]) -> ColumnElement[bool]:
-    """Whether a decision was made for a person: those for bots are answered by the reserved policy ``bot`` and count nowhere."""
-    return policy.not_like(f"{BOT}@%")

@@ -13,8 +13,9 @@ from typing import Any
 
 from sqlalchemy import select
 
-from engine.rewards.attribution import BOT, Exposure, exposures_of, last_exposure
+from engine.rewards.attribution import Exposure, exposures_of, last_exposure
 from engine.rewards.definition import RewardDefinition
+from engine.rewards.seen import BOT
 from engine.store import tables
 from engine.store.database import Database
 from engine.subjects.links import people_of
@@ -35,6 +36,7 @@ _ACTIVATIONS = (
     "SELECT a.decision, a.at_us FROM decisions d CROSS JOIN activations a "
     "WHERE {mine} AND NOT d.is_activated AND a.decision = d.id AND a.ledger_offset < :known"
 )
+# A stretch is seen and stands by the rule of ``engine.rewards.seen``, asked for as the few exceptions.
 _VOIDS = "SELECT decision, ledger_offset FROM voids WHERE ledger_offset >= :first AND ledger_offset < :known"
 _REWARDS = (
     "SELECT r.decision, r.kind, r.at_us, r.id, r.value FROM decisions d CROSS JOIN rewards r "

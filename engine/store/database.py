@@ -151,6 +151,11 @@ def record_change(
             at_us=at_us, actor=actor, action=action, what=what, document=json.dumps(document, default=str)
         )
     )
+    tell_servers(connection)
+
+
+def tell_servers(connection: Connection) -> None:
+    """Let all servers read anew what they hold of the store; last in a transaction, for the ledger's writer waits meanwhile."""
     head = tables.ledger_head
     connection.execute(update(head).values(config_revision=head.c.config_revision + 1))
 

@@ -35,7 +35,7 @@ ledger_head = Table(
     metadata,
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
     Column("next_offset", BigInteger, nullable=False),
-    # Moves with every change of placements, experiments and policies: servers reload when they see it move.
+    # Moves with every change of placements, experiments, policies and traits: servers reload when they see it move.
     Column("config_revision", BigInteger, nullable=False),
 )
 

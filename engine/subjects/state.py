@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sqlalchemy import delete, func, insert, select
 
 from engine.store import tables
-from engine.store.database import Database
+from engine.store.database import Database, tell_servers
 from engine.store.facts import check_text, from_us, to_us
 from engine.subjects.links import People
 from policies.records import Event, Features, FeatureValue, SubjectId, check_features
@@ -85,6 +85,8 @@ class SubjectStates:
         self._traits_checked_at = 0.0
         self._has_traits = False
         self._n_erased = 0
+        self._revision = -1
+        self._n_forgotten = 0  # rounds: what was read before one is not kept after it
         self._followed_offset: int | None = None
         self._database = database
         self._last_events = last_events
@@ -152,6 +154,7 @@ class SubjectStates:
     def forget(self, subjects: Iterable[str]) -> None:
         """Drop what is cached of subjects whose truth has changed elsewhere."""
         with self._lock:
+            self._n_forgotten += 1
             for subject in subjects:
                 self._events.pop(subject, None)
                 self._traits.pop(subject, None)
@@ -160,6 +163,7 @@ class SubjectStates:
         """Drop everything that is cached of subjects: somebody was erased, and nobody here knows who."""
         with self._lock:
             self._n_advances += 1
+            self._n_forgotten += 1
             self._events.clear()
             self._vectors.clear()
             self._traits.clear()
@@ -176,10 +180,12 @@ class SubjectStates:
             known = self._traits.get(subject)
         if known is not None:
             return known
+        seen = self._n_forgotten
         rows = self._database.rows("SELECT document FROM traits WHERE subject = :subject", subject=subject)
         found: dict[str, FeatureValue] = json.loads(rows[0][0]) if rows else {}
         with self._lock:
-            self._traits[subject] = found
+            if seen == self._n_forgotten:  # else it may have been replaced between the read and now
+                self._traits[subject] = found
             _shrink(self._traits, self._max_cached)
         return found
 
@@ -201,15 +207,23 @@ class SubjectStates:
                 part = values[start : start + 500]
                 connection.execute(delete(table).where(table.c.subject.in_([v["subject"] for v in part])))
                 connection.execute(insert(table), part)
+            tell_servers(connection)
         self.forget(rows)
         self._has_traits = self._has_traits or bool(rows)
 
     def follow_traits(self) -> None:
-        """See whether somebody was erased elsewhere, and whether there are traits at all."""
+        """See whether somebody was erased or traits were loaded elsewhere, and whether there are traits at all."""
         n_erased = int(self._database.rows("SELECT count(*) FROM erasures")[0][0])
         if n_erased != self._n_erased:
             self._n_erased = n_erased
             self.forget_all()
+        # Not by the times of the rows: those are of the loader's clock, and no index finds the newest of a million.
+        revision = self._database.config_revision()
+        if revision != self._revision:
+            with self._lock:
+                self._n_forgotten += 1
+                self._traits.clear()
+            self._revision = revision
         self._has_traits = bool(self._database.rows("SELECT 1 FROM traits LIMIT 1"))
         self._traits_checked_at = time.monotonic()
 

@@ -83,3 +83,16 @@ def test_traits_are_under_the_requests_features(tmp_path: Path) -> None:
         with pytest.raises(InvalidInputError, match="subject 'u2'"):
             service.subjects.load_traits({"u1": {}, "u2": {"plan": float("nan")}}, at=START)
         assert service.decide(DecisionRequest("shop", "u2")).decision.context == {"plan": "free"}
+
+
+def test_traits_loaded_elsewhere_replace_what_a_server_holds(tmp_path: Path) -> None:
+    """Another process writes new traits, with whatever clock: a server that follows has them, also where it knew of none."""
+    with open_shop(tmp_path) as service:
+        server, loader = SubjectStates(service.database), SubjectStates(service.database)
+        server.is_followed = True
+        loader.load_traits({"u1": {"risk": 0.1}}, at=START)
+        server.follow_traits()
+        assert (server.traits("u1"), server.traits("u2")) == ({"risk": 0.1}, {})
+        loader.load_traits({"u1": {"risk": 0.9}, "u2": {"risk": 0.5}}, at=START - timedelta(hours=1))
+        server.follow_traits()
+        assert (server.traits("u1"), server.traits("u2")) == ({"risk": 0.9}, {"risk": 0.5})

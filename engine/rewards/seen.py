@@ -1,0 +1,29 @@
+"""What it means that a decision was seen and not taken back: said once, in SQL about a row ``d`` of ``decisions``.
+
+Takings back are looked up by the key of their fact: voids have no index by decision, and after an outage there are many.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import ColumnElement
+
+from engine.store.facts import VOID
+
+# Name of the policy that is logged for visitors that are machines.
+BOT = "bot"
+
+_LATER_VOID = f"SELECT 1 FROM fact_keys v WHERE v.kind = {VOID} AND v.id = d.id AND v.ledger_offset > d.ledger_offset"
+# A void takes back what was recorded before it: a decision that is recorded after its void stands.
+STANDS = f"NOT EXISTS ({_LATER_VOID})"
+# The same by the facts below the offset ``:known``.
+STOOD = f"NOT EXISTS ({_LATER_VOID} AND v.ledger_offset < :known)"
+# What machines are answered counts nowhere, even if they activate it.
+IS_SEEN = (
+    "((d.is_activated OR EXISTS (SELECT 1 FROM activations a WHERE a.decision = d.id)) "
+    f"AND d.policy NOT LIKE '{BOT}@%' AND {STANDS})"
+)
+
+
+def is_for_people(policy: ColumnElement[str]) -> ColumnElement[bool]:
+    """Whether a decision was made for a person: those for bots are answered by the reserved policy ``bot`` and count nowhere."""
+    return policy.not_like(f"{BOT}@%")
