@@ -23,12 +23,14 @@ from engine.decisions.requests import (
 )
 from engine.decisions.service import DecisionService, open_service
 from engine.decisions.stored import placement_of
+from engine.experiments.history import history_of
 from engine.experiments.records import Experiment
 from engine.experiments.results import experiment_results
 from engine.learner.progress import learned_from
+from engine.offers.counts import shown_of
 from engine.rewards.export import export_interactions
 from engine.store.database import Database, sqlite_url
-from engine.store.facts import FactRow
+from engine.store.facts import FactRow, void_row
 from engine.store.migrate import downgrade
 from engine.store.postgres_backend import PostgresBackend
 from engine.store.sqlite_backend import SqliteBackend
@@ -193,3 +195,36 @@ def test_logins_reloads_pages_and_machines(tmp_path: Path, url: str) -> None:
         batch = export_interactions(service.database, "shop", as_of=clock.forward(days=31))
         assert len(batch) == 4
         assert batch.reward.sum() == 1.0
+
+
+def test_what_was_seen_and_what_was_taken_back_read_as_on_sqlite(tmp_path: Path, url: str) -> None:
+    """Views, stock, history, attribution and a retry agree on both stores about what counts."""
+    found = []
+    for where in (url, sqlite_url(tmp_path / "a.db")):
+        clock = Clock()
+        with open_service(tmp_path / where[:6], url=where, secret=SECRET, clock=clock) as service:
+            service.put_placement(shop(explore_share=0.0))
+            for decision_id, is_activated in (("now", True), ("later", False), ("never", False), ("gone", True)):
+                service.decide(DecisionRequest("shop", "u", id=decision_id, is_activated=is_activated))
+                clock.forward(minutes=1)
+            service.decide(DecisionRequest("shop", "u", id="machine", role="bot"))
+            service.activate("later")
+            service.activate("machine")
+            service.writer.submit([void_row("gone", clock.now)]).result(5)
+            views = service._pipeline._counts.views("shop", ("u",), since=START - timedelta(days=1), at=clock.now)
+            found.append(
+                (
+                    [v.at for v in views],
+                    shown_of(service.database, "shop", ("a", "b")),
+                    {d.id: d.is_seen for d in history_of(service.database, "u")[1]},
+                    service.outcome(OutcomeRequest("u", "subscribed")).attributed_to,
+                    service.decide(DecisionRequest("shop", "u", id="gone")).decision.recorded,
+                )
+            )
+    assert found[0] == found[1]
+    assert found[0][1:] == (
+        {"a": 2, "b": 0},
+        {"now": True, "later": True, "never": False, "gone": False, "machine": False},
+        ("later",),
+        False,
+    )
