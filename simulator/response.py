@@ -410,13 +410,15 @@ def fit_response(
     for _ in range(max_steps):
         information = scores.T @ scores + np.diag(precision)
         step = np.linalg.solve(information, gradient)
-        size = 1.0
-        # Half a step whenever a whole one does not climb; a step that promises less than a thousandth of a unit ends it.
-        while True:
-            trial = judge(at + size * step)
-            if trial[0] > value - 1e-7 * abs(value) or size < 1e-3:
+        promised = float(gradient @ step)
+        size, trial = 1.0, judge(at + step)
+        # A whole step gains half of what the gradient promises where the outer product is the curvature. Where the laws are not
+        # the log's, it is not: steps overshoot and climb by crumbs, so one that gains little is halved as long as that helps.
+        while size > 1e-3 and trial[0] - value < 0.25 * size * promised:
+            half = judge(at + 0.5 * size * step)
+            if trial[0] > value and half[0] <= trial[0]:
                 break
-            size /= 2.0
+            size, trial = 0.5 * size, half
         at = at + size * step
         value, gradient, scores = trial
         if float(gradient @ np.linalg.solve(scores.T @ scores + np.diag(precision), gradient)) < 1e-3:

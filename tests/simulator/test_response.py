@@ -9,6 +9,7 @@ from scipy.special import expit
 from policies.errors import InvalidInputError
 from policies.fixed import Uniform
 from simulator.evidence import evidence_of, trait_design
+from simulator.habit import HabitScenario
 from simulator.response import COEFFICIENTS, HISTORY, Coefficient, Likelihood, ResponseFit, fit_response
 from simulator.rollouts import Rollout, rollout
 from simulator.scenarios.car_subscription import reference
@@ -114,6 +115,14 @@ def test_holding_one_coefficient_moves_those_it_trades_against(fit: ResponseFit)
     np.testing.assert_allclose(held["price_sensitivity"], at["price_sensitivity"] + 0.3)
     assert held["discount_appeal"] < at["discount_appeal"]
     np.testing.assert_allclose(fit.given(click_base=at["click_base"]), fit.mode, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_laws_of_another_kind_are_fitted_too() -> None:
+    """Where the likelihood's outer product is no curvature, the search still settles, in few steps."""
+    log = rollout(HabitScenario(), Uniform(), n_subjects=20_000, seed=6_001)
+    made = fit_response(log, reference(), with_history_effects=True, n_nodes=64, max_steps=20)
+    assert np.isfinite(made.mode).all()
 
 
 def test_small_logs_are_refused() -> None:
