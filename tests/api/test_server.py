@@ -45,6 +45,7 @@ def test_the_printed_calls_work(server: ServerProcess) -> None:
     assert answers[2]["message"].startswith("reward joined to decision first-1, learned when its window closes in ")
 
 
+@pytest.mark.slow
 def test_a_reward_is_learned_and_the_status_says_in_which_snapshot(tmp_path: Path) -> None:
     """When the window of a decision closes, the sandbox learns from it, serves the new snapshot and says so."""
     settings = Settings(home=tmp_path / "home", mode="sandbox")
@@ -88,6 +89,7 @@ def test_a_reward_is_learned_and_the_status_says_in_which_snapshot(tmp_path: Pat
     assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_signal_ends_it_cleanly_and_a_restart_knows_everything(tmp_path: Path) -> None:
     """SIGTERM ends with exit code 0; the next start keeps the key and the log."""
     first = start_server(tmp_path / "home")
@@ -155,6 +157,7 @@ def test_sigkill_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     assert set(repeats) == {"repeat"}
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_a_sentence(server: ServerProcess, tmp_path: Path) -> None:
     """A port in use ends the start with its number and the way out."""
     import sys

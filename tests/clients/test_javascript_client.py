@@ -38,6 +38,7 @@ def happened(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return out
 
 
+@pytest.mark.slow
 def test_the_whole_conversation(happened: dict[str, Any]) -> None:
     """Decide, activate, reward, outcome and event work against a real server."""
     assert happened["choice"]["source"] == "service"

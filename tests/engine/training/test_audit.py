@@ -37,6 +37,7 @@ def planted(n: int = 1500, *, leak: bool, seed: int = 0) -> SequenceDataset:
     return SequenceDataset.from_columns(columns, label=label, subject=np.asarray([f"s{i // 2}" for i in range(n)]))
 
 
+@pytest.mark.slow
 def test_planted_leak_is_named_and_honest_columns_are_not() -> None:
     """A column computed from the label is the one suspect; without it there is none."""
     found = leakage_audit(planted(leak=True))

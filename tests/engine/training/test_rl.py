@@ -144,6 +144,7 @@ def test_a_cloned_policy_acts_like_the_one_in_the_log(tmp_path: Path) -> None:
     check_policy(policy, table.take(slice(0, 11)))
 
 
+@pytest.mark.slow
 def test_an_episode_is_a_subject_in_the_order_of_its_times(tmp_path: Path) -> None:
     """Rows of two subjects out of order become two episodes with their own offers and rewards, in order."""
     pytest.importorskip("ray", reason="missing tool: ray")
