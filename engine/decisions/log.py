@@ -36,6 +36,7 @@ class DurableLog:
         self.n_unrecorded = 0
         self._unrecorded: OrderedDict[str, None] = OrderedDict()
         self._to_void: OrderedDict[str, datetime] = OrderedDict()
+        self._is_taking_back = False
         self._lock = threading.Lock()
         self._patience: _Patience | None = None
 
@@ -98,19 +99,29 @@ class DurableLog:
         return decision_id in self._unrecorded
 
     def _take_back(self) -> None:
-        """Void decisions that were answered as not recorded; kept until the log has said that it knows."""
+        """Void decisions that were answered as not recorded; kept until the log has said that it knows.
+
+        One part at a time: the memory of a long outage, sent at once, would fill the queue that live facts need.
+        """
         with self._lock:
-            taken, self._to_void = self._to_void, OrderedDict()
+            if self._is_taking_back or not self._to_void:
+                return
+            self._is_taking_back = True
+            taken = [self._to_void.popitem(last=False) for _ in range(min(BULK, len(self._to_void)))]
 
-        def keep() -> None:
+        def done(has_failed: bool) -> None:
             with self._lock:
-                self._to_void.update(taken)
+                self._is_taking_back = False
+                if has_failed:
+                    self._to_void.update(taken)
+            if not has_failed:
+                self._take_back()
 
-        rows = [facts.void_row(decision_id, at) for decision_id, at in taken.items()]
+        rows = [facts.void_row(decision_id, at) for decision_id, at in taken]
         try:
-            self.writer.submit(rows).add_done_callback(lambda future: keep() if future.exception() else None)
+            self.writer.submit(rows).add_done_callback(lambda future: done(future.exception() is not None))
         except (OverloadedError, StoreUnavailableError):
-            keep()
+            done(True)
 
     def close(self) -> None:
         """Commit what waits, then stop."""

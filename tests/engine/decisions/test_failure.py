@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from engine.decisions.ladder import BaselineOrder, Ladder
+from engine.decisions.log import BULK
 from engine.decisions.requests import DecisionRequest, RewardRequest
 from engine.decisions.service import DecisionService, open_service
 from engine.registry.versions import LoadedPolicy, Registry
@@ -94,6 +95,22 @@ def test_a_full_disk_is_answered_with_the_fallback(tmp_path: Path) -> None:
         assert service.status("shop").is_log_healthy
 
 
+def test_the_memory_of_a_long_outage_leaves_room_for_live_facts(tmp_path: Path) -> None:
+    """What an outage left unrecorded is taken back in parts that never fill the queue, without more traffic than one."""
+    with open_shop(tmp_path):
+        pass
+    path = tmp_path / "nextoffer.db"
+    database = Database(sqlite_url(path))
+    writer = ThreadWriter(lambda: SqliteBackend(path), queue_limit=BULK + 10)
+    with DecisionService(database, writer, artifacts=tmp_path / "artifacts", secret=SECRET, clock=Clock()) as service:
+        for i in range(5 * BULK):
+            service.log.note_unrecorded(f"lost-{i}", Clock().now)
+        deadline = time.monotonic() + 10
+        while sum(1 for _ in database.rows("SELECT decision FROM voids")) < 5 * BULK:
+            assert service.decide(DecisionRequest("shop", "u1")).decision.recorded
+            assert time.monotonic() < deadline
+
+
 class Broken:
     """A policy that fails in the way it is told."""
 
@@ -169,7 +186,7 @@ import sys, threading
 from pathlib import Path
 from engine.decisions.requests import DecisionRequest, RewardRequest
 from engine.decisions.service import DecisionService, open_service
-from policies.errors import StoreUnavailableError
+from policies.errors import OverloadedError, StoreUnavailableError
 from tests.engine.service_world import SECRET
 
 service = open_service(Path(sys.argv[1]), secret=SECRET, writer=sys.argv[3], url=sys.argv[4] or None)
@@ -184,13 +201,16 @@ def visit(name):
     i = 0
     while True:
         i += 1
-        decision = service.decide(DecisionRequest("shop", f"{name}-{i}", {"x": float(i)})).decision
+        try:
+            decision = service.decide(DecisionRequest("shop", f"{name}-{i}", {"x": float(i)})).decision
+        except OverloadedError:
+            continue
         if decision.recorded:
             say(f"decision {decision.id} {decision.offer}")
         if i % 3 == 0:
             try:
                 receipt = service.reward(RewardRequest(decision.id, "subscribed", float(i)))
-            except StoreUnavailableError:
+            except (OverloadedError, StoreUnavailableError):
                 continue
             if receipt.status == "recorded":
                 say(f"reward {decision.id} {float(i)}")
@@ -273,19 +293,22 @@ def test_killing_the_writer_a_worker_or_all_at_once_loses_nothing_acknowledged(t
         return start_traffic(tmp_path, said[-1], name=str(len(said)), writer="process"), said[-1]
 
     workers = [start(), start()]
-    for victims in ("writer", "worker", "all", "writer"):
+    try:
+        for victims in ("writer", "worker", "all", "writer"):
+            for process, path in workers:
+                wait_for(path, process, n_bytes=path.stat().st_size + 2_000)
+            time.sleep(rng.uniform(0.05, 0.3))
+            if victims in ("writer", "all"):
+                os.kill(helper_of(tmp_path), signal.SIGKILL)
+            for i in range({"writer": 0, "worker": 1, "all": 2}[victims]):
+                workers[i][0].kill()
+                workers[i][0].wait()
+                workers[i] = start()
         for process, path in workers:
             wait_for(path, process, n_bytes=path.stat().st_size + 2_000)
-        time.sleep(rng.uniform(0.05, 0.3))
-        if victims in ("writer", "all"):
-            os.kill(helper_of(tmp_path), signal.SIGKILL)
-        for i in range({"writer": 0, "worker": 1, "all": 2}[victims]):
-            workers[i][0].kill()
-            workers[i][0].wait()
-            workers[i] = start()
-    for process, path in workers:
-        wait_for(path, process, n_bytes=path.stat().st_size + 2_000)
-        process.kill()
-        process.wait()
+    finally:
+        for process, _ in workers:
+            process.kill()
+            process.wait()
     with open_service(tmp_path, secret=SECRET) as service:
         assert check_log(service.database, said) > 200
