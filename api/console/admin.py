@@ -134,13 +134,13 @@ def _short(value: object) -> str:
 
 
 PAGES = (
-    Page("audit", "/audit", audit),
+    Page("audit", "/audit", audit, title="Log of changes", menu="experts"),
     Page("audit_file", "/audit.csv", audit_file),
-    Page("people", "/people", people, "admin"),
+    Page("people", "/people", people, "admin", title="People and rules", menu="rules"),
     Page("add_account", "/people/add", add_account, "admin", ("POST",)),
     Page("change_account", "/people/change", change_account, "admin", ("POST",)),
     Page("controls", "/people/controls", save_controls, "admin", ("POST",)),
-    Page("keys", "/keys", keys, "admin"),
+    Page("keys", "/keys", keys, "admin", title="Keys", menu="rules"),
     Page("add_key", "/keys/add", add_key, "admin", ("POST",)),
     Page("revoke_key", "/keys/revoke", revoke_key, "admin", ("POST",)),
 )

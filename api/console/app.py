@@ -20,7 +20,14 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.auth import KeyFile
-from api.console import admin, experiments, home, offers, signing, visitors
+from api.console import (
+    admin,
+    experiments,
+    home,
+    offers,
+    signing,
+    visitors,
+)
 from api.console.alerts import Webhook, tell
 from api.console.ask import COOKIE, LANGUAGE_COOKIE, Ask, Parts
 from api.console.page import Page
@@ -53,6 +60,7 @@ _HEADERS = (
     (b"cache-control", b"private, no-store"),
 )
 _log = logging.getLogger("nextoffer.console")
+# A module of pages is added here; a page that says so (``menu``) then stands in the menu by itself.
 PAGES: tuple[Page, ...] = (
     *signing.PAGES,
     *home.PAGES,
@@ -90,7 +98,7 @@ def create_console(
     def now() -> datetime:
         return (latest_moment(service.database) if is_sandbox else None) or clock()
 
-    parts = Parts(service, Accounts(service.database), keys, _templates(), now, is_sandbox, setup_token)
+    parts = Parts(service, Accounts(service.database), keys, _templates(), now, is_sandbox, setup_token, PAGES)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from api.auth import KeyFile
+from api.console.page import Page
 from api.console.words import Words
 from engine.accounts.accounts import Account, Accounts, Role, Session
 from engine.decisions.service import DecisionService
@@ -33,6 +34,7 @@ class Parts:
     clock: Callable[[], datetime]
     is_sandbox: bool
     setup_token: str
+    pages: Sequence[Page]
 
 
 @dataclass(slots=True, eq=False)
@@ -69,6 +71,10 @@ class Ask:
     def may(self, role: Role) -> bool:
         """Whether whoever asks has a role."""
         return self.session is not None and self.session.account.may(role)
+
+    def menu(self, part: str) -> list[Page]:
+        """Pages of a part of the menu that whoever asks may open."""
+        return [p for p in self.parts.pages if p.menu == part and (p.role is None or self.may(p.role))]
 
     def path(self, name: str) -> str:
         """A part of the path, decoded."""
@@ -138,6 +144,7 @@ class Ask:
             language=self.words.language,
             session=self.session,
             may=self.may,
+            menu=self.menu,
             is_sandbox=self.parts.is_sandbox,
             is_paused=self.session is not None and self.service.controls().is_paused,
             path=self.request.url.path,

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from starlette.responses import Response
 
-from api.console.ask import Ask
 from engine.accounts.accounts import Role
+
+if TYPE_CHECKING:
+    from api.console.ask import Ask
+
+Menu = Literal["", "experts", "rules"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +24,11 @@ class Page:
     ----------
     role
         Least role that may use it; None is open to everyone.
+    title
+        What the menu calls it, in English.
+    menu
+        Part of the menu *More* that it stands in: ``experts`` for models, logs and reports, ``rules`` for what an admin sets;
+        pages without one are reached from others.
     """
 
     name: str
@@ -26,3 +36,5 @@ class Page:
     handler: Callable[[Ask], Response]
     role: Role | None = "viewer"
     methods: tuple[str, ...] = ("GET",)
+    title: str = ""
+    menu: Menu = ""

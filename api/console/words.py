@@ -40,9 +40,11 @@ class Words:
 
 @lru_cache(maxsize=2)
 def translations(language: Language) -> dict[str, str]:
-    """All translations into a language."""
-    text = files("api.console").joinpath(f"{language}.json").read_text(encoding="utf-8")
-    found: dict[str, str] = json.loads(text)
+    """All translations into a language: the file that all pages share, and those that single modules of pages bring."""
+    found: dict[str, str] = {}
+    for file in files("api.console").iterdir():
+        if file.name == f"{language}.json" or (file.name.startswith(f"{language}_") and file.name.endswith(".json")):
+            found |= json.loads(file.read_text(encoding="utf-8"))
     return found
 
 

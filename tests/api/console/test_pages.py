@@ -56,6 +56,7 @@ def test_pages_speak_russian(console: Console) -> None:
     sources = [p.read_text(encoding="utf-8") for p in (*FOLDER.glob("templates/*.j2"), *FOLDER.glob("*.py"))]
     said = {m for s in sources for m in re.findall(r'\bt\("((?:[^"\\]|\\.)+)"', s)}
     said |= {m for s in sources for m in re.findall(r'\bask\.words\(\s*"((?:[^"\\]|\\.)+)"', s)}
+    said |= {p.title for p in PAGES if p.menu}
     missing = {s for s in said if s not in translations("ru")}
     assert not missing
 
