@@ -72,12 +72,42 @@ class Settings(BaseSettings):
     )
     cors_origins: tuple[str, ...] = Field(default=(), description="Web origins that may call with a public browser key")
     alert_url: str | None = Field(
-        default=None,
-        pattern=r"^https?://",
-        description="Where the console posts verdicts of experiments, signed, once each",
+        default=None, pattern=r"^https?://", description="Where news of experiments is posted, signed, each once"
     )
     alert_secret: SecretStr | None = Field(
         default=None, description="Signs what goes to `alert_url`, at least 16 characters"
+    )
+    alert_secret_file: Path | None = Field(default=None, description="File that holds `alert_secret`")
+    alert_email_to: tuple[str, ...] = Field(default=(), description="Addresses that news is mailed to")
+    alert_email_from: str = Field(default="", description="Sender of these mails")
+    alert_language: Literal["en", "ru"] = Field(default="en", description="Language of news and of the weekly digest")
+    smtp_host: str | None = Field(default=None, description="Mail server")
+    smtp_port: Annotated[int, Field(ge=1, le=65_535)] | None = Field(
+        default=None, description="Its port; without it 587 for `starttls`, 465 for `tls`, 25 for `none`"
+    )
+    smtp_security: Literal["starttls", "tls", "none"] = Field(
+        default="starttls", description="How the way to the mail server is secured; `none` only without a password"
+    )
+    smtp_user: str = Field(default="", description="Name to sign in with at the mail server")
+    smtp_password: SecretStr | None = Field(default=None, description="Its password")
+    smtp_password_file: Path | None = Field(default=None, description="File that holds `smtp_password`")
+    smtp_ca_file: Path | None = Field(
+        default=None, description="Certificates to trust for the mail server, in the place of the system's"
+    )
+    telegram_token: SecretStr | None = Field(default=None, description="Token of a Telegram bot")
+    telegram_token_file: Path | None = Field(default=None, description="File that holds `telegram_token`")
+    telegram_chat: str = Field(default="", description="Chat that the bot writes news to")
+    telegram_url: str = Field(
+        default="https://api.telegram.org",
+        pattern=r"^https?://",
+        description="Telegram's bot API, or a server of yours",
+    )
+    digest_day: Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday", "never"] = Field(
+        default="monday", description="Day of the weekly digest"
+    )
+    digest_hour: Annotated[int, Field(ge=0, le=23)] = Field(default=7, description="Hour of the digest, in UTC")
+    console_url: str = Field(
+        default="", pattern=r"^(https?://\S+)?$", description="Address of the console, for links in messages"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level that is logged"
@@ -147,7 +177,7 @@ def load_settings(path: Path | None = None, **overrides: Any) -> Settings:
     return settings
 
 
-_SECRETS = ("draw_secret", "database_url")
+_SECRETS = ("draw_secret", "database_url", "alert_secret", "smtp_password", "telegram_token")
 
 
 def _secret_files(from_file: dict[str, Any], overrides: dict[str, Any]) -> dict[str, str]:

@@ -140,6 +140,10 @@ class StoreUnavailableError(NextofferError, ConnectionError):
     """The log cannot be written now (disk full, read-only, connection lost); nothing was acknowledged."""
 
 
+class ChannelError(NextofferError, ConnectionError):
+    """A message could not be handed to a mail server, a chat or a webhook; it is tried again later."""
+
+
 class OverloadedError(NextofferError, RuntimeError):
     """More facts wait for the log than the queue holds; try again after ``retry_after_s``."""
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal
 from cyclopts import App
 
 if TYPE_CHECKING:
-    from api.console.alerts import Webhook
     from api.settings import Settings
     from engine.decisions.service import DecisionService
 
@@ -45,16 +44,17 @@ def serve(
     """
     import uvicorn
 
+    from api.alerts.looking import habits_of
     from api.app_files import key_file
     from api.console.app import create_console, setup_token
     from engine.accounts.accounts import Accounts
 
     settings = _settings(home, config, sandbox)
-    webhook = _webhook(settings)
+    habits = habits_of(settings)
     with _opened(settings) as service:
         token = "" if Accounts(service.database).list() else setup_token()
         console = create_console(
-            service, key_file(config, home), is_sandbox=settings.is_sandbox, setup_token=token, webhook=webhook
+            service, key_file(config, home), is_sandbox=settings.is_sandbox, setup_token=token, habits=habits
         )
         server = uvicorn.Server(uvicorn.Config(console, host=host, port=port, log_level="warning"))
         sock = server.config.bind_socket()
@@ -168,6 +168,41 @@ def plan(
     return 0
 
 
+@app.command(name="test-alert")
+def try_channels(*, home: Path | None = None, config: Path | None = None) -> int:
+    """Send a message to every channel that is configured, and say what became of it; 1 where one did not take it.
+
+    Parameters
+    ----------
+    home
+        Data folder of the service.
+    config
+        TOML file of settings.
+    """
+    from datetime import UTC, datetime
+
+    from api.alerts.channels import channels_of
+    from engine.alerts.message import Language, Message, Text
+    from policies.errors import ChannelError, InvalidInputError
+
+    channels = channels_of(_settings(home, config, None))
+    if not channels:
+        raise InvalidInputError("no channel is configured; give alert_url, alert_email_to or telegram_token")
+    texts: dict[Language, Text] = {
+        "en": Text("Nextoffer: a test", "News of your experiments will arrive here."),
+        "ru": Text("Nextoffer: проверка", "Сюда будут приходить новости об экспериментах."),
+    }
+    failed = 0
+    for channel in channels:
+        try:
+            channel.send(Message(0, "test", "test", datetime.now(UTC), texts, {}))
+            print(f"{channel.name}: taken")  # noqa: T201 - data on stdout
+        except ChannelError as error:
+            failed += 1
+            print(f"{channel.name}: {error}")  # noqa: T201 - data on stdout
+    return 1 if failed else 0
+
+
 def _settings(home: Path | None, config: Path | None, sandbox: bool | None) -> Settings:
     from api.cli.opening import existing
 
@@ -180,17 +215,3 @@ def _opened(settings: Settings) -> DecisionService:
     from engine.decisions.service import open_service
 
     return open_service(settings.home, url=settings.database_url)
-
-
-def _webhook(settings: Settings) -> Webhook | None:
-    from api.console.alerts import Webhook
-    from policies.errors import InvalidInputError
-
-    if settings.alert_url is None:
-        return None
-    secret = "" if settings.alert_secret is None else settings.alert_secret.get_secret_value()
-    if len(secret) < 16:
-        raise InvalidInputError(
-            f"alert_secret has {len(secret)} characters; alert_url needs one of at least 16, so that its receiver can tell our messages from others'"
-        )
-    return Webhook(settings.alert_url, secret)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable
@@ -19,6 +18,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.alerts.looking import Habits, looking
 from api.auth import KeyFile
 from api.console import (
     admin,
@@ -28,7 +28,6 @@ from api.console import (
     signing,
     visitors,
 )
-from api.console.alerts import Webhook, tell
 from api.console.ask import COOKIE, LANGUAGE_COOKIE, Ask, Parts
 from api.console.page import Page
 from api.console.shown import filters
@@ -36,12 +35,10 @@ from api.console.words import LANGUAGES, Language, Words
 from api.errors import ForbiddenError
 from engine.accounts.accounts import Accounts
 from engine.decisions.service import DecisionService
-from engine.experiments.automation import tick
 from engine.experiments.reading import latest_moment
 from offline_eval.report.page import stylesheet
 from policies.errors import ConflictError, NextofferError, UnknownNameError
 
-TICK_S = 20.0
 MAX_FORM = 256 * 1024
 _STATIC = {
     "report.css": "text/css",
@@ -79,7 +76,7 @@ def create_console(
     setup_token: str = "",
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ticks: bool = True,
-    webhook: Webhook | None = None,
+    habits: Habits | None = None,
 ) -> ASGIApp:
     """Make the console over an open service, which stays the caller's to close.
 
@@ -91,8 +88,8 @@ def create_console(
         Lets whoever knows it make the first account; only while there is none.
     ticks
         Whether scheduled starts, ramps, planned ends and news are looked after here.
-    webhook
-        Where verdicts are told.
+    habits
+        Whom to tell, and how; nobody by default.
     """
 
     def now() -> datetime:
@@ -102,12 +99,11 @@ def create_console(
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        job = asyncio.create_task(_look_after(parts, webhook)) if ticks else None
-        try:
+        if not ticks:
             yield
-        finally:
-            if job is not None:
-                job.cancel()
+            return
+        with looking(service.database, habits or Habits(), clock=now, in_simulation=is_sandbox):
+            yield
 
     routes = [Route(p.path, _endpoint(p, parts), methods=list(p.methods), name=p.name) for p in PAGES]
     routes.append(Route("/static/{name}", _static))
@@ -118,23 +114,6 @@ def create_console(
 def setup_token() -> str:
     """A word that only whoever starts the console knows."""
     return secrets.token_urlsafe(16)
-
-
-async def _look_after(parts: Parts, webhook: Webhook | None) -> None:
-    """Scheduled starts, ramps and ends, and news of verdicts."""
-    while True:
-        try:
-            for line in await run_in_threadpool(lambda: tick(parts.service.database, at=parts.clock())):
-                _log.info("%s", line)
-            if webhook is not None:
-                await run_in_threadpool(_tell, parts, webhook)
-        except NextofferError as error:
-            _log.warning("experiments could not be looked after: %s", error)
-        await asyncio.sleep(TICK_S)
-
-
-def _tell(parts: Parts, webhook: Webhook) -> None:
-    tell(parts.service.database, webhook, at=parts.clock(), in_simulation=parts.is_sandbox)
 
 
 def _endpoint(page: Page, parts: Parts) -> Callable[[Request], object]:

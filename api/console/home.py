@@ -9,14 +9,11 @@ from starlette.responses import Response
 from api.console.ask import Ask, experiment_path, go_to
 from api.console.page import Page
 from api.console.result import Banner, banner, key_figures
+from api.console.words import Words
 from engine.experiments.controls import set_controls
+from engine.experiments.gain import WEEK, gains
 from engine.experiments.reading import Reading, read_experiment
-from engine.experiments.rollup import HOUR_US
-from engine.store.facts import to_us
-from offline_eval.abtest.verdict import amount
 from offline_eval.report.formatting import Interval, Unit
-
-WEEK_HOURS = 7 * 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +42,9 @@ def home(ask: Ask) -> Response:
     """Give the page."""
     readings = [_read(ask, e.id) for e in ask.service.experiments.list(state="running")]
     cards = [_card(ask, r) for r in readings]
-    gains = [g for r in readings for g in week_gains(ask, r)]
+    week = [g for r in readings for g in week_gains(ask, r)]
     scheduled = ask.service.experiments.list(state="scheduled")
-    return ask.page("home.html.j2", title=ask.words("Home"), here="/", cards=cards, gains=gains, scheduled=scheduled)
+    return ask.page("home.html.j2", title=ask.words("Home"), here="/", cards=cards, gains=week, scheduled=scheduled)
 
 
 def pause(ask: Ask) -> Response:
@@ -60,36 +57,24 @@ def pause(ask: Ask) -> Response:
 
 def week_gains(ask: Ask, reading: Reading) -> list[Gain]:
     """Difference of the primary metric and of money, times the visitors that the variants had in the last seven days."""
-    if reading.found is None or reading.found.now.split.is_broken:
-        return []
-    now = reading.found.now
-    since = to_us(reading.as_of) // HOUR_US - WEEK_HOURS
-    cells = reading.cells.where(reading.cells.hour > since)
-    gains = []
-    for m in now.metrics:
-        if m.metric.role not in ("primary", "guardrail") or m.treatment != (
-            now.verdict.variant or now.plan.treatments[0]
-        ):
-            continue
-        n = float(cells.n[cells.variant == m.treatment].sum())
-        if not n:
-            continue
-        scaled = m.always.scaled(n)
-        gains.append(
-            Gain(
-                reading.experiment.id,
-                ask.words(m.metric.noun or m.metric.title),
-                *_amounts(scaled, m.metric.unit),
-                _tone(m.always, m.metric.sign),
-            )
+    return [
+        Gain(
+            reading.experiment.id,
+            ask.words(g.metric.metric.noun or g.metric.metric.title),
+            *amounts(ask.words, g.interval, g.metric.metric.unit),
+            _tone(g.metric.always, g.metric.metric.sign),
         )
-    return gains
+        for g in gains(reading, since=reading.as_of - WEEK)
+    ]
 
 
-def _amounts(scaled: Interval, unit: Unit) -> tuple[str, str]:
+def amounts(t: Words, scaled: Interval, unit: Unit) -> tuple[str, str]:
+    """A gain, and its limits."""
     shown = unit if unit.kind == "money" else Unit("count") if abs(scaled.estimate) >= 10 else Unit("number", "", 1)
     sign = "+" if scaled.estimate >= 0 else "−"
-    return sign + amount(abs(scaled.estimate), shown), f"{amount(scaled.low, shown)} … {amount(scaled.high, shown)}"
+    return sign + t.amount(
+        abs(scaled.estimate), shown
+    ), f"{t.amount(scaled.low, shown)} … {t.amount(scaled.high, shown)}"
 
 
 def _tone(interval: Interval, sign: float) -> str:

@@ -33,6 +33,12 @@ class Words:
             return reading.verdict.sentence
         return _russian(reading, self)
 
+    def amount(self, value: float, unit: Unit) -> str:
+        """A figure for a sentence."""
+        if self.language == "en":
+            return amount(value, unit)
+        return amount(value, unit, thousand="тыс.", million="млн", billion="млрд")
+
     def metric(self, m: MetricReading) -> str:
         """Name of a metric."""
         return self(m.metric.title)
@@ -91,7 +97,8 @@ def _change(visitors_per_month: float | None, m: MetricReading, t: Words) -> str
     unit = m.metric.unit if m.metric.unit.kind == "money" else Unit("count" if abs(scaled.estimate) >= 10 else "number")
     side = "больше" if scaled.estimate >= 0 else "меньше"
     noun = t(m.metric.noun or m.metric.title)
-    return f"{noun} на {amount(abs(scaled.estimate), unit)} {side} (от {amount(scaled.low, unit)} до {amount(scaled.high, unit)})"
+    size, low, high = (t.amount(v, unit) for v in (abs(scaled.estimate), scaled.low, scaled.high))
+    return f"{noun} на {size} {side} (от {low} до {high})"
 
 
 def _per(visitors_per_month: float | None) -> str:

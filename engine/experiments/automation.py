@@ -1,40 +1,69 @@
 """What happens to experiments by itself: scheduled starts, ramps that hold and look before each step, planned ends.
 
-Called every so often by whoever runs beside the service (the console does); two callers at once harm nothing, because each change
-needs the revision that was read.
+Called every so often by whoever looks after experiments (``keeper``); two callers at once harm nothing, because each change needs
+the revision that was read.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Literal
 
 from engine.experiments.audit import read_audit
 from engine.experiments.lifecycle import Experiments
-from engine.experiments.reading import read_experiment
 from engine.experiments.records import Experiment
 from engine.store.database import Database
-from policies.errors import ConflictError, NextofferError
+from policies.errors import ConflictError, NextofferError, StoreUnavailableError
 
 ACTOR = "schedule"
-_log = logging.getLogger("nextoffer.experiments")
 
 
-def tick(database: Database, *, at: datetime) -> list[str]:
-    """Do what is due; returns a line for each thing done."""
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """What was done by itself, or could not be.
+
+    Parameters
+    ----------
+    kind
+        ``held``: a ramp stays where it is; ``refused``: what was due may not be done as things are.
+    text
+        For logs, and for ``held`` and ``refused`` the reason.
+    """
+
+    experiment: str
+    kind: Literal["started", "stopped", "ramped", "held", "refused"]
+    text: str
+
+
+def tick(database: Database, *, at: datetime, ramps: bool = True) -> list[Happened]:
+    """Do what is due; returns what happened.
+
+    Parameters
+    ----------
+    ramps
+        Whether ramps go on too: they read the experiment first, which loads statistics into the process.
+    """
     experiments = Experiments(database)
-    done: list[str] = []
+    done: list[Happened] = []
     for experiment in experiments.list(state="scheduled"):
         if experiment.starts_at is not None and experiment.starts_at <= at:
             done += _try(_start, experiments, experiment, at=at)
     for experiment in experiments.list(state="running"):
         if experiment.ends_at is not None and experiment.ends_at <= at:
             done += _try(_end, experiments, experiment, at=at)
-        elif experiment.ramp is not None:
+        elif ramps and experiment.ramp is not None:
             done += _try(partial(_step, database), experiments, experiment, at=at)
     return done
+
+
+def is_step_due(database: Database, experiment: Experiment, *, at: datetime) -> bool:
+    """Whether a ramp has held its step for long enough; cheap, and says nothing about whether it may go on."""
+    if experiment.ramp is None or next_step(experiment) is None:
+        return False
+    return at >= _last_step(database, experiment) + timedelta(seconds=experiment.ramp.hold_s)
 
 
 def next_step(experiment: Experiment) -> float | None:
@@ -46,41 +75,40 @@ def next_step(experiment: Experiment) -> float | None:
 
 
 def _try(
-    change: Callable[..., str | None], experiments: Experiments, experiment: Experiment, *, at: datetime
-) -> list[str]:
+    change: Callable[..., Happened | None], experiments: Experiments, experiment: Experiment, *, at: datetime
+) -> list[Happened]:
     try:
-        line = change(experiments, experiment, at=at)
+        happened = change(experiments, experiment, at=at)
     except ConflictError:
         return []  # somebody else was faster, and the next round sees what they did
+    except StoreUnavailableError:
+        raise
     except NextofferError as error:
-        _log.warning("an experiment could not be changed by schedule: %s", error)
-        return []
-    return [] if line is None else [line]
+        return [Happened(experiment.id, "refused", str(error))]
+    return [] if happened is None else [happened]
 
 
-def _start(experiments: Experiments, experiment: Experiment, *, at: datetime) -> str:
+def _start(experiments: Experiments, experiment: Experiment, *, at: datetime) -> Happened:
     experiments.start(experiment.id, revision=experiment.revision, at=at, actor=ACTOR, reason="its time had come")
-    return f"{experiment.id} started"
+    return Happened(experiment.id, "started", "its time had come")
 
 
-def _end(experiments: Experiments, experiment: Experiment, *, at: datetime) -> str:
-    experiments.stop(
-        experiment.id, revision=experiment.revision, at=at, actor=ACTOR, reason="its planned end was reached"
-    )
-    return f"{experiment.id} stopped at its planned end"
+def _end(experiments: Experiments, experiment: Experiment, *, at: datetime) -> Happened:
+    reason = "its planned end was reached"
+    experiments.stop(experiment.id, revision=experiment.revision, at=at, actor=ACTOR, reason=reason)
+    return Happened(experiment.id, "stopped", reason)
 
 
-def _step(database: Database, experiments: Experiments, experiment: Experiment, *, at: datetime) -> str | None:
+def _step(database: Database, experiments: Experiments, experiment: Experiment, *, at: datetime) -> Happened | None:
     step = next_step(experiment)
-    assert experiment.ramp is not None
-    if step is None or at < _last_step(database, experiment) + timedelta(seconds=experiment.ramp.hold_s):
+    if step is None or not is_step_due(database, experiment, at=at):
         return None
     held = why_held(database, experiment, at=at)
     if held:
         told = read_audit(database, what=f"experiment {experiment.id}", limit=1)
         if not told or told[0].reason != held:  # said once, not at every round
             experiments.note(experiment.id, held, at=at, actor=ACTOR)
-        return None
+        return Happened(experiment.id, "held", held)
     experiments.ramp(
         experiment.id,
         revision=experiment.revision,
@@ -89,12 +117,14 @@ def _step(database: Database, experiments: Experiments, experiment: Experiment, 
         actor=ACTOR,
         reason="the step was held and nothing is worse",
     )
-    return f"{experiment.id} at {step:.0%}"
+    return Happened(experiment.id, "ramped", f"{step:.0%} of visitors take part")
 
 
 def why_held(database: Database, experiment: Experiment, *, at: datetime) -> str:
     """What keeps a ramp from its next step; "" where nothing does."""
-    reading = read_experiment(database, experiment, as_of=at, in_simulation=False)
+    from engine.experiments.reading import read_experiment  # statistics, which a server does without
+
+    reading = read_experiment(database, experiment, as_of=at, in_simulation=False, n_points=0)
     if reading.found is None:
         return "the ramp waits: nobody has been exposed at this step yet"
     now = reading.found.now

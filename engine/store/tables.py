@@ -22,6 +22,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
     false,
 )
 
@@ -334,4 +335,31 @@ audit = Table(
     Column("action", Text, nullable=False),
     Column("what", Text, nullable=False),
     Column("document", Text, nullable=False),
+)
+
+# News for people, each written once: a topic's next number is taken by one process only.
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("id", Offset, primary_key=True, autoincrement=True),
+    Column("topic", Text, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("document", Text, nullable=False),
+    UniqueConstraint("topic", "number"),
+)
+
+alert_deliveries = Table(
+    "alert_deliveries",
+    metadata,
+    Column("alert", Offset, nullable=False),
+    Column("channel", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    # When the next attempt is due; while one is being made, when it is given up for lost.
+    Column("next_us", BigInteger, nullable=False),
+    Column("delivered_us", BigInteger),
+    Column("error", Text, nullable=False),
+    PrimaryKeyConstraint("alert", "channel"),
 )

@@ -141,12 +141,13 @@ def between(interval: Interval, unit: Unit) -> str:
     return f"between {amount(interval.low, unit)} and {amount(interval.high, unit)}"
 
 
-def amount(value: float, unit: Unit) -> str:
+def amount(
+    value: float, unit: Unit, *, thousand: str = "thousand", million: str = "million", billion: str = "billion"
+) -> str:
     """A figure for a sentence: large money in thousands and millions, one digit after the point."""
-    for size, word in ((1e9, "billion"), (1e6, "million"), (1e4, "thousand")):
-        if unit.kind == "money" and abs(value) >= size:
-            divisor = 1e3 if word == "thousand" else size
-            return format_value(value / divisor, Unit("money", f"{word} {unit.symbol}", 1))
+    for least, size, word in ((1e9, 1e9, billion), (1e6, 1e6, million), (1e4, 1e3, thousand)):
+        if unit.kind == "money" and abs(value) >= least:
+            return format_value(value / size, Unit("money", f"{word} {unit.symbol}", 1))
     return format_value(value, unit)
 
 

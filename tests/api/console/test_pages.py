@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
-import threading
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,6 @@ import pytest
 from starlette.testclient import TestClient
 
 from api.auth import KeyFile, new_key
-from api.console.alerts import Webhook, signature, tell
 from api.console.app import PAGES, create_console
 from api.console.shown import done, money, policy_names
 from api.console.words import translations
@@ -326,32 +322,3 @@ def test_accounts_lock_and_sessions_end(tmp_path: Path) -> None:
         assert accounts.sign_in("bob", PASSWORD, at=at) is None
         with pytest.raises(UnknownNameError):
             accounts.change("eve", at=at)
-
-
-def test_a_verdict_is_told_once_and_signed(console: Console) -> None:
-    """News reaches its receiver with a signature that the secret verifies; refused news comes again, taken news does not."""
-    taken: list[tuple[str, bytes]] = []
-    statuses = [500, 204, 204]
-
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            taken.append((self.headers["Nextoffer-Signature"], self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(statuses.pop(0))
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    with HTTPServer(("127.0.0.1", 0), Receiver) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        webhook = Webhook(f"http://127.0.0.1:{server.server_port}/", "a secret of the tests")
-        at = datetime(2026, 3, 26, tzinfo=UTC)
-        told = [tell(console.service.database, webhook, at=at, in_simulation=True) for _ in range(3)]
-        server.shutdown()
-    assert told == [0, 1, 0]
-    assert len(taken) == 2
-    sent, body = taken[1]
-    assert sent == signature("a secret of the tests", int(at.timestamp()), body)
-    content = json.loads(body)
-    assert (content["experiment"], content["decision"], content["in_simulation"]) == ("spring-welcome", "ship", True)
-    assert "Ship personal" in content["text"]

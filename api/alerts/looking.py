@@ -1,0 +1,104 @@
+"""Looking after experiments: what is due is done, what is new is told, what waits is sent."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from api.alerts.digest import TOPIC, digest, due_at
+from api.alerts.news import happening, verdict_of
+from api.settings import Settings
+from engine.alerts.message import Channel
+from engine.alerts.outbox import deliver, last_state, tell
+from engine.experiments.automation import tick
+from engine.experiments.keeper import Keeper
+from engine.experiments.lifecycle import Experiments
+from engine.experiments.reading import read_experiment
+from engine.learner.ownership import ownership_of
+from engine.store.database import Database
+
+EVERY_S = 20.0
+_log = logging.getLogger("nextoffer.experiments")
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """How people are told.
+
+    Parameters
+    ----------
+    digest_day, digest_hour
+        When the weekly digest is due, in UTC; ``never`` for none.
+    link
+        Address of the console; "" without links.
+    """
+
+    channels: Sequence[Channel] = ()
+    digest_day: str = "never"
+    digest_hour: int = 7
+    link: str = ""
+
+
+def habits_of(settings: Settings) -> Habits:
+    """As the settings say."""
+    from api.alerts.channels import channels_of
+
+    return Habits(channels_of(settings), settings.digest_day, settings.digest_hour, settings.console_url)
+
+
+def look_after(database: Database, habits: Habits, *, at: datetime, now: datetime, in_simulation: bool) -> int:
+    """One round; returns how many messages channels took.
+
+    Parameters
+    ----------
+    at
+        Time of the experiments, which a sandbox makes up and may let stand still.
+    now
+        Time of the messages, which does not.
+    """
+    experiments = Experiments(database)
+    for happened in tick(database, at=at):
+        _log.info("%s %s: %s", happened.experiment, happened.kind, happened.text)
+        news = happening(happened, experiments, link=habits.link)
+        if news is not None:
+            tell(database, news, at=now)
+    for experiment in experiments.list(state="running"):
+        reading = read_experiment(database, experiment, as_of=at, in_simulation=in_simulation, n_points=0)
+        news = verdict_of(reading, link=habits.link)
+        if news is not None:
+            tell(database, news, at=now)
+    due = due_at(at, day=habits.digest_day, hour=habits.digest_hour)
+    if due is not None and (last_state(database, TOPIC) or "") < due.date().isoformat():
+        news = digest(database, at=due, in_simulation=in_simulation, link=habits.link)
+        if news is not None:
+            tell(database, news, at=now)
+    return deliver(database, habits.channels, at=now)
+
+
+@contextmanager
+def looking(
+    database: Database,
+    habits: Habits,
+    *,
+    clock: Callable[[], datetime],
+    in_simulation: bool,
+    every_s: float = EVERY_S,
+) -> Iterator[None]:
+    """Look after experiments in a thread, as long as no other process does."""
+    stop = threading.Event()
+
+    def work() -> None:
+        look_after(database, habits, at=clock(), now=datetime.now(UTC), in_simulation=in_simulation)
+
+    keeper = Keeper(ownership_of(database), work)
+    thread = threading.Thread(target=keeper.run, args=(stop,), kwargs={"every_s": every_s}, name="keeper", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(10.0)
