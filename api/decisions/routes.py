@@ -5,7 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from api.decisions.schemas import ActivationReply, AuditReply, BatchBody, BatchReply, DecideReply, DecisionBody
+from api.decisions.schemas import (
+    ActivationBody,
+    ActivationReply,
+    AuditReply,
+    BatchBody,
+    BatchReply,
+    DecideReply,
+    DecisionBody,
+)
 from api.errors import answer_for
 from api.operation import Call, Operation
 from engine.decisions.requests import DecisionAnswer, DecisionRequest, EventRequest, PageAnswer, PageRequest, Role, Slot
@@ -75,7 +83,7 @@ async def audit(call: Call, _: None) -> dict[str, Any]:
     }
 
 
-async def activate(call: Call, _: None) -> dict[str, Any]:
+async def activate(call: Call, body: ActivationBody | None) -> dict[str, Any]:
     """Say that the offer of a decision made with ``activated: false`` has been seen.
 
     From a page's script that a known machine runs, nothing is recorded and ``activated`` is false.
@@ -84,7 +92,7 @@ async def activate(call: Call, _: None) -> dict[str, Any]:
     if call.is_from_machine:
         return {"decision": decision, "activated": False, "first": False}
     await call.allow_decision(decision)
-    first = await call.service.aactivate(decision, at=call.at)
+    first = await call.service.aactivate(decision, at=call.at, shown=None if body is None else body.shown)
     return {"decision": decision, "activated": True, "first": first}
 
 
@@ -124,6 +132,8 @@ OPERATIONS = (
         "The visitor has seen the offer",
         "reward",
         activate,
+        body=ActivationBody,
+        is_body_optional=True,
         reply=ActivationReply,
         tag="decisions",
         is_public=True,

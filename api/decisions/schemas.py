@@ -80,6 +80,14 @@ class BatchBody(Body):
     decisions: Annotated[tuple[DecisionBody, ...], Field(min_length=1)]
 
 
+class ActivationBody(Body):
+    """What the page says of an offer that was seen; the body may be left out."""
+
+    shown: Id | None = Field(
+        None, description="Offer that the page has really shown; where it is not the one chosen, monitoring rings"
+    )
+
+
 class ChosenReply(Reply):
     """The offer to show."""
 

@@ -3,6 +3,8 @@
 //   <div data-nextoffer-decision="DECISION-ID"> … <a data-nextoffer-click>Take it</a></div>
 //   <script src="nextoffer-beacon.js" data-url="https://offers.example.org" data-key="nxo_pub_…" data-consent="yes"></script>
 //
+// data-nextoffer-offer="OFFER-ID" beside the decision says which offer the page has really shown: the service notices where it is
+// not the one that was chosen.
 // A view counts when half of the element has been visible for a second: it activates the decision (make it with
 // activated: false). A click on anything marked data-nextoffer-click is the reward "clicked". Nothing is stored on the
 // visitor's device, and nothing is sent without consent: set data-consent="yes" or call nextofferBeacon.consent(true).
@@ -27,10 +29,10 @@
     fetch(url, { method: "POST", body: text, keepalive: true, mode: "cors", credentials: "omit" }).catch(() => {});
   }
 
-  function view(decision) {
+  function view(decision, shown) {
     if (seen.has(decision)) return;
     seen.add(decision);
-    send(`/v1/decisions/${encodeURIComponent(decision)}/activation`, null);
+    send(`/v1/decisions/${encodeURIComponent(decision)}/activation`, shown === undefined ? null : { shown });
   }
 
   function click(decision) {
@@ -43,7 +45,7 @@
       for (const { target, intersectionRatio } of entries) {
         clearTimeout(timers.get(target));
         if (intersectionRatio >= 0.5) {
-          timers.set(target, setTimeout(() => view(target.dataset.nextofferDecision), 1000));
+          timers.set(target, setTimeout(() => view(target.dataset.nextofferDecision, target.dataset.nextofferOffer), 1000));
         }
       }
     },

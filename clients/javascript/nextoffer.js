@@ -107,10 +107,10 @@ export class Nextoffer {
     return this._send(`/v1/subjects/${encodeURIComponent(subject)}/identify`, { identified_as: identifiedAs });
   }
 
-  /** Say that the offer of a decision made with activated: false has been seen. */
-  async activate(decision) {
+  /** Say that the offer of a decision made with activated: false has been seen, and (shown) which offer the page has really shown. */
+  async activate(decision, { shown } = {}) {
     if (decision.source === "fallback") return { decision: decision.id, activated: false, first: false };
-    return this._send(`/v1/decisions/${encodeURIComponent(decision.id ?? decision)}/activation`, null);
+    return this._send(`/v1/decisions/${encodeURIComponent(decision.id ?? decision)}/activation`, shown === undefined ? null : { shown });
   }
 
   _ask(placement, { subject, features = {}, id, exclude = [], activated = true, ttlS, userAgent }, more) {

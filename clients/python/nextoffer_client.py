@@ -303,12 +303,21 @@ class Nextoffer:
         path = f"/v1/subjects/{urllib.parse.quote(str(subject), safe='')}/identify"
         return self._send(path, {"identified_as": identified_as}, headers)
 
-    def activate(self, decision: Choice | str, *, headers: Mapping[str, str] | None = None) -> Mapping[str, Any] | None:
-        """Say that the offer of a decision made with ``activated=False`` has been seen."""
+    def activate(
+        self, decision: Choice | str, *, shown: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> Mapping[str, Any] | None:
+        """Say that the offer of a decision made with ``activated=False`` has been seen.
+
+        Parameters
+        ----------
+        shown
+            Id of the offer that the page has really shown, so that the service notices where it is not the one chosen.
+        """
         if isinstance(decision, Choice) and decision.source == "fallback":
             return {"decision": decision.id, "activated": False, "first": False}
         decision_id = decision.id if isinstance(decision, Choice) else decision
-        return self._send(f"/v1/decisions/{urllib.parse.quote(decision_id, safe='')}/activation", None, headers)
+        body = None if shown is None else {"shown": shown}
+        return self._send(f"/v1/decisions/{urllib.parse.quote(decision_id, safe='')}/activation", body, headers)
 
     def close(self) -> None:
         """Close idle connections; the client can still be used."""

@@ -51,23 +51,28 @@ class FactIntake:
         self._subjects = subjects
         self._clock = clock
 
-    def activate(self, decision_id: str, *, at: datetime | None = None) -> bool:
+    def activate(self, decision_id: str, *, at: datetime | None = None, shown: str | None = None) -> bool:
         """Say that a decision answered with ``is_activated=False`` has been seen; True the first time.
+
+        Parameters
+        ----------
+        shown
+            Offer that the page has really shown: where it is another than the decision's, monitoring says so.
 
         Raises
         ------
         UnknownDecisionError
             If the decision is not in the log.
         """
-        row = self._activation_row(decision_id, at)
+        row = self._activation_row(decision_id, at, shown)
         is_new = self._activated(decision_id, self._log.wait([row])[0])
         if is_new and self._configuration.has_stock:
             self._configuration.count_activated(decision_id)
         return is_new
 
-    async def aactivate(self, decision_id: str, *, at: datetime | None = None) -> bool:
+    async def aactivate(self, decision_id: str, *, at: datetime | None = None, shown: str | None = None) -> bool:
         """``activate`` for an event loop."""
-        row = self._activation_row(decision_id, at)
+        row = self._activation_row(decision_id, at, shown)
         is_new = self._activated(decision_id, (await self._log.awaited([row]))[0])
         if is_new and self._configuration.has_stock:
             await asyncio.to_thread(self._configuration.count_activated, decision_id)
@@ -216,8 +221,9 @@ class FactIntake:
         value = _number(request.value, what="event")
         return Event(event_id, SubjectId(subject), kind, item, value, self._moment(request.at))
 
-    def _activation_row(self, decision_id: str, at: datetime | None) -> FactRow:
-        return facts.activation_row(check_text(decision_id, what="decision id"), self._moment(at))
+    def _activation_row(self, decision_id: str, at: datetime | None, shown: str | None = None) -> FactRow:
+        shown = None if shown is None else check_text(shown, what="offer that was shown")
+        return facts.activation_row(check_text(decision_id, what="decision id"), self._moment(at), shown)
 
     def _activated(self, decision_id: str, receipt: Receipt) -> bool:
         if receipt.status == facts.UNKNOWN_DECISION:

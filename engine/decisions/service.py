@@ -256,19 +256,24 @@ class DecisionService:
             return self._page_unrecorded(request, page, made, error)
         return self._page_answer(request, page, made, receipts)
 
-    def activate(self, decision_id: str, *, at: datetime | None = None) -> bool:
+    def activate(self, decision_id: str, *, at: datetime | None = None, shown: str | None = None) -> bool:
         """Say that a decision answered with ``is_activated=False`` has been seen; True the first time.
+
+        Parameters
+        ----------
+        shown
+            Offer that the page has really shown: where it is another than the decision's, monitoring says so.
 
         Raises
         ------
         UnknownDecisionError
             If the decision is not in the log.
         """
-        return self._facts.activate(decision_id, at=at)
+        return self._facts.activate(decision_id, at=at, shown=shown)
 
-    async def aactivate(self, decision_id: str, *, at: datetime | None = None) -> bool:
+    async def aactivate(self, decision_id: str, *, at: datetime | None = None, shown: str | None = None) -> bool:
         """``activate`` for an event loop."""
-        return await self._facts.aactivate(decision_id, at=at)
+        return await self._facts.aactivate(decision_id, at=at, shown=shown)
 
     def get_decision(self, decision_id: str) -> Decision:
         """Read a decision as it was logged; ``activated`` also where it was activated later.

@@ -251,9 +251,9 @@ def event_row(event: Event) -> FactRow:
     return FactRow(EVENT, event.id, digest_of([event.subject, event.kind, event.item, event.value]), values)
 
 
-def activation_row(decision_id: str, at: datetime) -> FactRow:
-    """Row that says a decision answered earlier has been seen."""
-    return FactRow(ACTIVATION, decision_id, b"", (decision_id, to_us(at)), decision=decision_id, must_join=True)
+def activation_row(decision_id: str, at: datetime, shown: str | None = None) -> FactRow:
+    """Row that says a decision answered earlier has been seen, and what the page says it showed."""
+    return FactRow(ACTIVATION, decision_id, b"", (decision_id, to_us(at), shown), decision=decision_id, must_join=True)
 
 
 def link_row(subject: str, identified_as: str, at: datetime) -> FactRow:

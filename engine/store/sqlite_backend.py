@@ -30,7 +30,7 @@ _INSERTS = {
     REWARD: "INSERT INTO rewards VALUES (?,?,?,?,?,?)",
     OUTCOME: "INSERT INTO outcomes VALUES (?,?,?,?,?,?)",
     EVENT: "INSERT INTO events VALUES (?,?,?,?,?,?,?)",
-    ACTIVATION: "INSERT INTO activations VALUES (?,?,?)",
+    ACTIVATION: "INSERT INTO activations VALUES (?,?,?,?)",
     VOID: "INSERT INTO voids VALUES (?,?,?)",
     LINK: "INSERT INTO links VALUES (?,?,?,?)",
 }

