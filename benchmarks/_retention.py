@@ -3,14 +3,17 @@
 Everyone learns for the 30-day reward from the same randomised log. Bandits get it as the service credits it (to the last
 decision before the contract) and as what became of the subject after each decision; the better of all of them, found on
 visitors of its own, is the one to beat. PPO and DQN learn in the simulator, each visit judged by a reward model of the same log
-(``engine.training.rl_judged``). Everyone is then let loose, without an explore share, on the same visitors.
+(``engine.training.rl_judged``) or by what the visitors did. Everyone is then let loose, without an explore share, on the same visitors.
+
+A network that beats the best bandit need not look ahead: it may only fit better. So each planner has a *myopic twin*, the same
+network from the same visits with ``gamma = 0``, which is a contextual bandit. Planning has won where both are beaten.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -46,51 +49,94 @@ _N_LOGGED = 20_000  # visitors of the log that everybody learns from
 _N_CHOOSING = 10_000  # visitors on which the best bandit is chosen
 _N_JUDGED = 20_000
 _LEAST_LIFT = 0.02
-_ITERATIONS = {"ppo": 20, "dqn": 20}
+_ITERATIONS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """How one network is trained: the part of ``RLSettings`` that is compared.
+
+    Parameters
+    ----------
+    is_judged
+        Each visit is worth what a reward model of the log expects of it; otherwise what came of the visitor.
+    gamma
+        None: the algorithm's own. Zero: a myopic twin.
+    """
+
+    algorithm: AlgorithmName
+    is_judged: bool = True
+    gamma: float | None = None
+
+    def __str__(self) -> str:
+        told = "" if self.is_judged else ", rewarded by the world"
+        return f"{self.algorithm} {_ITERATIONS}{told}" + ("" if self.gamma is None else f", gamma {self.gamma:g}")
+
+
+PLANNERS = {"ppo": Planner("ppo"), "ppo-world": Planner("ppo", is_judged=False), "dqn": Planner("dqn")}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """Kept per visitor of each contender on the same visitors, one value a seed, shape ``(n_seeds,)``."""
+
+    incumbent: FloatArray
+    bandit: FloatArray
+    planner: FloatArray
+    twin: FloatArray
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether planning has won: the intervals to the best bandit and to the myopic twin both lie above 0."""
+        return all(
+            mean - half > 0 for mean, half in map(_interval, (self.planner - self.bandit, self.planner - self.twin))
+        )
 
 
 def sweep(
-    folder: Path, *, n_seeds: int, seed: int, algorithms: Sequence[AlgorithmName], coefficients: Sequence[float] = SWEEP
+    folder: Path, *, n_seeds: int, seed: int, planners: Sequence[str] = ("ppo",), coefficients: Sequence[float] = SWEEP
 ) -> list[Figure]:
-    """Measure what is not yet in ``folder``, and judge: above the crossing planning must win, below it nobody."""
+    """Measure what is not yet in ``folder``, and judge: above the crossing planning must win, below it nobody.
+
+    Seed by seed over all coefficients, so that a run that is cut off leaves something of each.
+    """
     kept = Kept(folder / "retention.jsonl")
     at = greedy_crossing(lambda c: retention_tabular(discount_dependence=c))
+    sites = {c: retention_tabular(discount_dependence=c) for c in coefficients}
+    seeds = range(seed, seed + n_seeds)
+    measured = {
+        (who, c, s): _values(site, folder, kept, planner=PLANNERS[who], seed=s)
+        for s in seeds
+        for c, site in sites.items()
+        for who in planners
+    }
     figures = [
         Figure("greedy_crossing", "discount dependence", at, note="selling most in each visit stops keeping most")
     ]
     claims = 0
-    for coefficient in coefficients:
-        site = retention_tabular(discount_dependence=coefficient)
+    for coefficient, site in sites.items():
         best = solve(site)[1]
         to_gain = best / value_of(site, myopic(site, outcome=OUTCOME)) - 1.0
-        for algorithm in algorithms:
-            values = np.asarray(
-                [_values(site, folder, kept, algorithm=algorithm, seed=seed + i) for i in range(n_seeds)]
-            )
-            figures += _figures(
-                f"{algorithm}_{coefficient:g}", values, best=best, to_gain=to_gain, is_above=coefficient > at
-            )
-            claims += coefficient < at and to_gain < 1e-3 and _is_claimed(values)
+        for who in planners:
+            found = Found(*np.asarray([measured[who, coefficient, s] for s in seeds]).T)
+            figures += _figures(f"{who}_{coefficient:g}", found, best=best, to_gain=to_gain, is_above=coefficient > at)
+            claims += coefficient < at and to_gain < 1e-3 and found.is_claimed
     must = "<= 0" if min(coefficients) < at else ""
     figures.append(Figure("claims_below_crossing", "wins claimed", float(claims), must=must, can_judge=n_seeds >= 5,
                           note="where the exact optimum is no better than the best choice of each visit"))  # fmt: skip
     return figures
 
 
-def _is_claimed(values: FloatArray) -> bool:
-    """Whether the interval of planner less bandit lies above 0."""
-    gain, half = _interval(values[:, 2] - values[:, 1])
-    return gain - half > 0
-
-
 def tabular_share(folder: Path, *, n_seeds: int, seed: int) -> list[Figure]:
-    """Share of the exact optimum on the tabular sites, by the best bandit and by PPO: mean over seeds with 95 % interval."""
+    """Share of the exact optimum on the tabular sites, by the best bandit, PPO and its twin: mean over seeds with 95 % interval."""
     kept = Kept(folder / "retention.jsonl")
     out = []
     for site in (tabular(), retention_tabular()):
         best = solve(site)[1]
-        values = np.asarray([_values(site, folder, kept, algorithm="ppo", seed=seed + i) for i in range(n_seeds)])
-        for name, value in (("bandit", values[:, 1]), ("ppo", values[:, 2])):
+        found = Found(
+            *np.asarray([_values(site, folder, kept, planner=PLANNERS["ppo"], seed=seed + i) for i in range(n_seeds)]).T
+        )
+        for name, value in (("bandit", found.bandit), ("ppo", found.planner), ("ppo_myopic", found.twin)):
             mean, half = _interval(value / best)
             is_learner_of_choice = (name == "bandit") is (site.name == "tabular")
             out.append(
@@ -105,22 +151,25 @@ def tabular_share(folder: Path, *, n_seeds: int, seed: int) -> list[Figure]:
 
 
 def _values(
-    site: Scenario, folder: Path, kept: Kept, *, algorithm: AlgorithmName, seed: int
-) -> tuple[float, float, float]:
-    """Kept per visitor of the incumbent, the best bandit and the planner, on the same visitors."""
+    site: Scenario, folder: Path, kept: Kept, *, planner: Planner, seed: int
+) -> tuple[float, float, float, float]:
+    """Kept per visitor of the incumbent, the best bandit, the planner and its myopic twin, on the same visitors."""
     where = folder / f"{site.name}-{seed}-{_N_LOGGED}"
 
-    def name(who: str) -> str:
-        return f"{site.name}/{seed}/{_N_LOGGED}/{who}"
+    def judged(who: object, make: Callable[[], Policy]) -> float:
+        def value() -> float:
+            truth = true_value(site, make(), n_subjects=_N_JUDGED, seed=seed + 5_000, explore_share=0.0)
+            return truth.value(OUTCOME)[0]
 
-    def judged(policy: Policy) -> float:
-        return true_value(site, policy, n_subjects=_N_JUDGED, seed=seed + 5_000, explore_share=0.0).value(OUTCOME)[0]
+        return kept.value(f"{site.name}/{seed}/{_N_LOGGED}/{who}", value)
 
-    incumbent = kept.value(name("incumbent"), lambda: judged(_incumbent(_logged(site, seed))))
-    bandit = kept.value(name("best bandit"), lambda: judged(_best_bandit(site, _logged(site, seed), seed=seed)))
-    settings = f"{algorithm} {_ITERATIONS[algorithm]}"
-    planner = kept.value(name(settings), lambda: judged(_planner(site, where, algorithm=algorithm, seed=seed)))
-    return incumbent, bandit, planner
+    twin = replace(planner, gamma=0.0)
+    return (
+        judged("incumbent", lambda: _incumbent(_logged(site, seed))),
+        judged("best bandit", lambda: _best_bandit(site, _logged(site, seed), seed=seed)),
+        judged(planner, lambda: _trained(planner, site, where, seed=seed)),
+        judged(twin, lambda: _trained(twin, site, where, seed=seed)),
+    )
 
 
 def _logged(site: Scenario, seed: int) -> Rollout:
@@ -162,46 +211,66 @@ def _start_ray() -> None:
         ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False, num_cpus=1, object_store_memory=200_000_000)  # fmt: skip
 
 
-def _planner(site: Scenario, where: Path, *, algorithm: AlgorithmName, seed: int) -> Policy:
+def _trained(planner: Planner, site: Scenario, where: Path, *, seed: int) -> Policy:
     """Trained unless the folder holds it already; served greedily."""
-    out = where / f"{algorithm}-{_ITERATIONS[algorithm]}"
+    out = where / str(planner).replace(", ", "-").replace(" ", "-")
     if not (out / "policy").exists():
         if not (where / "scenario").exists():
             save_scenario(site, where / "scenario")
-        if not (where / "model").exists():
-            from engine.training.reward import fit_reward_model
-
-            model = fit_reward_model(_logged(site, seed).interactions(OUTCOME), kind="lightgbm", seed=seed)
-            save_artifact(model.to_artifact(), where / "model")
-        from engine.training.rl import RLSettings, train
+        from engine.training.rl import RLSettings, train, weights_for
 
         _start_ray()
-        settings = RLSettings(algorithm=algorithm, iterations=_ITERATIONS[algorithm], learning_rate=1e-3, seed=seed)
-        train(where / "scenario", out, settings=settings, reward_model=where / "model")
+        settings = RLSettings(
+            algorithm=planner.algorithm, iterations=_ITERATIONS, learning_rate=1e-3, seed=seed, weights=weights_for(OUTCOME)
+        )  # fmt: skip
+        if planner.gamma is not None:
+            settings = replace(settings, gamma=planner.gamma)
+        model = _reward_model(site, where, seed=seed) if planner.is_judged else None
+        train(where / "scenario", out, settings=settings, reward_model=model)
     artifact = load_artifact(out / "policy")
     return load_policy(replace(artifact, manifest={**artifact.manifest, "form": "greedy"}))
 
 
-def _figures(name: str, values: FloatArray, *, best: float, to_gain: float, is_above: bool) -> list[Figure]:
-    incumbent, bandit, planner = values.T
-    n = len(values)
-    gain, half = _interval(planner - bandit)
-    share, share_half = _interval((planner - incumbent) / (best - incumbent))
-    bandit_share, _ = _interval((bandit - incumbent) / (best - incumbent))
-    claimed = "planning wins" if gain - half > 0 else "planning loses" if gain + half < 0 else "no winner"
-    figures = [
-        Figure(
-            f"{name}_over_best_bandit", "kept per visitor", gain, must="> 0" if is_above else "", can_judge=n >= 5 and abs(gain) > half, runs=n,
-            spread=(gain - half, gain + half), baseline=("best bandit on the 30-day reward", float(bandit.mean())),
-            note=f"{claimed}; incumbent {incumbent.mean():.4f}, exact optimum {best:.4f}, {100 * to_gain:.1f} % above the best choice "
-            "of each visit; in simulation",
-        ),
-    ]  # fmt: skip
-    if best - float(incumbent.mean()) > _LEAST_LIFT * best:  # else a share of next to nothing is noise
+def _reward_model(site: Scenario, where: Path, *, seed: int) -> Path:
+    """Of the log that everybody learns from, once for all that are judged by it."""
+    if not (where / "model").exists():
+        from engine.training.reward import fit_reward_model
+
+        model = fit_reward_model(_logged(site, seed).interactions(OUTCOME), kind="lightgbm", seed=seed)
+        save_artifact(model.to_artifact(), where / "model")
+    return where / "model"
+
+
+def _figures(name: str, found: Found, *, best: float, to_gain: float, is_above: bool) -> list[Figure]:
+    n = len(found.planner)
+    told = (
+        f"incumbent {found.incumbent.mean():.4f}, best bandit {found.bandit.mean():.4f}, myopic twin {found.twin.mean():.4f}, "
+        f"exact optimum {best:.4f}, {100 * to_gain:.1f} % above the best choice of each visit; in simulation"
+    )
+    figures = []
+    for rival, values, who in (
+        ("best_bandit", found.bandit, "best bandit on the 30-day reward"),
+        ("myopic_twin", found.twin, "the same network with gamma 0"),
+    ):
+        gain, half = _interval(found.planner - values)
+        word = "planner ahead" if gain - half > 0 else "planner behind" if gain + half < 0 else "no winner"
         figures.append(
             Figure(
-                f"{name}_share_of_oracle", "share of the optimum's lift", share, runs=n, spread=(share - share_half, share + share_half),
-                note=f"best bandit {bandit_share:.3f}; lift over the incumbent; in simulation",
+                f"{name}_over_{rival}", "kept per visitor", gain, must="> 0" if is_above else "", can_judge=n >= 5 and abs(gain) > half,
+                runs=n, spread=(gain - half, gain + half), baseline=(who, float(values.mean())), note=f"{word}; {told}",
+            )
+        )  # fmt: skip
+    if best - float(found.incumbent.mean()) > _LEAST_LIFT * best:  # else a share of next to nothing is noise
+        lift = best - found.incumbent
+        share, half = _interval((found.planner - found.incumbent) / lift)
+        others = [
+            f"{who} {float(((v - found.incumbent) / lift).mean()):.3f}"
+            for who, v in (("best bandit", found.bandit), ("myopic twin", found.twin))
+        ]
+        figures.append(
+            Figure(
+                f"{name}_share_of_oracle", "share of the optimum's lift", share, runs=n, spread=(share - half, share + half),
+                note=f"{', '.join(others)}; lift over the incumbent; in simulation",
             )
         )  # fmt: skip
     return figures

@@ -1,7 +1,7 @@
 """Regret on classification sets turned into bandits, with one fixed default, beside VW, coba and MABWiser.
 
 ``python -m benchmarks.regret [--quick] [--rows N] [--shuffles N] [--keep DIR] [--choose]``
-``python -m benchmarks.regret --part retention|tabular [--seeds N] [--algorithms ppo dqn] --keep DIR``
+``python -m benchmarks.regret --part retention|tabular [--seeds N] [--planners ppo ppo-world dqn] --keep DIR``
 
 Progressive validation: each row is decided before it is learned from. ``--choose`` shows how the default was found, on
 sets that come with scikit-learn and none of the six. coba and MABWiser run where they are installed.
@@ -36,7 +36,7 @@ from benchmarks._bandits import (
 from benchmarks._drift import drift_and_delay
 from benchmarks._figures import Figure, finish, parser
 from benchmarks._kept import Kept
-from benchmarks._retention import SWEEP, sweep, tabular_share
+from benchmarks._retention import PLANNERS, SWEEP, sweep, tabular_share
 from policies.features import FeatureSpace
 from policies.linear import LinTS, LinUCB
 from policies.logistic import LogisticThompson
@@ -229,7 +229,7 @@ def planning(options: argparse.Namespace) -> list[Figure]:
                 folder,
                 n_seeds=1 if options.quick else options.seeds,
                 seed=options.seed,
-                algorithms=options.algorithms,
+                planners=options.planners,
                 coefficients=options.coefficients[:1] if options.quick else options.coefficients,
             )
     return out
@@ -250,7 +250,13 @@ def main() -> int:
         help="conversions of classification sets; drift and delay on three of them; or planning against bandits (reinforcement learning: minutes a seed)",
     )
     made.add_argument("--seeds", type=int, default=10, help="of the parts in the simulator")
-    made.add_argument("--algorithms", nargs="*", default=["ppo"], choices=["ppo", "dqn"])
+    made.add_argument(
+        "--planners",
+        nargs="*",
+        default=["ppo"],
+        choices=list(PLANNERS),
+        help="ppo-world: rewarded by the world, not by a model",
+    )
     made.add_argument("--coefficients", nargs="*", type=float, default=list(SWEEP), help="discount dependence")
     made.add_argument("--choose", action="store_true", help="regret of a grid on other sets; nothing is judged")
     options = made.parse_args()
