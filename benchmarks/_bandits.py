@@ -80,19 +80,11 @@ def load(name: str) -> Labelled:
             columns[str(column)] = values.astype(float).to_numpy(dtype=np.float64)
         else:
             columns[str(column)] = values.astype(str).to_numpy(dtype=str)
-    return _encoded(name, columns, label.astype(np.int64), len(names))
+    return encoded(name, columns, label.astype(np.int64), len(names))
 
 
-def load_other(name: str) -> Labelled:
-    """A set that comes with scikit-learn: what defaults are chosen on."""
-    from sklearn import datasets
-
-    bunch = getattr(datasets, f"load_{name}")()
-    columns = {f"x{j}": np.asarray(bunch.data[:, j], dtype=np.float64) for j in range(bunch.data.shape[1])}
-    return _encoded(name, columns, np.asarray(bunch.target, dtype=np.int64), len(bunch.target_names))
-
-
-def _encoded(name: str, columns: dict[str, NDArray[Any]], label: IntArray, n_classes: int) -> Labelled:
+def encoded(name: str, columns: dict[str, NDArray[Any]], label: IntArray, n_classes: int) -> Labelled:
+    """A set from named columns: numbers standardised, text as indicators."""
     table = DecisionTable(_classes(n_classes), np.ones((len(label), n_classes), dtype=np.bool_), columns)
     return Labelled(name, FeatureSpace.fit(table).encode_contexts(table), label, n_classes)
 

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +30,13 @@ from benchmarks._bandits import (
     Ours,
     has,
     load,
-    load_other,
     progressive_regret,
     run,
 )
 from benchmarks._drift import drift_and_delay
 from benchmarks._figures import Figure, finish, parser
 from benchmarks._kept import Kept
+from benchmarks._other_sets import OTHER
 from benchmarks._retention import PLANNERS, SWEEP, sweep, tabular_share
 from policies.features import FeatureSpace
 from policies.linear import LinTS, LinUCB
@@ -46,7 +47,6 @@ from policies.reward_models import RidgeRewardModel
 from policies.squarecb import squarecb
 from policies.vw import VowpalWabbit
 
-OTHER = ("digits", "wine", "breast_cancer")
 OURS = "LinUCB"  # the least mean regret of the grid that --choose prints
 Make = Callable[[Labelled], Learner]
 
@@ -81,16 +81,15 @@ def candidates() -> dict[str, Make]:
 def grid() -> dict[str, Make]:
     """What the default was chosen from."""
     out: dict[str, Make] = {}
-    for ridge in (0.1, 1.0, 10.0):
-        for width in (0.01, 0.02, 0.04, 0.07, 0.1, 0.3):
+    for ridge in (1.0, 10.0, 30.0):
+        for width in (0.01, 0.04, 0.1, 0.3, 0.6):
             lints = partial(LinTS, scale=width, ridge=ridge)
             linucb = partial(LinUCB, alpha=width, ridge=ridge)
             out[f"LinTS scale={width} ridge={ridge}"] = _ours(lints)
             out[f"LinUCB alpha={width} ridge={ridge}"] = _ours(linucb)
-    for precision in (0.3, 1.0, 3.0):
-        for scale in (0.1, 0.3, 1.0):
-            logistic = partial(LogisticThompson, prior_precision=precision, scale=scale)
-            out[f"logistic precision={precision} scale={scale}"] = _ours(logistic)
+    for precision, scale, rate in product((1.0, 3.0, 10.0), (0.03, 0.1, 0.3), (0.2, 0.5)):
+        logistic = partial(LogisticThompson, prior_precision=precision, scale=scale, prior_rate=rate)
+        out[f"logistic precision={precision} scale={scale} rate={rate}"] = _ours(logistic)
     return out
 
 
@@ -264,13 +263,12 @@ def main() -> int:
     n_shuffles = options.shuffles or (2 if options.quick else 10)
     started = time.monotonic()
     if options.choose:
-        regrets = measure(
-            grid(), {n: load_other(n) for n in OTHER}, n_rows=n_rows, n_shuffles=n_shuffles, seed=options.seed
-        )
+        sets = {name: load_set() for name, load_set in OTHER.items()}
+        kept = Kept(options.keep / "choose.jsonl" if options.keep else None)
+        regrets = measure(grid(), sets, n_rows=n_rows, n_shuffles=n_shuffles, seed=options.seed, kept=kept)
         for name, rank in sorted(mean_ranks(regrets).items(), key=lambda r: r[1]):
-            print(
-                f"{name:32s} mean rank {rank:5.2f}   mean regret {np.mean([v[name].mean() for v in regrets.values()]):.4f}"
-            )
+            mean = np.mean([v[name].mean() for v in regrets.values()])
+            print(f"{name:44s} mean rank {rank:5.2f}   mean regret {mean:.4f}")
         return 0
     figures: list[Figure] = []
     if options.part in ("conversions", "all"):
