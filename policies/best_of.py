@@ -93,22 +93,29 @@ def _one_decision(mean: FloatArray, variance: FloatArray, eligible: BoolArray, f
     out = np.zeros((1, k))
     if np.count_nonzero(eligible) < k:
         mean = np.where(eligible, mean, -np.inf)
-    leader = mean.argmax()
-    behind = mean[leader] - mean
-    behind *= behind
-    reach = variance + variance[leader]
-    reach *= _BEHIND**2 * factor
-    contenders = (behind < reach).nonzero()[0]
-    if len(contenders) == 1:
+    # First with the largest variance for all, then, of the few that are left, each with its own: plain floats beat array calls.
+    leader = int(mean.argmax())
+    limit = float(mean[leader]) - _BEHIND * math.sqrt(2.0 * factor * float(variance[variance.argmax()]))
+    near = (mean > limit).nonzero()[0]
+    if len(near) == 1:
         out[0, leader] = 1.0
         return out
-    if len(contenders) == 2:
-        other = contenders[0] if contenders[1] == leader else contenders[1]
-        p = 0.5 * math.erfc(_BEHIND * math.sqrt(0.5 * float(behind[other]) / float(reach[other])))
-        out[0, other], out[0, leader] = p, 1.0 - p
+    top, own, reach = float(mean[leader]), float(variance[leader]), _BEHIND**2 * factor
+    found = [
+        (position, a, v)
+        for position, a, v in zip(near.tolist(), mean[near].tolist(), variance[near].tolist(), strict=True)
+        if (top - a) * (top - a) < reach * (v + own)
+    ]
+    if len(found) == 1:
+        out[0, leader] = 1.0
         return out
-    # So few numbers that plain floats beat array calls.
-    m, s = mean[contenders].tolist(), [math.sqrt(factor * v) for v in variance[contenders].tolist()]
+    if len(found) == 2:
+        (first, a, v), (second, b, w) = found
+        p = 0.5 * math.erfc((a - b) / math.sqrt(2.0 * factor * (v + w)))
+        out[0, first], out[0, second] = 1.0 - p, p
+        return out
+    contenders = [position for position, _, _ in found]
+    m, s = [a for _, a, _ in found], [math.sqrt(factor * v) for _, _, v in found]
     low = max([a - _REACH_ONE * b for a, b in zip(m, s, strict=True)])
     high = max([a + _REACH_ONE * b for a, b in zip(m, s, strict=True)])
     n_steps = int((high - low) / (_STEP * min(s))) + 1

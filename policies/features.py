@@ -133,16 +133,20 @@ class Block:
             raise SchemaError(
                 f"vector {self.name!r} has {block.shape[1]} components; the model was fitted on {self.width}"
             )
-        mean, scale = self._arrays
+        if len(block) == 1:  # a single decision: rows cost half of what matrices of one row do
+            block, out = block[0], out[0]
+        mean, scale, lowest, highest = self._arrays
         standard = block - mean
         standard /= scale
-        # Two plain calls: np.clip's own checks cost as much as the rest of a single decision's encoding.
-        np.maximum(standard, _LOWEST, out=standard)
-        np.minimum(standard, _HIGHEST, out=out)
+        # Two plain calls with arrays: np.clip's own checks cost as much as the rest of a single decision's encoding, and a bare
+        # number is made into an array each time.
+        np.maximum(standard, lowest, out=standard)
+        np.minimum(standard, highest, out=out)
 
     @cached_property
-    def _arrays(self) -> tuple[Matrix, Matrix]:
-        return np.asarray(self.mean, dtype=np.float32), np.asarray(self.scale, dtype=np.float32)
+    def _arrays(self) -> tuple[Matrix, Matrix, Matrix, Matrix]:
+        mean, scale = np.asarray(self.mean, dtype=np.float32), np.asarray(self.scale, dtype=np.float32)
+        return mean, scale, np.full_like(mean, _LOWEST), np.full_like(mean, _HIGHEST)
 
 
 Spec = Numeric | Categorical
