@@ -1,7 +1,8 @@
 """Vowpal Wabbit's contextual bandits (ADF) from columns: the only module that imports it.
 
 Features are the named columns of the feature space: namespace ``c`` of the shared example holds the context,
-``o`` of each action its offer, crossed by ``-q co``. Rewards stay as they are logged and are negated to costs here.
+``o`` of each action its offer, crossed by ``-q co``; in VW's conditional form (``form="ccb"``) ``s`` of a slot example holds
+the slot. Rewards stay as they are logged and are negated to costs here.
 
 What this adapter guards against: a float32 pmf is renormalised; explorers that give an offer zero are fine
 because ``decide`` adds the explore share; every number is checked before VW sees it (one infinite cost leaves
@@ -22,10 +23,12 @@ from policies.artifact import Artifact
 from policies.errors import InvalidInputError, MissingExtraError
 from policies.features import FeatureSpace
 from policies.protocols import PolicyTraits
-from policies.records import DecisionOfOne, DecisionTable, FloatArray, InteractionBatch, OfferSet
+from policies.records import BoolArray, DecisionOfOne, DecisionTable, FloatArray, IntArray, InteractionBatch, OfferSet
 
 Explorer = Literal["squarecb", "epsilon", "softmax", "regcb", "first", "bag", "cover", "synthcover", "rnd"]
 CbType = Literal["mtr", "dr", "ips", "dm"]
+Form = Literal["cb", "ccb"]
+_Row = NDArray[np.float32]
 EXPLORERS: dict[str, tuple[str, ...]] = {
     "squarecb": ("--squarecb",),
     "epsilon": ("--epsilon", "0.05"),
@@ -42,7 +45,10 @@ EXPLORERS: dict[str, tuple[str, ...]] = {
 CB_TYPES: tuple[CbType, ...] = ("mtr", "dr", "ips", "dm")
 # Explorers whose bounds are made for a regression of costs on the offer shown.
 _MTR_ONLY = ("squarecb", "regcb")
-_CONTEXT, _OFFER = ord("c"), ord("o")
+_CONTEXT, _OFFER, _SLOT = ord("c"), ord("o"), ord("s")
+_DOORS = {"cb": "--cb_explore_adf", "ccb": "--ccb_explore_adf"}
+_CROSSED: dict[str, tuple[str, ...]] = {"cb": ("co",), "ccb": ("co", "so")}
+_SLOT_COLUMN = "slot"  # and "slot.…": what a page's decisions carry (engine.decisions.pages)
 _MAX_REWARD = 1e6
 _MAX_CACHED = 256
 _MERGED_BITS = 18
@@ -55,13 +61,17 @@ class VowpalWabbit:
 
     Parameters
     ----------
+    form
+        ``cb``: every decision alone. ``ccb``: VW's conditional contextual bandit for the slots of a page; features called ``slot`` or
+        ``slot.…`` describe the slot, all others the page.
     explorer
         ``squarecb`` (default), ``epsilon``, ``softmax`` or ``regcb`` (VW's RegCB-elim: 6 to 8 times slower); ``first``, ``bag``,
         ``cover``, ``synthcover`` and ``rnd`` for comparison.
     cb_type
         How VW learns from what was not shown: ``mtr`` (default), ``dr``, ``ips`` or ``dm``; ``squarecb`` and ``regcb`` take ``mtr``.
     interactions
-        Namespaces to cross, by letter: ``c`` context, ``o`` offer; ``("co", "cco")`` adds pairs of context features per offer.
+        Namespaces to cross, by letter: ``c`` context, ``o`` offer, ``s`` slot; ``("co", "cco")`` adds pairs of context features per
+        offer. None: ``("co",)``, and ``("co", "so")`` for slots.
     learning_rate
         Of VW; 0.5 is its own default.
     bits
@@ -72,6 +82,18 @@ class VowpalWabbit:
         Smallest and largest reward; RegCB's confidence bounds need it, the others do not look at it.
     model
         A serialised model to go on from.
+
+    Raises
+    ------
+    InvalidInputError
+        If a parameter makes no sense, or ``form`` is ``ccb`` and the feature space has no slot.
+
+    Notes
+    -----
+    Asked for a whole page, VW draws the first slot itself before it says anything of the second, and draws anew each time: what it
+    says of the second slot is given a choice that nobody logged. So each slot is asked alone, with what is placed already left
+    out: its distribution is the one that ``decide`` draws from, and learning gets that propensity. What is lost is VW's own
+    feature for the place of a slot on the page, which ``slot`` says as well.
     """
 
     name = "vw"
@@ -81,9 +103,10 @@ class VowpalWabbit:
         self,
         space: FeatureSpace,
         *,
+        form: Form = "cb",
         explorer: Explorer = "squarecb",
         cb_type: CbType = "mtr",
-        interactions: Sequence[str] = ("co",),
+        interactions: Sequence[str] | None = None,
         learning_rate: float = 0.5,
         bits: int = 18,
         arguments: Sequence[str] = (),
@@ -97,16 +120,21 @@ class VowpalWabbit:
             raise InvalidInputError(
                 f"cb_type {cb_type!r} with explorer {explorer!r}; expected one of {list(CB_TYPES)}, and 'mtr' for {' and '.join(_MTR_ONLY)}"
             )
-        if any(not 2 <= len(i) <= 4 or set(i) - {"c", "o"} for i in interactions):
+        if form not in _DOORS:
+            raise InvalidInputError(f"form is {form!r}; expected one of {sorted(_DOORS)}")
+        interactions = _CROSSED[form] if interactions is None else tuple(interactions)
+        letters = set("co") if form == "cb" else set("cos")
+        if any(not 2 <= len(i) <= 4 or set(i) - letters for i in interactions):
             raise InvalidInputError(
-                f"interactions are {list(interactions)}; expected two to four of the letters c (context) and o (offer) each"
+                f"interactions are {list(interactions)}; expected two to four of the letters c (context), o (offer) "
+                "and, for slots, s each"
             )
         if not 0 < learning_rate <= 100 or not 8 <= bits <= 28:
             raise InvalidInputError(
                 f"learning_rate {learning_rate}, bits {bits}; expected above 0 and at most 100, and 8 to 28"
             )
         self.space, self.explorer, self.learning_rate, self.bits = space, explorer, learning_rate, bits
-        self.cb_type, self.interactions = cb_type, tuple(interactions)
+        self.form, self.cb_type, self.interactions = form, cb_type, interactions
         if not reward_range[0] < reward_range[1]:
             raise InvalidInputError(
                 f"reward_range is {reward_range}; expected the smallest and then the largest reward"
@@ -116,7 +144,7 @@ class VowpalWabbit:
         vw = _import_vw()
         self._vw = vw
         command = [
-            "--cb_explore_adf", *(self.arguments or EXPLORERS[explorer]), "--cb_type", cb_type,
+            _DOORS[form], *(self.arguments or EXPLORERS[explorer]), "--cb_type", cb_type,
             *(word for crossed in self.interactions for word in ("--interactions", crossed)),
             "-l", repr(learning_rate), "-b", str(bits), "--quiet", "--random_seed", "1",
         ]  # fmt: skip
@@ -127,7 +155,14 @@ class VowpalWabbit:
         # The wrapper checks the label type of every example of every call, which costs as much as VW's learning; what
         # goes in here was built here, so the calls go to the core.
         self._core = self._workspace._workspace
-        self._shared_label, self._no_label = vw.CBLabel(shared=True), vw.CBLabel()
+        self._is_slot = np.zeros(space.context_width, dtype=np.bool_)
+        if form == "cb":
+            self._shared_label, self._no_label = vw.CBLabel(shared=True), vw.CBLabel()
+        else:
+            # Labels made here weigh nothing, and an action that weighs nothing is never learned from; what the parser makes weighs 1.
+            read = vw.TextFormatParser(self._workspace).parse_line
+            self._shared_label, self._no_label = (read(f"ccb {kind} |").get_label() for kind in ("shared", "action"))
+            self._is_slot = _slot_columns(space)
         self._context_hashes = _hashes([n.name for n in space.context_names], namespace="c")
         self._context_hashes_list: list[int] = self._context_hashes.tolist()
         self._offer_hashes = _hashes([n.name for n in space.offer_names], namespace="o")
@@ -144,14 +179,19 @@ class VowpalWabbit:
         predict = self._core.predict_multi_ex_one
         for row in range(len(table)):
             allowed = np.flatnonzero(table.eligible[row])
-            shared = self._shared_example(contexts[row])
-            answer = predict([shared, *(actions[i] for i in allowed)])
-            for position, p in answer:
+            asked = [self._shared_example(contexts[row]), *(actions[i] for i in allowed)]
+            if self.form == "ccb":
+                asked.append(self._slot_example(contexts[row]))
+            answer = predict(asked)
+            for position, p in answer if self.form == "cb" else answer[0]:
                 out[row, allowed[position]] = p
         return np.asarray(out / np.cumsum(out, axis=1)[:, -1:], dtype=np.float64)
 
     def probabilities_of_one(self, table: DecisionOfOne) -> list[float]:
         """``probabilities`` of a single decision, equal to the bit: one example is filled anew, numpy has no part in it."""
+        if self.form == "ccb":
+            row: list[float] = self.probabilities(table)[0].tolist()
+            return row
         actions, allowed = self._action_examples(table.offers), table.allowed
         positions, values = self.space.sparse_row(table)
         features, hashes = self._shared_features, self._context_hashes_list
@@ -190,24 +230,45 @@ class VowpalWabbit:
             )
         actions = self._action_examples(table.offers)
         contexts = self.space.encode_contexts(table)
-        label, learn_one, no_label = self._vw.CBLabel, self._core.learn_multi_ex_one, self._no_label
         all_allowed = np.asarray(table.eligible.all(axis=1)).tolist()
+        learn = self._learn_one if self.form == "cb" else self._learn_slot
         for row, (chosen, cost, propensity) in enumerate(
             zip(batch.chosen.tolist(), (-batch.reward).tolist(), batch.propensity.tolist(), strict=True)
         ):
-            shown = actions if all_allowed[row] else [actions[i] for i in np.flatnonzero(table.eligible[row])]
-            actions[chosen]._set_label(label(label=(cost, propensity)))
-            try:
-                learn_one([self._shared_example(contexts[row]), *shown])
-            finally:
-                actions[chosen]._set_label(no_label)
+            allowed = None if all_allowed[row] else np.flatnonzero(table.eligible[row])
+            learn(contexts[row], actions, allowed, chosen, cost, propensity)
         self.n_seen += len(batch)
 
-    def _shared_example(self, x: NDArray[np.float32]) -> Any:
+    def _learn_one(
+        self, x: _Row, actions: list[Any], allowed: IntArray | None, chosen: int, cost: float, propensity: float
+    ) -> None:
+        shown = actions if allowed is None else [actions[i] for i in allowed]
+        actions[chosen]._set_label(self._vw.CBLabel(label=(cost, propensity)))
+        try:
+            self._core.learn_multi_ex_one([self._shared_example(x), *shown])
+        finally:
+            actions[chosen]._set_label(self._no_label)
+
+    def _learn_slot(
+        self, x: _Row, actions: list[Any], allowed: IntArray | None, chosen: int, cost: float, propensity: float
+    ) -> None:
+        place = chosen if allowed is None else int(np.searchsorted(allowed, chosen))
+        shown = actions if allowed is None else [actions[i] for i in allowed]
+        slot = self._slot_example(x, outcome=(cost, [(place, propensity)]))
+        self._core.learn_multi_ex_one([self._shared_example(x), *shown, slot])
+
+    def _shared_example(self, x: _Row) -> Any:
         example = self._vw.Example()._example
-        present = x.nonzero()[0]
+        present = (x if self.form == "cb" else np.where(self._is_slot, 0.0, x)).nonzero()[0]
         example[_CONTEXT].push_many_features(self._context_hashes[present], x[present])
         example._set_label(self._shared_label)
+        return example
+
+    def _slot_example(self, x: _Row, *, outcome: tuple[float, list[tuple[int, float]]] | None = None) -> Any:
+        example = self._vw.Example()._example
+        present = np.where(self._is_slot, x, 0.0).nonzero()[0]
+        example[_SLOT].push_many_features(self._context_hashes[present], x[present])
+        example._set_label(self._vw.CCBLabel(self._vw.CCBExampleType.Slot, outcome=outcome))
         return example
 
     def _action_examples(self, offers: OfferSet) -> list[Any]:
@@ -238,6 +299,7 @@ class VowpalWabbit:
             {
                 "space": self.space.to_manifest(),
                 "space_hash": self.space.hash,
+                "form": self.form,
                 "explorer": self.explorer,
                 "cb_type": self.cb_type,
                 "interactions": list(self.interactions),
@@ -282,9 +344,22 @@ def merge_trained(base: VowpalWabbit, parts: Sequence[VowpalWabbit]) -> VowpalWa
     seen = base.n_seen + sum(part.n_seen - base.n_seen for part in parts)
     m = settings[0]
     return VowpalWabbit(
-        made.space, explorer=m["explorer"], cb_type=m["cb_type"], interactions=m["interactions"], learning_rate=m["learning_rate"],
+        made.space, form=m["form"], explorer=m["explorer"], cb_type=m["cb_type"], interactions=m["interactions"], learning_rate=m["learning_rate"],
         bits=m["bits"], arguments=m["arguments"], reward_range=tuple(m["reward_range"]), model=bytes(merged.serialize()), n_seen=seen,
     )  # fmt: skip
+
+
+def _slot_columns(space: FeatureSpace) -> BoolArray:
+    """Which context columns describe the slot, shape ``(context_width,)``."""
+    out: list[bool] = []
+    for spec in (*space.context, *space.blocks):
+        out += [spec.name == _SLOT_COLUMN or spec.name.startswith(f"{_SLOT_COLUMN}.")] * spec.width
+    if not any(out):
+        raise InvalidInputError(
+            f"form 'ccb' needs the slot among the features; expected one called {_SLOT_COLUMN!r} or {_SLOT_COLUMN}.… in the space: "
+            "decide with slots, or take form 'cb'"
+        )
+    return np.asarray(out, dtype=np.bool_)
 
 
 def _import_vw() -> Any:
@@ -305,6 +380,7 @@ def load(artifact: Artifact) -> VowpalWabbit:
     m = artifact.manifest
     return VowpalWabbit(
         FeatureSpace.from_manifest(m["space"]),
+        form=m.get("form", "cb"),
         explorer=m["explorer"],
         cb_type=m.get("cb_type", "mtr"),
         interactions=m.get("interactions", ["co"]),

@@ -33,6 +33,9 @@ from tests.policies.graphs import policy_graph, reward_graph
 from tests.policies.worlds import batch, table
 
 SPACE = FeatureSpace.fit(table())
+SLOTS = FeatureSpace.fit(
+    replace(table(), columns={**table().columns, "slot": np.asarray(["hero", "side", "foot"])[np.arange(41) % 3]})
+)
 
 LEARNERS: dict[str, Callable[[], OnlineLearner]] = {
     "most_popular": lambda: MostPopular(half_life=20, prior_mean=0.5),
@@ -55,6 +58,8 @@ LEARNERS: dict[str, Callable[[], OnlineLearner]] = {
     "vw": lambda: VowpalWabbit(SPACE),
     "vw, epsilon": lambda: VowpalWabbit(SPACE, explorer="epsilon"),
     "vw, softmax": lambda: VowpalWabbit(SPACE, explorer="softmax"),
+    "vw, slots": lambda: VowpalWabbit(SLOTS, form="ccb"),
+    "vw, slots, softmax": lambda: VowpalWabbit(SLOTS, form="ccb", explorer="softmax"),
     "vw, regcb": lambda: VowpalWabbit(SPACE, explorer="regcb"),
 }
 FIXED: dict[str, Callable[[], SaveablePolicy]] = {

@@ -196,20 +196,107 @@ def test_parts_of_a_log_learned_apart_are_merged() -> None:
         merge_trained(careful, [careful, careful])
 
 
-def test_slots_of_a_page_are_told_apart_by_their_features() -> None:
-    """With the slot in the context and earlier offers taken out, each slot learns its own best offer: CCB by reduction."""
-    rng = np.random.default_rng(0)
-    n = 4_000
+def _pages(n: int, *, seed: int = 0) -> InteractionBatch:
+    """Two slots a page; the first shows "a" in half of the pages, so that the second has it no more. Each slot likes its own."""
+    rng = np.random.default_rng(seed)
     offers = OfferSet([Offer(OfferId(o)) for o in "abc"])
     slot = np.asarray(["hero", "side"])[np.arange(n) % 2]
     eligible = np.ones((n, 3), dtype=np.bool_)
-    eligible[1::2, 0] = rng.random(n // 2) < 0.5  # the first slot shows "a" in half of the pages
-    t = DecisionTable(offers, eligible, {"slot": slot})
+    eligible[1::2, 0] = rng.random(n // 2) < 0.5
+    t = DecisionTable(offers, eligible, {"slot": slot, "slot.size": rng.normal(size=n), "visits": rng.normal(size=n)})
     chosen = np.asarray([rng.choice(np.flatnonzero(row)) for row in eligible])
     liked = np.where(slot == "hero", 0, 2)
-    log = InteractionBatch(t, chosen, 1.0 / eligible.sum(axis=1), (chosen == liked).astype(np.float64))
-    policy = VowpalWabbit(FeatureSpace.fit(t), bits=12)
+    return InteractionBatch(t, chosen, 1.0 / eligible.sum(axis=1), (chosen == liked).astype(np.float64))
+
+
+@pytest.mark.parametrize("form", ["cb", "ccb"])
+def test_slots_of_a_page_are_told_apart_by_their_features(form: str) -> None:
+    """With the slot given and earlier offers taken out, each slot learns its own best offer, in both of VW's forms."""
+    log = _pages(4_000)
+    slot = log.table.columns["slot"]
+    policy = VowpalWabbit(FeatureSpace.fit(log.table), bits=12, form=form)  # type: ignore[arg-type]
     policy.learn(log)
-    p = policy.probabilities(t)
+    p = policy.probabilities(log.table)
     assert p[slot == "hero", 0].mean() > 0.9
     assert p[slot == "side", 2].mean() > 0.9
+
+
+@pytest.mark.parametrize("explorer", ["squarecb", "epsilon"])
+def test_slots_are_learned_as_vw_learns_them_from_text(explorer: str) -> None:
+    """The same slots as VW's own conditional text, what is placed not among the actions, give the same distribution to 1e-6."""
+    vw = pytest.importorskip("vowpal_wabbit_next", reason="missing tool: vowpal_wabbit_next")
+    from policies.vw import EXPLORERS
+
+    log, new = _pages(200), _pages(14, seed=5).table
+    space = FeatureSpace.fit(log.table)
+    ours = VowpalWabbit(space, form="ccb", explorer=explorer)  # type: ignore[arg-type]
+    ours.learn(log)
+    native = vw.Workspace(
+        ["--ccb_explore_adf", *EXPLORERS[explorer], "--cb_type", "mtr", "--interactions", "co", "--interactions", "so", "-l", "0.5",
+         "-b", "18", "--quiet", "--random_seed", "1"]
+    )  # fmt: skip
+    parser = vw.TextFormatParser(native)
+    is_slot = np.asarray([n.name.startswith("slot") for n in space.context_names])
+
+    def lines(row: int, t: DecisionTable, label: tuple[int, float, float] | None) -> list[object]:
+        x, offers = space.encode_contexts(t)[row], space.encode_offers(t.offers)
+        allowed = np.flatnonzero(t.eligible[row]).tolist()
+        told = f"{allowed.index(label[0])}:{label[1]}:{label[2]} " if label else ""
+        text = [f"ccb shared |c {_text(ours._context_hashes[~is_slot], x[~is_slot])}"]
+        text += [f"ccb action |o {_text(ours._offer_hashes, offers[i])}" for i in allowed]
+        text.append(f"ccb slot {told}|s {_text(ours._context_hashes[is_slot], x[is_slot])}")
+        return [parser.parse_line(line) for line in text]
+
+    for row in range(len(log)):
+        native.learn_one(lines(row, log.table, (int(log.chosen[row]), -log.reward[row], log.propensity[row])))
+    p = ours.probabilities(new)
+    for row in range(len(new)):
+        allowed = np.flatnonzero(new.eligible[row])
+        for position, probability in native.predict_one(lines(row, new, None))[0]:
+            assert p[row, allowed[position]] == pytest.approx(probability, abs=1e-6)
+
+
+def test_a_slot_asked_alone_gets_what_vw_gives_it_after_the_slots_above() -> None:
+    """VW's answer for a second slot, the first fixed to what was shown there, leaves that offer out and sums to one.
+
+    It also shows why a page is not asked for as a whole: with the first slot free, VW draws it itself, and the answer for the
+    second is given that draw.
+    """
+    vw = pytest.importorskip("vowpal_wabbit_next", reason="missing tool: vowpal_wabbit_next")
+    native = vw.Workspace(["--ccb_explore_adf", "--epsilon", "0.9", "--quiet", "--random_seed", "1"])
+    parser = vw.TextFormatParser(native)
+
+    def page(first: str) -> list[object]:
+        text = [
+            "ccb shared |c x:1",
+            *(f"ccb action |o {o}:1" for o in "abc"),
+            f"ccb slot {first}|s hero:1",
+            "ccb slot |s side:1",
+        ]
+        return [parser.parse_line(line) for line in text]
+
+    fixed = native.predict_one(page("1 "))
+    assert fixed[0] == [(1, 1.0)]
+    assert sorted(action for action, _ in fixed[1]) == [0, 2]
+    assert sum(p for _, p in fixed[1]) == pytest.approx(1.0, abs=1e-6)
+    free = native.predict_one(page(""))
+    assert free[0][0][0] not in {action for action, _ in free[1]}
+
+
+def test_slots_need_a_slot() -> None:
+    """Without a feature that describes the slot, the conditional form has nothing to condition on."""
+    with pytest.raises(InvalidInputError, match="needs the slot among the features"):
+        VowpalWabbit(SPACE, form="ccb")
+    with pytest.raises(InvalidInputError, match=re.escape("expected one of ['cb', 'ccb']")):
+        VowpalWabbit(SPACE, form="slates")  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="letters c"):
+        VowpalWabbit(SPACE, interactions=("so",))
+
+
+def test_slots_keep_the_contract() -> None:
+    """Slots among the rows: learns, resumes from a save, single decisions equal rows, draws match what is logged."""
+    from policies.contract import check_learner
+
+    log = _pages(40)
+    space = FeatureSpace.fit(log.table)
+    check_learner(lambda: VowpalWabbit(space, form="ccb", bits=12), log)
