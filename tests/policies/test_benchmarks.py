@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from benchmarks._bandits import Labelled, Ours, progressive_regret
 from benchmarks._kept import Kept
-from benchmarks._retention import _figures, _is_claimed
+from benchmarks._retention import Found, _figures
 from benchmarks.regret import mean_ranks
 from policies.linear import LinUCB
 
@@ -44,17 +45,20 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
     assert (tmp_path / "kept" / "a.jsonl").read_text().count("\n") == 2
 
 
-def test_a_win_is_claimed_only_where_the_interval_says_so() -> None:
-    """Ten seeds with a clear lead claim a win and hold the rule; the same lead in half of them claims nothing."""
-    clear = np.stack([np.full(10, 0.05), np.full(10, 0.06), np.full(10, 0.07) + np.linspace(-0.001, 0.001, 10)], axis=1)
-    gain, share = _figures("ppo_1", clear, best=0.08, to_gain=0.2, is_above=True)
-    assert gain.ours == pytest.approx(0.01)
-    assert gain.holds is True
-    assert (gain.note or "").startswith("planning wins")
+def test_a_win_is_claimed_only_over_the_best_bandit_and_the_myopic_twin() -> None:
+    """A clear lead over both claims a win and holds the rule; the same lead in half of the seeds, or over one of them, does not."""
+    planner = 0.07 + np.linspace(-0.001, 0.001, 10)
+    clear = Found(np.full(10, 0.05), np.full(10, 0.06), planner, np.full(10, 0.055))
+    over_bandit, over_twin, share = _figures("ppo_1", clear, best=0.08, to_gain=0.2, is_above=True)
+    assert over_bandit.ours == pytest.approx(0.01)
+    assert over_twin.ours == pytest.approx(0.015)
+    assert over_bandit.holds is True
+    assert (over_bandit.note or "").startswith("planner ahead")
     assert share.ours == pytest.approx(2 / 3)
-    unclear = clear.copy()
-    unclear[::2, 2] = 0.05
-    assert not _is_claimed(unclear)
-    gain, _ = _figures("ppo_1", unclear, best=0.08, to_gain=0.2, is_above=True)
-    assert gain.holds is None
-    assert (gain.note or "").startswith("no winner")
+    assert clear.is_claimed
+    assert not replace(clear, twin=planner).is_claimed  # a better network, and no planning
+    unclear = replace(clear, planner=np.where(np.arange(10) % 2 == 0, 0.05, planner))
+    assert not unclear.is_claimed
+    over_bandit, *_ = _figures("ppo_1", unclear, best=0.08, to_gain=0.2, is_above=True)
+    assert over_bandit.holds is None
+    assert (over_bandit.note or "").startswith("no winner")
