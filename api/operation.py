@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import re
 import time
 import uuid
@@ -24,7 +25,8 @@ from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from api.auth import ApiKey, KeyRing
 from api.auth import Scope as KeyScope
@@ -38,6 +40,7 @@ from api.errors import (
     error_body,
     malformed,
 )
+from api.protocol import Exchange, exchange_of
 from api.visitors import Visitors, is_machine_agent
 from engine.decisions.stored import placement_of
 from policies.errors import InvalidInputError, NextofferError, OverloadedError, StoreUnavailableError
@@ -223,8 +226,12 @@ class Operation:
         started = time.perf_counter()
         headers = first_headers(scope)
         request_id = request_id_of(headers)
+        # An answer that a page of another site may read gets CORS headers on its way out.
+        may_cross = b"origin" in headers or (self.is_public and parts.settings.cors_origins)
+        exchange = None if may_cross else exchange_of(scope)
+        call = Call(scope, parts, None, request_id, params, headers)
         try:
-            answer = await self._answer(scope, receive, Call(scope, parts, None, request_id, params, headers))
+            answer = await self._answer(scope, receive, send, call, exchange)
         except NextofferError as error:
             answer = error_response(error, request_id=request_id)
         except ClientDisconnect:
@@ -239,22 +246,29 @@ class Operation:
             await answer(scope, receive, send)
         else:
             status = self.status
-            await send_json(send, answer, status=status, request_id=request_id)
+            if exchange is None or not exchange.answer(status, _json_head(answer, request_id), answer):
+                await send_json(send, answer, status=status, request_id=request_id)
         parts.metrics.observe(self.name, status, time.perf_counter() - started)
 
-    async def _answer(self, scope: Scope, receive: Receive, call: Call) -> Response | bytes:
+    async def _answer(
+        self, scope: Scope, receive: Receive, send: Send, call: Call, exchange: Exchange | None
+    ) -> Response | bytes:
         """The handler's answer, as JSON where it is plain values."""
         settings = call.parts.settings
         if self.scope is not None:
             call.key = authorise(scope, call.headers, call.parts.keys, self.scope, is_public_route=self.is_public)
             if call.key.is_public:
+                if b"x-forwarded-proto" in call.headers:
+                    await _behind_proxy(scope, receive, send)
                 check_origin(call.request, call.key, settings.cors_origins)
             placement = call.params.get("placement")
             if placement is not None:
                 call.key.allow(self.scope, placement=placement)
         body = None
         if self.body is not None:
-            raw = await receive_body(receive, call.headers, limit=settings.body_limit_bytes)
+            raw = None if exchange is None else exchange.body()
+            if raw is None or len(raw) > settings.body_limit_bytes:
+                raw = await receive_body(receive, call.headers, limit=settings.body_limit_bytes)
             if raw or not self.is_body_optional:
                 body = parse_body(self.body, raw, depth_limit=settings.depth_limit)
         content = await self.handler(call, body)
@@ -270,8 +284,16 @@ def first_headers(scope: Scope) -> dict[bytes, bytes]:
     return dict(reversed(scope["headers"]))
 
 
+def _json_head(body: bytes, request_id: str) -> bytes:
+    """Header lines of a JSON answer."""
+    return b"content-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n" % (
+        len(body),
+        request_id.encode("latin-1"),
+    )
+
+
 async def send_json(send: Send, body: bytes, *, status: int, request_id: str) -> None:
-    """Send a JSON answer: what Starlette's ``Response`` does, without an object for it."""
+    """Send a JSON answer in ASGI's messages: what Starlette's ``Response`` does, without an object for it."""
     await send(
         {
             "type": "http.response.start",
@@ -284,6 +306,17 @@ async def send_json(send: Send, body: bytes, *, status: int, request_id: str) ->
         }
     )
     await send({"type": "http.response.body", "body": body})
+
+
+async def _nothing(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    """Stand behind a layer that is used for what it does to the scope."""
+
+
+# Asked only where a page calls with a public key, whose address is compared with its origin: nothing else looks at the scheme.
+_behind_proxy: ASGIApp = ProxyHeadersMiddleware(  # type: ignore[assignment]  # uvicorn's own types of the same protocol
+    _nothing,  # type: ignore[arg-type]
+    os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1"),
+)
 
 
 def authorise(

@@ -21,6 +21,7 @@ from api import logs
 from api.app import create_app, keys_path
 from api.auth import SCOPES, ApiKey, KeyFile, digest_of
 from api.learning import learn_until
+from api.protocol import ExchangeProtocol
 from api.settings import Settings, load_settings
 from api.workers import Supervisor
 from engine.decisions.service import DecisionService, open_service, utc_now
@@ -37,6 +38,7 @@ SANDBOX_POLICY = "sandbox-lints"
 # Long enough to paste the second call after the first, short enough to see the third tell of learning.
 SANDBOX_WINDOW_S = 20.0
 GRACE_S = 10
+_GC_THRESHOLD = 20_000
 Announce = Callable[[str, str | None, str | None], None]
 
 
@@ -53,6 +55,8 @@ class _Server(uvicorn.Server):
         if self.started and not self.should_exit:
             gc.collect()
             gc.freeze()  # what is loaded now stays: no collection has to look at it again while a visitor waits
+            # A burst of requests in progress is no garbage: by default each would be looked through several times.
+            gc.set_threshold(_GC_THRESHOLD)
             self._ready()
 
 
@@ -106,11 +110,12 @@ def serve_on(settings: Settings, listener: socket.socket, *, ready: Callable[[],
             loop="auto"
             if sys.platform == "win32"
             else "uvloop",  # named, so that its absence is an error and not half the speed
-            http="httptools",
+            http=ExchangeProtocol,
             ws="none",
             lifespan="on",
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # read where they matter (``api/operation.py``), not for every request
             log_level="warning",
             timeout_graceful_shutdown=GRACE_S,
         ),

@@ -6,7 +6,6 @@ What is logged is true by construction: ``decide`` writes down exactly the distr
 from __future__ import annotations
 
 import hashlib
-import hmac
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +21,7 @@ DEFAULT_EXPLORE_SHARE = 0.05
 
 # Policies computed in float32 (VW, ONNX) sum to one within about 3e-8 per offer; anything further off is a fault.
 _SUM_TOLERANCE = 1e-4
+_BLOCK = 64  # bytes that SHA-256 takes in at once
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -189,11 +189,17 @@ def uniform_for(secret: bytes, placement: str, decision_id: str) -> float:
     The same id gives the same number, so a retried request repeats its answer, a restored policy does not
     repeat its exploration, and an audit can recompute every draw.
     """
-    keyed = _keyed(secret).copy()
-    keyed.update(f"{placement}\x00{decision_id}".encode())
-    return (int.from_bytes(keyed.digest()[:8], "big") >> 11) / 2**53  # 53 bits: exact in float64 and below 1
+    inner, outer = (half.copy() for half in _keyed(secret))
+    inner.update(f"{placement}\x00{decision_id}".encode())
+    outer.update(inner.digest())
+    return (int.from_bytes(outer.digest()[:8], "big") >> 11) / 2**53  # 53 bits: exact in float64 and below 1
 
 
 @lru_cache(maxsize=8)
-def _keyed(secret: bytes) -> hmac.HMAC:
-    return hmac.new(secret, b"", hashlib.sha256)  # setting up the key costs more than the hash
+def _keyed(secret: bytes) -> tuple[hashlib._Hash, hashlib._Hash]:
+    """The two hashes that HMAC-SHA-256 is made of (RFC 2104), with the key in: setting them up costs more than the hashing.
+
+    ``hmac`` gives the same number in three times the time.
+    """
+    key = (secret if len(secret) <= _BLOCK else hashlib.sha256(secret).digest()).ljust(_BLOCK, b"\x00")
+    return hashlib.sha256(bytes(b ^ 0x36 for b in key)), hashlib.sha256(bytes(b ^ 0x5C for b in key))

@@ -11,7 +11,7 @@ import struct
 from typing import Any
 
 _LENGTH = struct.Struct("!I")
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 
 
 class Stream:
@@ -20,20 +20,21 @@ class Stream:
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         self.socket = connection
+        self._part = memoryview(bytearray(_CHUNK))  # kept: a new one of this size costs more than what is read into it
         self._inbox = bytearray()
         self.outbox = bytearray()
 
     def receive(self) -> list[Any] | None:
         """Frames that have arrived whole; None when the other side has gone."""
         try:
-            part = self.socket.recv(_CHUNK)
+            n = self.socket.recv_into(self._part)
         except BlockingIOError:
             return []
         except OSError:
             return None
-        if not part:
+        if not n:
             return None
-        self._inbox += part
+        self._inbox += self._part[:n]
         frames: list[Any] = []
         at = 0
         while len(self._inbox) - at >= _LENGTH.size:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hmac
 import re
 
 import numpy as np
@@ -103,6 +104,13 @@ def test_the_uniform_of_a_decision_is_fixed_and_below_one(secret: bytes, placeme
     u = uniform_for(secret, placement, decision)
     assert 0.0 <= u < 1.0
     assert u == uniform_for(secret, placement, decision)
+
+
+@given(secret=st.binary(min_size=1, max_size=150), decision=st.text(max_size=80))
+def test_the_uniform_is_made_by_hmac(secret: bytes, decision: str) -> None:
+    """It is the first 53 bits of HMAC-SHA-256 under the secret, as Python's own ``hmac`` computes it, whatever the secret's length."""
+    digest = hmac.digest(secret, f"home\x00{decision}".encode(), "sha256")
+    assert uniform_for(secret, "home", decision) == (int.from_bytes(digest, "big") >> 203) / 2**53
 
 
 def test_uniforms_of_many_decisions_are_uniform() -> None:
