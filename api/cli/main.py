@@ -25,7 +25,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("serve", "api.cli.serve:serve", "Run the decision service"),
     ("learn", "api.cli.learn:learn", "Learn from the log and publish snapshots that servers pick up"),
     ("replay", "api.cli.replay:replay", "Recompute the log: every draw and snapshot, or states from raw events"),
-    ("policies", "api.cli.policies:app", "Register and list policy versions"),
+    ("policies", "api.cli.policies:app", "Policy versions: register, judge, promote, take back"),
     ("experiment", "api.cli.experiment:app", "Create, start, widen, reweight, stop and read experiments"),
     ("db", "api.cli.db:app", "The store: schema, backup, export, move, erasure, retention"),
     ("console", "api.cli.console:app", "Serve the pages for people; fix an experiment's plan"),

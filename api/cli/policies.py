@@ -1,4 +1,4 @@
-"""``nextoffer policies``: register artefacts as versions, and list what there is."""
+"""``nextoffer policies``: register artefacts as versions, list what there is, learn and search; promotion is beside it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from cyclopts import App
 if TYPE_CHECKING:
     from policies.records import InteractionBatch
 
-app = App(name="policies", help="Register, list, learn and search policies")
+app = App(name="policies", help="Register, list, learn and search policies; promote them and take them back")
+for _name in ("states", "verdicts", "approve", "promote", "rollback", "watch", "forecasts", "tidy"):
+    app.command(f"api.cli.promotion:{_name}", name=_name)
 
 
 @app.command

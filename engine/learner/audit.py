@@ -21,7 +21,7 @@ from engine.decisions.ladder import APPRENTICE, BASELINE, baseline
 from engine.learner.snapshots import checkpoints, load_state
 from engine.learner.ticks import Tick, learn_from, read_tick, read_ticks
 from engine.offers.placement import placement_from_json
-from engine.registry.versions import Registry, snapshot_folder
+from engine.registry.versions import Registry, RemovedVersionError, snapshot_folder
 from engine.rewards.definition import RewardDefinition
 from engine.rewards.export import definition_of
 from engine.rewards.seen import BOT
@@ -109,7 +109,7 @@ def audit(database: Database, registry: Registry, *, secret: bytes | Mapping[int
                 policy = states.policy(str(decision.policy), decision.snapshot)
             table = table_of(database, decision, offers)
         except (NextofferError, KeyError, OSError) as error:
-            said = str(error) if isinstance(error, NotThereError) else type(error).__name__
+            said = str(error) if isinstance(error, NotThereError | RemovedVersionError) else type(error).__name__
             reasons[f"{decision.policy}, snapshot {decision.snapshot}: {said}"] += 1
             continue
         draws = decide(policy, table, uniforms=np.asarray([decision.uniform]), explore_share=decision.explore_share)
@@ -232,8 +232,12 @@ def _snapshots(states: States) -> tuple[int, int, Counter[str], dict[str, int]]:
     started_at: dict[str, int] = {}
     for ref in states.learners():
         history = states.replayed(ref)
-        policy: OnlineLearner | None = load_state(states.registry, ref, None)
         started_at[ref] = 0
+        try:
+            policy: OnlineLearner | None = load_state(states.registry, ref, None)
+        except RemovedVersionError as error:
+            named[f"snapshots of {ref}: {error}"] += 1
+            continue
         for tick in history.ticks:
             is_kept = tick.number in history.checkpoints
             if tick.number in history.broken:

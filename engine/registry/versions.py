@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, update
 
 from engine.store import tables
 from engine.store.database import Database, record_change
@@ -40,6 +40,8 @@ class PolicyVersion:
     ----------
     feature_space
         Hash of the feature space it was fitted with; "" where it has none.
+    removed_at
+        When its artefact was removed; None while it is there.
     """
 
     ref: PolicyRef
@@ -47,6 +49,11 @@ class PolicyVersion:
     location: str
     feature_space: str
     created_at: datetime
+    removed_at: datetime | None = None
+
+
+class RemovedVersionError(ArtifactError):
+    """The artefact of a version was removed on purpose; its row stays."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,10 +113,14 @@ class Registry:
         if not folder.exists():
             save_artifact(artifact, folder)
         versions = tables.policy_versions
+        mine = (versions.c.name == ref.name) & (versions.c.version == ref.version)
         with self._database.writing() as connection:
-            known = connection.execute(
-                select(versions.c.kind).where(versions.c.name == ref.name, versions.c.version == ref.version)
-            ).first()
+            known = connection.execute(select(versions.c.removed_at_us).where(mine)).first()
+            if known is not None and known.removed_at_us is not None:
+                connection.execute(update(versions).where(mine).values(removed_at_us=None))
+                record_change(
+                    connection, at_us=to_us(at), actor=actor, action="register", what=str(ref), document={"again": True}
+                )
             if known is None:
                 connection.execute(
                     insert(versions).values(
@@ -139,7 +150,14 @@ class Registry:
                 select(table).order_by(table.c.created_at_us, table.c.name, table.c.version)
             ).all()
         return [
-            PolicyVersion(PolicyRef(r.name, r.version), r.kind, r.location, r.feature_space, from_us(r.created_at_us))
+            PolicyVersion(
+                PolicyRef(r.name, r.version),
+                r.kind,
+                r.location,
+                r.feature_space,
+                from_us(r.created_at_us),
+                None if r.removed_at_us is None else from_us(r.removed_at_us),
+            )
             for r in rows
         ]
 
@@ -159,7 +177,7 @@ class Registry:
 
     def artifact(self, ref: str) -> Artifact:
         """Content of a version, checked against its hashes."""
-        return load_artifact(self.folder / self.find(ref).location)
+        return load_artifact(self.folder / self._there(ref).location)
 
     def load(self, ref: str) -> LoadedPolicy:
         """Policy of a version, loaded once.
@@ -167,20 +185,35 @@ class Registry:
         Raises
         ------
         UnknownNameError, ArtifactError
-            If there is no such version or its files are gone or damaged.
+            If there is no such version or its files are gone or damaged; ``RemovedVersionError`` where they were removed.
         """
         if not self.is_followed and time.monotonic() - self._followed_at > FOLLOW_S:
             self.follow()
         loaded = self._loaded.get(ref)
         if loaded is not None:
             return loaded
-        version = self.find(ref)
+        version = self._there(ref)
         policy = load_policy(load_artifact(self.folder / version.location))
         loaded = LoadedPolicy(policy, version.ref, version.ref.version, version.feature_space)
         with self._lock:
             self._loaded.setdefault(str(version.ref), loaded)
         self.follow()
         return self._loaded[str(version.ref)]
+
+    def _there(self, ref: str) -> PolicyVersion:
+        version = self.find(ref)
+        if version.removed_at is not None:
+            raise RemovedVersionError(
+                f"the artefact of {version.ref} was removed on {version.removed_at:%d %b %Y}; register it again from its folder, "
+                "or name a newer version"
+            )
+        return version
+
+    def forget(self, ref: str) -> None:
+        """Let go of a loaded version; decisions in progress keep it."""
+        with self._lock:
+            self._loaded.pop(ref, None)
+            self._snapshots.pop(ref, None)
 
     def follow(self) -> None:
         """Swap in the newest published snapshot of each loaded version; one that cannot be read leaves the old one serving."""

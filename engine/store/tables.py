@@ -197,7 +197,69 @@ policy_versions = Table(
     Column("location", Text, nullable=False),
     Column("feature_space", Text, nullable=False),
     Column("created_at_us", BigInteger, nullable=False),
+    # When its artefact was taken off the disk; the row stays, since decisions name it.
+    Column("removed_at_us", BigInteger),
     PrimaryKeyConstraint("name", "version"),
+)
+
+# Where a version stands at a placement; every move of it is a row of the audit table.
+promotions = Table(
+    "promotions",
+    metadata,
+    Column("placement", Text, nullable=False),
+    Column("policy", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("changed_at_us", BigInteger, nullable=False),
+    Column("verdict", Text),
+    Column("experiment", Text),
+    # The policy that it took the place of, which a rollback brings back.
+    Column("previous", Text),
+    Column("reason", Text, nullable=False),
+    PrimaryKeyConstraint("placement", "policy"),
+)
+
+# What the gate said, whole; never changed but for the approval of a person.
+gate_verdicts = Table(
+    "gate_verdicts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("placement", Text, nullable=False),
+    Column("policy", Text, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("outcome", String(32), nullable=False),
+    Column("document", Text, nullable=False),
+    Column("approved_by", Text),
+    Column("approved_at_us", BigInteger),
+    Index("gate_verdicts_by_policy", "policy", "at_us"),
+)
+
+# Every forecast, written before its outcome is known; what came of it is filled in once.
+forecasts = Table(
+    "forecasts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("kind", String(32), nullable=False),
+    Column("placement", Text, nullable=False),
+    Column("about", Text, nullable=False),
+    Column("made_at_us", BigInteger, nullable=False),
+    Column("value", Float(53), nullable=False),
+    Column("low", Float(53), nullable=False),
+    Column("high", Float(53), nullable=False),
+    Column("document", Text, nullable=False),
+    Column("resolved_at_us", BigInteger),
+    Column("actual", Float(53)),
+    Column("actual_standard_error", Float(53)),
+    Column("note", Text),
+)
+
+retrain_runs = Table(
+    "retrain_runs",
+    metadata,
+    # Hash of everything the run depended on: the same again is the same run.
+    Column("id", Text, primary_key=True),
+    Column("placement", Text, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("document", Text, nullable=False),
 )
 
 experiments = Table(

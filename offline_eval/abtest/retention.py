@@ -73,6 +73,7 @@ def read_retention(
     # One-sided limits at either end: the set is covered with the stated level.
     z = float(ndtri((1 + level) / 2))
     low, high = max(-1.0, low - z * low_se), min(1.0, high + z * high_se)
+    low, high = min(low, high), max(low, high)  # where nobody has left both are zero, but for rounding
     worst = worst_case_bounds(p)
     return RetentionReading(
         control=shares[0],
@@ -94,7 +95,7 @@ def lee_bounds(p: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float]:
     r_c, r_t = k_c / s_c, k_t / s_t
     if s_t >= s_c:
         keep = s_c / s_t
-        return max(0.0, (r_t - (1 - keep)) / keep) - r_c, min(1.0, r_t / keep) - r_c
+        return min(1.0, max(0.0, (r_t - (1 - keep)) / keep)) - r_c, min(1.0, r_t / keep) - r_c
     keep = s_t / s_c
     return r_t - min(1.0, r_c / keep), r_t - max(0.0, (r_c - (1 - keep)) / keep)
 
@@ -112,7 +113,7 @@ def worst_case_bounds(p: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, 
     for s, k in ((s_c, k_c), (s_t, k_t)):
         keep = always / s
         r = k / s
-        limits.append((max(0.0, (r - (1 - keep)) / keep), min(1.0, r / keep)))
+        limits.append((min(1.0, max(0.0, (r - (1 - keep)) / keep)), min(1.0, r / keep)))
     return limits[1][0] - limits[0][1], limits[1][1] - limits[0][0]
 
 

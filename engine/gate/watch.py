@@ -1,0 +1,120 @@
+"""What happens to promoted versions by itself: shadows grow into canaries, canaries go live or back, a failing log takes back.
+
+Called every so often by whoever runs beside the service (the console, ``nextoffer retrain --every``, ``nextoffer policies watch``).
+Two callers at once harm nothing: each move is refused where another has made it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from engine.experiments.automation import tick
+from engine.experiments.reading import read_experiment
+from engine.gate.health import Health, integrity
+from engine.gate.promotion import ACTOR, Promotion
+from engine.gate.resolving import resolve
+from engine.gate.shadow import read_shadow
+from engine.gate.verdicts import last_verdict
+from engine.registry.states import Standing
+from policies.errors import ConflictError, NextofferError, StateError
+
+_log = logging.getLogger("nextoffer.gate")
+
+
+def look_after(
+    promotion: Promotion, *, at: datetime, in_simulation: bool = False, health: Health = integrity
+) -> list[str]:
+    """Do what is due at every placement; returns a line for each thing done.
+
+    Ramps and planned ends of all experiments are looked after first, by their own automation.
+    """
+    done = tick(promotion.database, at=at)
+    placements = {s.placement for s in promotion.states.all()}
+    for placement in sorted(placements):
+        done += _try(lambda place=placement: promotion.reconcile(place, at=at))  # type: ignore[misc]  # bound per turn
+        for standing in promotion.states.all(placement=placement):
+            step = {"candidate": _candidate, "shadow": _shadow, "canary": _canary, "live": _live}.get(standing.state)
+            if step is not None:
+                done += _try(lambda s=standing, f=step: f(promotion, s, at, in_simulation, health))  # type: ignore[misc]
+    done += _try(lambda: resolve(promotion.database, at=at, in_simulation=in_simulation))
+    if done:
+        promotion.service.refresh()
+    return done
+
+
+def _try(change: Callable[[], list[str]]) -> list[str]:
+    try:
+        return change()
+    except ConflictError:
+        return []  # somebody else was faster, and the next round sees what they did
+    except NextofferError as error:
+        _log.warning("a version could not be looked after: %s", error)
+        return []
+
+
+def _candidate(
+    promotion: Promotion, standing: Standing, at: datetime, in_simulation: bool, health: Health
+) -> list[str]:
+    verdict = last_verdict(promotion.database, standing.placement, standing.policy)
+    if verdict is None or not verdict.may_go_on:
+        return []
+    promotion.to_shadow(standing.placement, standing.policy, at=at)
+    return [f"{standing.policy} is in the shadow at {standing.placement}"]
+
+
+def _shadow(promotion: Promotion, standing: Standing, at: datetime, in_simulation: bool, health: Health) -> list[str]:
+    policy = promotion.service.policies.load(standing.policy).policy
+    found = read_shadow(promotion.database, policy, standing.placement, since=standing.changed_at, as_of=at)
+    settings = promotion.settings
+    if found.n_failed or found.p99_ms > settings.latency_budget_ms:
+        return [_back(promotion, standing, at, f"in the shadow {found.sentence()}")]
+    if found.n < settings.min_shadow_decisions:
+        return []
+    try:
+        promotion.to_canary(standing.placement, standing.policy, at=at, reason=f"in the shadow {found.sentence()}")
+    except StateError as error:
+        # It waits: for an approval, or for the end of what runs there.
+        _log.info("the canary of %s waits: %s", standing.policy, error)
+        return []
+    return [f"{standing.policy} is a canary at {standing.placement}"]
+
+
+def _canary(promotion: Promotion, standing: Standing, at: datetime, in_simulation: bool, health: Health) -> list[str]:
+    assert standing.experiment is not None
+    experiment = promotion.service.experiments.get(standing.experiment)
+    if experiment.state != "running":
+        return [_back(promotion, standing, at, f"its experiment is {experiment.state}")]
+    failing = health(promotion.database, standing.placement, standing.changed_at, at)
+    if failing:
+        return [_back(promotion, standing, at, f"integrity fails: {failing[0]}")]
+    reading = read_experiment(promotion.database, experiment, as_of=at, in_simulation=in_simulation, n_points=0)
+    if reading.found is None:
+        return []
+    now = reading.found.now
+    if now.split.is_broken:
+        return [_back(promotion, standing, at, f"the split is broken: {now.split.sentence()}")]
+    worse = next((m for m in now.metrics if m.is_worse), None)
+    if worse is not None:
+        what = "guardrail" if worse.metric.role == "guardrail" else "metric"
+        told = f"{what} {worse.metric.title} is worse: {worse.effect.estimate:+.4g}, interval {worse.always.low:+.4g} to {worse.always.high:+.4g}"
+        return [_back(promotion, standing, at, told)]
+    if now.verdict.decision == "ship":
+        promotion.to_live(standing.placement, standing.policy, at=at, reason=now.verdict.sentence)
+        return [f"{standing.policy} is live at {standing.placement}"]
+    if now.verdict.decision == "stop":
+        return [_back(promotion, standing, at, now.verdict.sentence)]
+    return []
+
+
+def _live(promotion: Promotion, standing: Standing, at: datetime, in_simulation: bool, health: Health) -> list[str]:
+    if standing.previous is None or at > standing.changed_at + timedelta(seconds=promotion.settings.probation_s):
+        return []
+    failing = health(promotion.database, standing.placement, standing.changed_at, at)
+    return [_back(promotion, standing, at, f"integrity fails: {failing[0]}")] if failing else []
+
+
+def _back(promotion: Promotion, standing: Standing, at: datetime, reason: str) -> str:
+    promotion.rollback(standing.placement, standing.policy, at=at, actor=ACTOR, reason=reason[:2_000])
+    return f"{standing.policy} was taken back at {standing.placement}: {reason}"

@@ -1,0 +1,80 @@
+"""Where versions stand, over HTTP and by command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from api.cli.main import run
+from engine.gate.promotion import Promotion
+from engine.gate.records import Part, conclude
+from engine.gate.verdicts import keep_verdict
+from policies.fixed import FixedOrder
+from tests.api.conftest import Site
+from tests.engine.service_world import START, open_shop, shop
+
+
+def test_a_rollback_is_one_call_and_an_approval_names_who(site: Site) -> None:
+    """What was promoted is taken back by one request with a reason; a verdict of another place is not found."""
+    service = site.service
+    old, new = (
+        str(service.policies.register(FixedOrder(tuple(o)).to_artifact(), name=n, at=START))
+        for n, o in (("old", "abc"), ("new", "bac"))
+    )
+    service.put_placement(shop(policy=old))
+    said = conclude(
+        [Part("evidence", "open", ("too little",))], placement="shop", policy=new, incumbent=old, at=START, inputs="i"
+    )
+    keep_verdict(service.database, said)
+    Promotion(service).enter(said, at=START)
+    here = "/v1/placements/shop"
+    got = site.call("GET", f"{here}/verdicts").json()["verdicts"]
+    assert [(v["outcome"], v["approved_by"]) for v in got] == [("log cannot answer", None)]
+    reason = {"reason": "the simulator speaks for it"}
+    assert site.call("POST", f"/v1/placements/other/verdicts/{said.id}/approval", reason).status_code == 404
+    yes = site.call("POST", f"{here}/verdicts/{said.id}/approval", reason)
+    assert yes.json()["approved_by"].startswith("key:")
+    assert site.call("POST", f"{here}/verdicts/{said.id}/approval", reason).status_code == 409
+    made = site.call("POST", f"{here}/promotion", {"policy": new, "reason": "it is urgent"})
+    assert (made.json()["state"], made.json()["previous"]) == ("live", old)
+    back = site.call("POST", f"{here}/rollback", {"reason": "complaints"})
+    assert (back.json()["policy"], back.json()["state"]) == (new, "retired")
+    standings = site.call("GET", f"{here}/standings").json()["standings"]
+    assert {(s["policy"], s["state"]) for s in standings} == {(new, "retired"), (old, "live")}
+    assert site.call("GET", f"{here}/forecasts").json()["forecasts"] == []
+
+
+@pytest.mark.slow
+def test_the_commands_do_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Promote, list, take back and tidy by command; a version that the gate refused is an honest no."""
+    with open_shop(tmp_path) as service:
+        old, new, bad = (
+            str(service.policies.register(FixedOrder(tuple(o)).to_artifact(), name=n, at=START))
+            for n, o in (("old", "abc"), ("new", "bac"), ("bad", "cab"))
+        )
+        service.put_placement(shop(policy=old))
+        refused = conclude(
+            [Part("contract", "refuse", ("it breaks",))],
+            placement="shop",
+            policy=bad,
+            incumbent=old,
+            at=START,
+            inputs="i",
+        )
+        Promotion(service).enter(keep_verdict(service.database, refused), at=START)
+    home = ["--home", str(tmp_path)]
+    assert run(["policies", "promote", "new", "--placement", "shop", "--reason", "urgent", *home]) == 0
+    assert run(["policies", "promote", "bad", "--placement", "shop", "--reason", "urgent", *home]) == 1
+    capsys.readouterr()
+    assert run(["policies", "states", "--json", *home]) == 0
+    states = {s["policy"]: s["state"] for s in json.loads(capsys.readouterr().out)}
+    assert states == {new: "live", bad: "retired"}
+    assert run(["policies", "rollback", "shop", "--reason", "complaints", *home]) == 0
+    assert f"{old} decides at shop" in capsys.readouterr().out
+    assert run(["policies", "verdicts", *home]) == 0
+    assert "refuse" in capsys.readouterr().out
+    for command in ("watch", "tidy"):
+        assert run(["policies", command, *home]) == 0
+    assert run(["policies", "forecasts", "--json", *home]) == 0

@@ -1,0 +1,209 @@
+"""From candidate to live and back, with the real service and store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from engine.decisions.requests import DecisionRequest, OutcomeRequest
+from engine.decisions.service import DecisionService
+from engine.experiments.audit import read_audit
+from engine.experiments.records import Counting, Ramp
+from engine.gate.forecasts import forecasts_of
+from engine.gate.promotion import CanarySettings, Promotion
+from engine.gate.records import GateVerdict, Part, Word, conclude
+from engine.gate.verdicts import approve, keep_verdict
+from engine.gate.watch import look_after
+from engine.rewards.definition import DAY_S, RewardDefinition, RewardTerm
+from policies.errors import StateError
+from policies.features import FeatureSpace
+from policies.fixed import FixedOrder
+from policies.linear import LinTS
+from policies.records import Context, DecisionTable, SubjectId
+from tests.engine.service_world import START, Clock, open_shop, shop
+
+COUNTING = Counting(conversion_window_s=DAY_S, kept_window_s=2 * DAY_S)
+SETTINGS = CanarySettings(ramp=Ramp((0.5, 1.0), hold_s=3_600.0), small_steps=(0.2,), counting=COUNTING, min_shadow_decisions=30, n_looks=1, relative_effect=1.0)  # fmt: skip
+REWARD = RewardDefinition((RewardTerm("active_30d"),), window_s=2 * DAY_S)
+
+
+def _verdict(
+    policy: str, incumbent: str, words: Sequence[Word] = ("pass", "pass"), *, inputs: str = "i"
+) -> GateVerdict:
+    parts = [Part(f"part {i}", word, (f"because of {word}",)) for i, word in enumerate(words)]
+    return conclude(parts, placement="shop", policy=policy, incumbent=incumbent, at=START, inputs=inputs)
+
+
+def _world(
+    folder: Path, clock: Clock, *, words: Sequence[Word] = ("pass", "pass")
+) -> tuple[DecisionService, Promotion, str, str]:
+    """A shop where "abc" serves and "bac" was judged."""
+    service = open_shop(folder, clock=clock)
+    old, new = (
+        str(service.policies.register(FixedOrder(tuple(o)).to_artifact(), name=n, at=START))
+        for n, o in (("old", "abc"), ("new", "bac"))
+    )
+    service.put_placement(shop(policy=old, reward=REWARD))
+    _come(service, clock, 200, tag="before", kept={"old": 0.1}, margin={})
+    clock.forward(days=3)
+    promotion = Promotion(service, SETTINGS)
+    promotion.enter(keep_verdict(service.database, _verdict(new, old, words)), at=clock.now)
+    return service, promotion, old, new
+
+
+def _come(service: DecisionService, clock: Clock, n: int, *, tag: str, kept: dict[str, float], margin: dict[str, float], **features: float) -> None:  # fmt: skip
+    """Visitors, of whom a share by policy stays and leaves a margin."""
+    requests = [
+        DecisionRequest("shop", f"{tag}{i}", dict(features), at=clock.now + timedelta(seconds=20 * i)) for i in range(n)
+    ]
+    clock.forward(seconds=20 * n)
+    told: list[OutcomeRequest] = []
+    for i, answer in enumerate(service.decide_many(requests)):
+        subject, name = answer.decision.subject, answer.decision.policy.name
+        if i % 100 < 100 * kept.get(name, 0.0):
+            told += [OutcomeRequest(subject, kind, id=f"{subject}:{kind}") for kind in ("subscribed", "active_30d")]
+        if margin:
+            told.append(OutcomeRequest(subject, "margin_eur", margin.get(name, 0.0) + i % 5, id=f"{subject}:m"))
+    service.outcome_many(told)
+
+
+def _in_canary(service: DecisionService, promotion: Promotion, clock: Clock) -> None:
+    assert any("in the shadow" in line for line in look_after(promotion, at=clock.now))
+    _come(service, clock, 40, tag="s", kept={"old": 0.3}, margin={})
+    done = look_after(promotion, at=clock.now)
+    assert any("is a canary" in line for line in done), done
+
+
+def test_the_outcomes_follow_from_the_parts() -> None:
+    """A refusal decides, then what is needed and open, then pass; what need not apply leaves nothing open."""
+    assert _verdict("n@1", "o@1").outcome == "pass"
+    assert _verdict("n@1", "o@1", ("open", "refuse")).outcome == "refuse"
+    answered = _verdict("n@1", "o@1", ("pass", "open"))
+    assert answered.outcome == "log cannot answer"
+    assert answered.reasons == ("part 1: because of open",)
+    assert "A person may approve it" in answered.next_step
+    not_needed = [Part("calibration", "open", ("it has none",), is_needed=False)]
+    assert conclude(not_needed, placement="s", policy="n@1", incumbent="o@1", at=START, inputs="").outcome == "pass"
+
+
+def test_a_guardrail_that_crosses_takes_the_canary_back(tmp_path: Path) -> None:
+    """The canary that loses margin is stopped and retired by itself, its visitors get the old policy, and the log says why."""
+    clock = Clock()
+    service, promotion, old, new = _world(tmp_path, clock)
+    with service:
+        _in_canary(service, promotion, clock)
+        assert [f.kind for f in forecasts_of(service.database)] == ["days to finish"]
+        _come(service, clock, 500, tag="c", kept={"old": 0.3, "new": 0.3}, margin={"old": 30.0, "new": 2.0})
+        clock.forward(days=3)
+        (line,) = [x for x in look_after(promotion, at=clock.now) if "taken back" in x]
+        assert "guardrail margin per visitor is worse" in line
+        standing = promotion.states.get("shop", new)
+        assert standing.state == "retired"
+        assert standing.experiment is not None
+        assert service.experiments.get(standing.experiment).state == "stopped"
+        assert {service.decide(DecisionRequest("shop", f"c{i}")).decision.policy.name for i in range(40)} == {"old"}
+        row = next(r for r in read_audit(service.database, what=f"policy {new}") if r.action == "rollback")
+        assert (row.actor, row.document["before"], row.document["after"]) == (
+            "promotion", {"state": "canary"}, {"state": "retired"},
+        )  # fmt: skip
+        assert "worse" in row.reason
+        assert look_after(promotion, at=clock.now) == []
+        assert promotion.live_at("shop") == old
+
+
+@pytest.mark.slow
+def test_a_log_that_is_not_what_happened_takes_the_canary_back(tmp_path: Path) -> None:
+    """Where offers are shown against their logged probabilities, the canary goes back whatever its figures say."""
+    clock = Clock()
+    service, promotion, _, new = _world(tmp_path, clock)
+    with service:
+        _in_canary(service, promotion, clock)
+        _come(service, clock, 500, tag="c", kept={"new": 0.9}, margin={})
+        assert not any("taken back" in x for x in look_after(promotion, at=clock.now))
+        with service.database.writing() as connection:  # a faulty writer: the log says "c" where "b" was drawn
+            connection.execute(text("UPDATE decisions SET offer = 'c' WHERE offer = 'b' AND ledger_offset % 3 = 0"))
+        (line,) = [x for x in look_after(promotion, at=clock.now) if "taken back" in x]
+        assert "integrity fails" in line
+        assert promotion.states.get("shop", new).state == "retired"
+
+
+@pytest.mark.slow
+def test_a_canary_that_wins_goes_live_and_comes_back_in_one_call(tmp_path: Path) -> None:
+    """A shipped canary decides for everybody, its forecast is settled, and one call brings back what was live before."""
+    clock = Clock()
+    service, promotion, old, new = _world(tmp_path, clock)
+    with service:
+        _in_canary(service, promotion, clock)
+        clock.forward(hours=2)
+        look_after(promotion, at=clock.now)
+        _come(service, clock, 900, tag="c", kept={"old": 0.1, "new": 0.5}, margin={"old": 1.0, "new": 4.0})
+        clock.forward(days=3)
+        done = look_after(promotion, at=clock.now)
+        assert f"{new} is live at shop" in done, done
+        assert service.decide(DecisionRequest("shop", "x1")).decision.policy.name == "new"
+        live = promotion.states.get("shop", new)
+        assert (live.state, live.previous) == ("live", old)
+        assert forecasts_of(service.database, is_open=False)
+        assert look_after(promotion, at=clock.now) == []
+        gone = promotion.rollback("shop", at=clock.now, actor="ann", reason="complaints")
+        assert (gone.policy, gone.state) == (new, "retired")
+        assert service.decide(DecisionRequest("shop", "x2")).decision.policy.name == "old"
+        assert promotion.states.get("shop", old).state == "live"
+        with pytest.raises(StateError, match="the first that was promoted"):
+            promotion.rollback("shop", at=clock.now, reason="again")
+
+
+def test_what_the_log_cannot_answer_waits_for_a_person_and_stays_small(tmp_path: Path) -> None:
+    """Nothing moves before an approval with a name; then the canary has the small steps only. A refusal cannot be approved."""
+    clock = Clock()
+    service, promotion, old, new = _world(tmp_path, clock, words=("pass", "open"))
+    with service:
+        assert look_after(promotion, at=clock.now) == []
+        with pytest.raises(StateError, match="nobody has approved it"):
+            promotion.to_shadow("shop", new, at=clock.now)
+        verdict = _verdict(new, old, ("pass", "open"))
+        approve(service.database, verdict.id, at=clock.now, actor="ann", reason="the simulator speaks for it")
+        _in_canary(service, promotion, clock)
+        experiment = service.experiments.get(promotion.states.get("shop", new).experiment or "")
+        assert experiment.ramp is not None
+        assert (experiment.coverage, experiment.ramp.steps) == (0.2, (0.2,))
+        refused = keep_verdict(service.database, _verdict(old, new, ("refuse",), inputs="j"))
+        assert promotion.enter(refused, at=clock.now).state == "retired"
+        with pytest.raises(StateError, match="the gate said 'refuse'"):
+            approve(service.database, refused.id, at=clock.now, actor="ann", reason="I like it")
+
+
+def test_what_serves_wins_over_the_record(tmp_path: Path) -> None:
+    """After a crash between the two, or a hand that changed the placement, the record says what serves."""
+    clock = Clock()
+    service, promotion, old, new = _world(tmp_path, clock)
+    with service:
+        promotion.to_live("shop", new, at=clock.now, actor="ann", reason="it is urgent")
+        service.put_placement(shop(policy=old, reward=REWARD))
+        lines = promotion.reconcile("shop", at=clock.now + timedelta(hours=1))
+        assert lines == [f"{new} retired: {old} was found in its place"]
+        service.put_placement(shop(policy=new, reward=REWARD))
+        promotion.reconcile("shop", at=clock.now)
+        assert promotion.states.get("shop", new).state == "live"
+
+
+@pytest.mark.slow
+def test_a_version_that_fails_in_the_shadow_never_meets_visitors(tmp_path: Path) -> None:
+    """A shadow that cannot answer live decisions is retired with the error it made."""
+    clock = Clock()
+    service, promotion, old, _ = _world(tmp_path, clock)
+    with service:
+        # It was fitted where x was a text, and the site now sends a number.
+        told = [Context(SubjectId(f"u{i}"), {"x": "ab"[i % 2]}) for i in range(9)]
+        table = DecisionTable.from_contexts(shop(2).offer_set, told)
+        broken = str(service.policies.register(LinTS(FeatureSpace.fit(table)).to_artifact(), name="lints", at=START))
+        promotion.enter(keep_verdict(service.database, _verdict(broken, old, inputs="k")), at=clock.now)
+        look_after(promotion, at=clock.now)
+        _come(service, clock, 40, tag="s", kept={}, margin={}, x=1.0)
+        lines = look_after(promotion, at=clock.now)
+        assert any(broken in line and "it failed on" in line for line in lines), lines
+        assert promotion.states.get("shop", broken).state == "retired"
