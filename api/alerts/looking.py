@@ -87,12 +87,21 @@ def looking(
     clock: Callable[[], datetime],
     in_simulation: bool,
     every_s: float = EVERY_S,
+    also: Callable[[datetime], object] = lambda _: None,
 ) -> Iterator[None]:
-    """Look after experiments in a thread, as long as no other process does."""
+    """Look after experiments in a thread, as long as no other process does.
+
+    Parameters
+    ----------
+    also
+        Called before the news is sent, with the same moment: for what rests on experiments, such as promotion.
+    """
     stop = threading.Event()
 
     def work() -> None:
-        look_after(database, habits, at=clock(), now=datetime.now(UTC), in_simulation=in_simulation)
+        at = clock()
+        also(at)
+        look_after(database, habits, at=at, now=datetime.now(UTC), in_simulation=in_simulation)
 
     keeper = Keeper(ownership_of(database), work)
     thread = threading.Thread(target=keeper.run, args=(stop,), kwargs={"every_s": every_s}, name="keeper", daemon=True)

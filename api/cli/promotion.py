@@ -196,12 +196,15 @@ def watch(*, home: Path | None = None, config: Path | None = None) -> int:
     from datetime import UTC, datetime
 
     from api.cli.opening import opened
+    from engine.experiments.automation import tick
     from engine.gate.promotion import Promotion
     from engine.gate.watch import look_after
 
     with opened(home, config) as service:
-        for line in look_after(Promotion(service), at=datetime.now(UTC)):
-            print(line)  # noqa: T201 - data on stdout
+        now = datetime.now(UTC)
+        done = [h.text for h in tick(service.database, at=now)] + look_after(Promotion(service), at=now)
+    for line in done:
+        print(line)  # noqa: T201 - data on stdout
     return 0
 
 

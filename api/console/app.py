@@ -102,7 +102,16 @@ def create_console(
         if not ticks:
             yield
             return
-        with looking(service.database, habits or Habits(), clock=now, in_simulation=is_sandbox):
+        from engine.gate.promotion import Promotion
+        from engine.gate.watch import look_after
+
+        promotion = Promotion(service)
+
+        def promote(at: datetime) -> None:
+            for line in look_after(promotion, at=at, in_simulation=is_sandbox):
+                _log.info("%s", line)
+
+        with looking(service.database, habits or Habits(), clock=now, in_simulation=is_sandbox, also=promote):
             yield
 
     routes = [Route(p.path, _endpoint(p, parts), methods=list(p.methods), name=p.name) for p in PAGES]

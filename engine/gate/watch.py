@@ -10,7 +10,8 @@ import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from engine.experiments.automation import tick
+from engine.alerts.message import News, Text
+from engine.alerts.outbox import tell
 from engine.experiments.reading import read_experiment
 from engine.gate.health import Health, integrity
 from engine.gate.promotion import ACTOR, Promotion
@@ -28,9 +29,9 @@ def look_after(
 ) -> list[str]:
     """Do what is due at every placement; returns a line for each thing done.
 
-    Ramps and planned ends of all experiments are looked after first, by their own automation.
+    Ramps and planned ends of experiments are looked after by their own automation (``engine.experiments.automation.tick``).
     """
-    done = tick(promotion.database, at=at)
+    done: list[str] = []
     placements = {s.placement for s in promotion.states.all()}
     for placement in sorted(placements):
         done += _try(lambda place=placement: promotion.reconcile(place, at=at))  # type: ignore[misc]  # bound per turn
@@ -86,7 +87,7 @@ def _canary(promotion: Promotion, standing: Standing, at: datetime, in_simulatio
     experiment = promotion.service.experiments.get(standing.experiment)
     if experiment.state != "running":
         return [_back(promotion, standing, at, f"its experiment is {experiment.state}")]
-    failing = health(promotion.database, standing.placement, standing.changed_at, at)
+    failing = health(promotion.database, standing.placement, at)
     if failing:
         return [_back(promotion, standing, at, f"integrity fails: {failing[0]}")]
     reading = read_experiment(promotion.database, experiment, as_of=at, in_simulation=in_simulation, n_points=0)
@@ -102,6 +103,7 @@ def _canary(promotion: Promotion, standing: Standing, at: datetime, in_simulatio
         return [_back(promotion, standing, at, told)]
     if now.verdict.decision == "ship":
         promotion.to_live(standing.placement, standing.policy, at=at, reason=now.verdict.sentence)
+        _tell(promotion, standing, at, "live", now.verdict.sentence)
         return [f"{standing.policy} is live at {standing.placement}"]
     if now.verdict.decision == "stop":
         return [_back(promotion, standing, at, now.verdict.sentence)]
@@ -111,10 +113,30 @@ def _canary(promotion: Promotion, standing: Standing, at: datetime, in_simulatio
 def _live(promotion: Promotion, standing: Standing, at: datetime, in_simulation: bool, health: Health) -> list[str]:
     if standing.previous is None or at > standing.changed_at + timedelta(seconds=promotion.settings.probation_s):
         return []
-    failing = health(promotion.database, standing.placement, standing.changed_at, at)
+    failing = health(promotion.database, standing.placement, at)
     return [_back(promotion, standing, at, f"integrity fails: {failing[0]}")] if failing else []
 
 
 def _back(promotion: Promotion, standing: Standing, at: datetime, reason: str) -> str:
     promotion.rollback(standing.placement, standing.policy, at=at, actor=ACTOR, reason=reason[:2_000])
+    _tell(promotion, standing, at, "taken back", reason)
     return f"{standing.policy} was taken back at {standing.placement}: {reason}"
+
+
+_TITLES: dict[str, tuple[str, str]] = {
+    "live": ("{policy} decides at {placement} from now on", "{policy} теперь решает на месте {placement}"),
+    "taken back": ("{policy} was taken back at {placement}", "{policy} снята с места {placement}"),
+}
+
+
+def _tell(promotion: Promotion, standing: Standing, at: datetime, what: str, reason: str) -> None:
+    """News that somebody should hear of without looking."""
+    english, russian = (t.format(policy=standing.policy, placement=standing.placement) for t in _TITLES[what])
+    news = News(
+        topic=f"policy at {standing.placement}",
+        state=f"{standing.policy} {what} {at.isoformat()}",
+        kind=f"policy.{what.replace(' ', '_')}",
+        texts={"en": Text(english, reason), "ru": Text(russian, reason)},
+        document={"placement": standing.placement, "policy": standing.policy, "reason": reason},
+    )
+    tell(promotion.database, news, at=at)

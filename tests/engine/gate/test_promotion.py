@@ -12,6 +12,7 @@ from sqlalchemy import text
 from engine.decisions.requests import DecisionRequest, OutcomeRequest
 from engine.decisions.service import DecisionService
 from engine.experiments.audit import read_audit
+from engine.experiments.automation import tick
 from engine.experiments.records import Counting, Ramp
 from engine.gate.forecasts import forecasts_of
 from engine.gate.promotion import CanarySettings, Promotion
@@ -124,6 +125,7 @@ def test_a_log_that_is_not_what_happened_takes_the_canary_back(tmp_path: Path) -
         _in_canary(service, promotion, clock)
         _come(service, clock, 500, tag="c", kept={"new": 0.9}, margin={})
         assert not any("taken back" in x for x in look_after(promotion, at=clock.now))
+        _come(service, clock, 500, tag="d", kept={"new": 0.9}, margin={})
         with service.database.writing() as connection:  # a faulty writer: the log says "c" where "b" was drawn
             connection.execute(text("UPDATE decisions SET offer = 'c' WHERE offer = 'b' AND ledger_offset % 3 = 0"))
         (line,) = [x for x in look_after(promotion, at=clock.now) if "taken back" in x]
@@ -139,7 +141,8 @@ def test_a_canary_that_wins_goes_live_and_comes_back_in_one_call(tmp_path: Path)
     with service:
         _in_canary(service, promotion, clock)
         clock.forward(hours=2)
-        look_after(promotion, at=clock.now)
+        tick(service.database, at=clock.now)
+        service.refresh()
         _come(service, clock, 900, tag="c", kept={"old": 0.1, "new": 0.5}, margin={"old": 1.0, "new": 4.0})
         clock.forward(days=3)
         done = look_after(promotion, at=clock.now)
