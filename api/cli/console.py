@@ -23,6 +23,7 @@ def serve(
     home: Path | None = None,
     sandbox: bool | None = None,
     config: Path | None = None,
+    sample: bool = False,
 ) -> int:
     """Serve the console over the store of a service, in a process of its own, until it is told to stop.
 
@@ -41,6 +42,8 @@ def serve(
         Say on every page that time and visitors are made up.
     config
         TOML file of settings; NEXTOFFER_* variables override it.
+    sample
+        Fill a sample of made-up visitors, in a folder of its own, where there is none yet, and show it first.
     """
     import uvicorn
 
@@ -49,12 +52,20 @@ def serve(
     from api.console.app import create_console, setup_token
     from engine.accounts.accounts import Accounts
 
-    settings = _settings(home, config, sandbox)
+    settings = _settings(home, config, sandbox, must_exist=not sample)
     habits = habits_of(settings)
+    if sample:
+        _fill_sample(settings.home)
     with _opened(settings) as service:
         token = "" if Accounts(service.database).list() else setup_token()
         console = create_console(
-            service, key_file(config, home), is_sandbox=settings.is_sandbox, setup_token=token, habits=habits
+            service,
+            key_file(config, home),
+            is_sandbox=settings.is_sandbox,
+            setup_token=token,
+            habits=habits,
+            home=settings.home,
+            sample_first=sample,
         )
         server = uvicorn.Server(uvicorn.Config(console, host=host, port=port, log_level="warning"))
         sock = server.config.bind_socket()
@@ -203,11 +214,38 @@ def try_channels(*, home: Path | None = None, config: Path | None = None) -> int
     return 1 if failed else 0
 
 
-def _settings(home: Path | None, config: Path | None, sandbox: bool | None) -> Settings:
+def _settings(home: Path | None, config: Path | None, sandbox: bool | None, *, must_exist: bool = True) -> Settings:
     from api.cli.opening import existing
+    from api.settings import load_settings
 
     mode = {} if sandbox is None else {"mode": "sandbox" if sandbox else "production"}
-    return existing(home, config, **mode)
+    if must_exist:
+        return existing(home, config, **mode)
+    return load_settings(config, **mode, **({} if home is None else {"home": home}))
+
+
+def _fill_sample(home: Path) -> None:
+    """Fill the sample where there is none, with a bar while it takes."""
+    from time import sleep
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from engine.sample.folder import SampleFolder
+    from policies.errors import StateError
+
+    folder = SampleFolder(home)
+    folder.begin("en")
+    try:
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("sample", total=1.0)
+            while (filling := folder.state()).state == "filling":
+                bar.update(task, completed=filling.share)
+                sleep(0.3)
+    finally:
+        folder.stop()
+    if filling.state == "failed":
+        raise StateError(f"the sample could not be filled: {filling.text}")
 
 
 def _opened(settings: Settings) -> DecisionService:

@@ -84,10 +84,11 @@ def evaluate(
     seed
         Of folds and resamples.
     home
-        Folder of the service, for ``--placement`` and registered versions.
+        Folder of the service, for ``--placement`` and registered versions; the report is kept there too, for the console.
     config
         TOML file of settings, in place of ``--home``.
     """
+    from api.cli.opening import keep
     from offline_eval import evaluate as judge
 
     with ExitStack() as stack:
@@ -124,9 +125,13 @@ def evaluate(
             seed=seed,
         )
     _print(panel.to_table(), panel.to_json(), json)
+    about = placement or Path(str(log)).name
+    report = panel.page(title=f"Off-policy evaluation on {about}")
     if out is not None:
-        page, twin = panel.page(title=f"Off-policy evaluation on {placement or Path(str(log)).name}").write(out)
+        page, twin = report.write(out)
         print(f"report: {page}, figures: {twin}", file=sys.stderr)  # noqa: T201 - words on stderr
+    if store.is_named:
+        keep(home, config, report, kind="evaluate", about=about)
     return 0 if all(v.word == "recommend" for v in panel.verdicts.values()) else 1
 
 

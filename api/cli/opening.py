@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from policies.errors import InvalidInputError
 if TYPE_CHECKING:
     from api.settings import Settings
     from engine.decisions.service import DecisionService
+    from offline_eval.report.page import Page
 
 
 def existing(home: Path | None, config: Path | None, **overrides: Any) -> Settings:
@@ -43,6 +45,18 @@ def opened(home: Path | None, config: Path | None) -> Iterator[DecisionService]:
     settings = load_settings(config) if home is None else load_settings(config, home=home)
     with open_service(settings.home, url=settings.database_url) as service:
         yield service
+
+
+def keep(home: Path | None, config: Path | None, page: Page, *, kind: str, about: str) -> None:
+    """Keep a report in the service's folder, where the console shows it."""
+    from datetime import UTC, datetime
+
+    from api.settings import load_settings
+    from engine.reports import keep_report
+
+    settings = load_settings(config) if home is None else load_settings(config, home=home)
+    kept = keep_report(settings.home, page, kind=kind, about=about, at=datetime.now(UTC))
+    print(f"kept for the console: {kept}", file=sys.stderr)  # noqa: T201 - words on stderr
 
 
 def show(rows: Any, *, as_json: bool, line: str = "") -> None:

@@ -31,6 +31,7 @@ def simulate(
     out: Path | None = None,
     ray: str | None = None,
     json: Path | None = None,
+    home: Path | None = None,
 ) -> int:
     """Let policies choose for simulated visitors until 30 days after the last contract.
 
@@ -60,10 +61,13 @@ def simulate(
         Live the cells on Ray: local, or the address of a cluster that sees the folder.
     json
         Write the figures here.
+    home
+        Folder of a service: the report is kept there, for the console.
     """
     import tempfile
 
-    from engine.simulation.report import write_page
+    from api.cli.opening import keep
+    from engine.simulation.report import page, write_page
     from engine.simulation.sweep import run_cells, run_on_ray
     from simulator.experiments import plan, read_lives, summarise
 
@@ -88,6 +92,8 @@ def simulate(
             _write_json(out / "summary.json", told)
             report = write_page(cells, lives, told, out)
             print(f"{n_lived} of {len(cells)} rollouts were new; report: {report}", file=sys.stderr)  # noqa: T201
+        if home is not None:
+            keep(home, None, page(cells, lives, told), kind="simulate", about=scenario)
     _print_summary(told)
     if json is not None:
         _write_json(json, told)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from importlib.resources import files
+from pathlib import Path
 from urllib.parse import parse_qs, quote
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
@@ -25,6 +26,8 @@ from api.console import (
     experiments,
     home,
     offers,
+    reports,
+    sample,
     signing,
     visitors,
 )
@@ -64,6 +67,8 @@ PAGES: tuple[Page, ...] = (
     *offers.PAGES,
     *experiments.PAGES,
     *visitors.PAGES,
+    *reports.PAGES,
+    *sample.PAGES,
     *admin.PAGES,
 )
 
@@ -77,6 +82,8 @@ def create_console(
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ticks: bool = True,
     habits: Habits | None = None,
+    home: Path | None = None,
+    sample_first: bool = False,
 ) -> ASGIApp:
     """Make the console over an open service, which stays the caller's to close.
 
@@ -90,34 +97,56 @@ def create_console(
         Whether scheduled starts, ramps, planned ends and news are looked after here.
     habits
         Whom to tell, and how; nobody by default.
+    home
+        Data folder of the service: reports lie there, and the sample beside the store; None: neither.
+    sample_first
+        Whether a browser that has not chosen looks at the sample.
     """
 
     def now() -> datetime:
         return (latest_moment(service.database) if is_sandbox else None) or clock()
 
-    parts = Parts(service, Accounts(service.database), keys, _templates(), now, is_sandbox, setup_token, PAGES)
+    shown = None if home is None else sample.Sample(home, is_first=sample_first)
+    pages = tuple(p for p in PAGES if shown is not None or p not in (*sample.PAGES, *reports.PAGES))
+    parts = Parts(
+        service, Accounts(service.database), keys, _templates(), now, is_sandbox, setup_token, pages, home, shown
+    )
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        if not ticks:
+        with ExitStack() as stack:
+            if shown is not None:
+                stack.callback(shown.close)
+            if ticks:
+                stack.enter_context(
+                    looking(
+                        service.database,
+                        habits or Habits(),
+                        clock=now,
+                        in_simulation=is_sandbox,
+                        also=_promote(service, in_simulation=is_sandbox),
+                    )
+                )
             yield
-            return
-        from engine.gate.promotion import Promotion
-        from engine.gate.watch import look_after
 
-        promotion = Promotion(service)
-
-        def promote(at: datetime) -> None:
-            for line in look_after(promotion, at=at, in_simulation=is_sandbox):
-                _log.info("%s", line)
-
-        with looking(service.database, habits or Habits(), clock=now, in_simulation=is_sandbox, also=promote):
-            yield
-
-    routes = [Route(p.path, _endpoint(p, parts), methods=list(p.methods), name=p.name) for p in PAGES]
+    routes = [Route(p.path, _endpoint(p, parts), methods=list(p.methods), name=p.name) for p in pages]
     routes.append(Route("/static/{name}", _static))
     routes.append(Route("/{rest:path}", _nowhere(parts)))
     return _Guarded(Starlette(routes=routes, lifespan=lifespan))
+
+
+def _promote(service: DecisionService, *, in_simulation: bool) -> Callable[[datetime], None]:
+    """What else is due in each round: the steps of candidates on their way to serving."""
+    from engine.gate.promotion import Promotion
+    from engine.gate.watch import look_after
+
+    promotion = Promotion(service)
+
+    def promote(at: datetime) -> None:
+        for line in look_after(promotion, at=at, in_simulation=in_simulation):
+            _log.info("%s", line)
+
+    return promote
 
 
 def setup_token() -> str:
@@ -141,6 +170,8 @@ def _endpoint(page: Page, parts: Parts) -> Callable[[Request], object]:
 def _answer(page: Page, parts: Parts, request: Request, raw: bytes) -> Response:
     ask = Ask(request, parts, Words(_language(request)))
     try:
+        if parts.sample is not None:
+            ask.parts = parts.sample.parts(request, parts)
         cookie = request.cookies.get(COOKIE)
         ask.session = None if cookie is None else parts.accounts.session(cookie, at=datetime.now(UTC))
         if page.role is not None and ask.session is None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from jinja2 import Environment
@@ -19,13 +20,22 @@ from engine.accounts.accounts import Account, Accounts, Role, Session
 from engine.decisions.service import DecisionService
 from policies.errors import InvalidInputError
 
+if TYPE_CHECKING:
+    from api.console.sample import Sample
+
 COOKIE = "nextoffer_session"
 LANGUAGE_COOKIE = "nextoffer_language"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parts:
-    """What every page works with; made once."""
+    """What every page works with; made once for one's own store and once for the sample.
+
+    Parameters
+    ----------
+    home
+        Data folder that goes with the store; None where a test has none.
+    """
 
     service: DecisionService
     accounts: Accounts
@@ -35,6 +45,9 @@ class Parts:
     is_sandbox: bool
     setup_token: str
     pages: Sequence[Page]
+    home: Path | None = None
+    sample: Sample | None = None
+    is_sample: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -146,6 +159,8 @@ class Ask:
             may=self.may,
             menu=self.menu,
             is_sandbox=self.parts.is_sandbox,
+            is_sample=self.parts.is_sample,
+            has_sample=self.parts.sample is not None,
             is_paused=self.session is not None and self.service.controls().is_paused,
             path=self.request.url.path,
             said=self.query("said"),

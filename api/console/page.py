@@ -13,7 +13,7 @@ from engine.accounts.accounts import Role
 if TYPE_CHECKING:
     from api.console.ask import Ask
 
-Menu = Literal["", "experts", "rules"]
+Menu = Literal["", "learn", "experts", "rules"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ class Page:
     title
         What the menu calls it, in English.
     menu
-        Part of the menu *More* that it stands in: ``experts`` for models, logs and reports, ``rules`` for what an admin sets;
-        pages without one are reached from others.
+        Part of the menu *More* that it stands in: ``learn`` for what shows how it works, ``experts`` for models, logs and
+        reports, ``rules`` for what an admin sets; pages without one are reached from others.
     """
 
     name: str

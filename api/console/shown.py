@@ -67,7 +67,8 @@ def plain(value: Any) -> str:
 def money(value: Any) -> str:
     """An amount in the currency that features of offers are in (``price_eur``); a price in words stays as it was written."""
     text = f"{value:.2f}" if isinstance(value, float) and value % 1 else plain(value)
-    return f"{text}\u00a0€" if re.fullmatch(r"[\d\s.,\u00a0]+", text) else text
+    is_amount = re.fullmatch(r"-?[\d\s.,\u00a0]+", text)
+    return f"{text.replace('-', '−')}\u00a0€" if is_amount else text
 
 
 def done(action: str) -> str:

@@ -10,92 +10,29 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-
-from engine.decisions.requests import DecisionRequest, EventRequest, OutcomeRequest, RewardRequest
-from engine.decisions.service import DecisionService, open_service
+from engine.decisions.requests import DecisionRequest, EventRequest
+from engine.decisions.service import open_service
 from engine.demo.people import TRAITS, People
 from engine.experiments.records import Counting, Experiment, Plan
 from engine.offers.placement import CatalogueOffer, Placement
 from engine.rewards.definition import DAY_S, RewardDefinition, RewardTerm
+from engine.simulation import traffic
+from engine.simulation.traffic import Door, Fact, TrafficError, moment
 from policies.allocation import Variant
 from policies.artifact import Artifact
-from policies.errors import NextofferError
 from policies.records import Features
 from simulator.rollouts import WINDOW_DAYS
 from simulator.scenarios.car_subscription import PLACEMENT, Scenario
-from simulator.site import START, LiveSite, Visits
+from simulator.site import START, LiveSite
 
 EXPERIMENT = "challenger-against-incumbent"
 # Which policy each variant runs; the first is the control.
 CONTROL, TREATMENT = "incumbent", "challenger"
 _HTTP_THREADS = 6
-
-
-class TrafficError(NextofferError, RuntimeError):
-    """The service did not take a request of the demo's traffic."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """Something to report: ``about`` is a decision for a reward, a subject for an outcome."""
-
-    about: str
-    kind: str
-    value: float
-    id: str
-    at: datetime
-
-
-class Door(Protocol):
-    """A way into the decision service; both doors lead to the same pipeline."""
-
-    def events(self, requests: Sequence[EventRequest]) -> None:
-        """Report behaviour."""
-        ...
-
-    def decide(self, requests: Sequence[DecisionRequest]) -> list[str]:
-        """Offer id of each decision."""
-        ...
-
-    def rewards(self, facts: Sequence[Fact]) -> None:
-        """Report what came of decisions."""
-        ...
-
-    def outcomes(self, facts: Sequence[Fact]) -> None:
-        """Report what became of subjects."""
-        ...
-
-
-class InProcess:
-    """The pipeline without HTTP: for traffic beyond what HTTP carries in the time."""
-
-    def __init__(self, service: DecisionService) -> None:
-        self._service = service
-
-    def events(self, requests: Sequence[EventRequest]) -> None:
-        """Report behaviour."""
-        self._service.event_many(requests)
-
-    def decide(self, requests: Sequence[DecisionRequest]) -> list[str]:
-        """Offer id of each decision."""
-        answers = self._service.decide_many(requests)
-        if not all(a.decision.recorded for a in answers):
-            raise TrafficError("the log did not take some decisions; see the service's log for why")
-        return [a.decision.offer for a in answers]
-
-    def rewards(self, facts: Sequence[Fact]) -> None:
-        """Report what came of decisions."""
-        self._service.reward_many([RewardRequest(f.about, f.kind, f.value, id=f.id, at=f.at) for f in facts])
-
-    def outcomes(self, facts: Sequence[Fact]) -> None:
-        """Report what became of subjects."""
-        self._service.outcome_many([OutcomeRequest(f.about, f.kind, f.value, id=f.id, at=f.at) for f in facts])
 
 
 class OverHttp:
@@ -182,7 +119,7 @@ def prepare(
     if not secret.exists():
         # A sandbox: draws follow from the seed, so that a run can be repeated.
         secret.write_bytes(hashlib.sha256(f"demo {seed}".encode()).digest())
-    start = _moment(START)
+    start = moment(START)
     with open_service(home, clock=lambda: start) as service:
         encoder_ref = None
         if encoder is not None:
@@ -219,7 +156,7 @@ def prepare(
 
 def load_traits(home: Path, site: LiveSite, people: People) -> None:
     """Hand the batch-scored traits of a cohort to the service, as a nightly job would."""
-    start = _moment(START)
+    start = moment(START)
     rows: dict[str, Features] = {
         str(name): people.traits(int(person)) for name, person in zip(site.names, site.subjects.person, strict=True)
     }
@@ -230,67 +167,17 @@ def load_traits(home: Path, site: LiveSite, people: People) -> None:
 def live_through(
     site: LiveSite, door: Door, *, people: People, on_day: Callable[[int, int], None] | None = None
 ) -> int:
-    """Let a cohort live until its last window is over; returns the number of decisions.
+    """Let a cohort of real households live until its last window is over; returns the number of decisions.
 
-    The cohort's own past comes first: each visitor's last real events, at their real times.
+    The cohort's own past comes first: each visitor's last real events, at their real times. The traits have been loaded.
     """
-    door.events(list(_histories(site, people)))
-    days = site.visit_days + WINDOW_DAYS
-    offers, n_decisions = site.scenario.offers, 0
-    reported = site.margin_eur.copy()
-    for day in range(days):
-        visits = site.visits(day)
-        if len(visits):
-            requests = list(_requests(site, visits))
-            chosen = np.asarray([offers.index_of(o) for o in door.decide(requests)], dtype=np.int64)
-            seen = site.respond(visits, chosen)
-            clicks = [
-                Fact(r.id or "", "clicked", 1.0, f"{r.id}:clicked", (r.at or _moment(START)) + timedelta(seconds=30))
-                for r, clicked in zip(requests, seen.clicked.tolist(), strict=True)
-                if clicked
-            ]
-            door.rewards(clicks)
-            n_decisions += len(requests)
-        facts = site.end_of_day(day)
-        at = _moment(START + np.timedelta64(day, "D")) + timedelta(hours=23, minutes=59, seconds=59)
-        named = [("subscribed", r) for r in facts.subscribed.tolist()] + [
-            ("active_30d", r) for r in facts.kept.tolist()
-        ]
-        due = [Fact(str(site.names[r]), kind, 1.0, f"{site.names[r]}:{kind}", at) for kind, r in named]
-        for r in np.flatnonzero(site.margin_eur != reported).tolist():
-            value = float(site.margin_eur[r] - reported[r])
-            due.append(Fact(str(site.names[r]), "margin_eur", value, f"{site.names[r]}:margin:{day}", at))
-        reported = site.margin_eur.copy()
-        door.outcomes(due)
-        if on_day is not None:
-            on_day(day + 1, days)
-    return n_decisions
+    return traffic.live_through(site, door, histories=_histories(site, people), hidden=TRAITS, on_day=on_day)
 
 
 def _histories(site: LiveSite, people: People) -> Iterator[EventRequest]:
     for name, person in zip(site.names, site.subjects.person, strict=True):
         for event in people.histories[int(person)]:
             yield EventRequest(str(name), event.kind, event.item, event.value, id=f"{name}:{event.id}", at=event.at)
-
-
-def _requests(site: LiveSite, visits: Visits) -> Iterator[DecisionRequest]:
-    table = visits.table
-    assert table.subjects is not None
-    assert table.at is not None
-    asked = {name: column for name, column in table.columns.items() if name not in TRAITS}
-    for i, (subject, number) in enumerate(zip(table.subjects, visits.visit_number.tolist(), strict=True)):
-        features: dict[str, Any] = {}
-        for name, column in asked.items():
-            value = column[i]
-            if column.dtype.kind == "U":
-                features[name] = str(value)
-            elif not np.isnan(value):
-                features[name] = float(value)
-        yield DecisionRequest(PLACEMENT, str(subject), features, id=f"{subject}-{number}", at=_moment(table.at[i]))
-
-
-def _moment(at: np.datetime64) -> datetime:
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(at.astype("datetime64[us]").astype(np.int64)))
 
 
 @contextmanager

@@ -15,10 +15,11 @@ from engine.demo import jobs
 from engine.demo.candidates import FIRST_SUBJECT, INCUMBENT, TrainingLogs, artifacts, collect, halves, train
 from engine.demo.config import DemoConfig
 from engine.demo.judging import Truth, choose_challenger, judge_on_log, judged_json, know_the_truth
-from engine.demo.live import CONTROL, TREATMENT, InProcess, OverHttp, live_through, load_traits, prepare, running_server
+from engine.demo.live import CONTROL, TREATMENT, OverHttp, live_through, load_traits, prepare, running_server
 from engine.demo.people import People, households_as_visitors
 from engine.demo.progress import Narrator, Step
 from engine.demo.reading import Plan, choices, counting, plan_experiment, read_experiment
+from engine.simulation.traffic import InProcess
 from offline_eval.abtest.analysis import ExperimentReading
 from offline_eval.panel import Panel
 from policies.artifact import load_artifact, save_artifact

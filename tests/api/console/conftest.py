@@ -21,6 +21,7 @@ from engine.decisions.requests import DecisionRequest, OutcomeRequest
 from engine.decisions.service import DecisionService, open_service
 from engine.experiments.records import Experiment, Plan
 from engine.offers.placement import CatalogueOffer, Placement
+from offline_eval.report import SHARE, Interval, Page, Section, interval_chart
 from policies.allocation import Variant
 from policies.records import Offer, OfferId
 
@@ -86,6 +87,13 @@ def _visit(
     service.outcome_many([o for o in outcomes if o.at is not None and o.at <= START + timedelta(days=days)])
 
 
+def some_report() -> Page:
+    """A report with a chart, as a command keeps it."""
+    chart = interval_chart("Value", {"a": Interval(0.1, 0.0, 0.2), "b": Interval(0.3, 0.2, 0.4)}, unit=SHARE)
+    sections = [Section("Estimates", [chart], in_simulation=False)]
+    return Page("Off-policy evaluation on log", sections, in_simulation=False, subtitle="two policies")
+
+
 @dataclass(frozen=True)
 class Console:
     """The pages over the filled store, as somebody with a role sees them."""
@@ -126,7 +134,7 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
     with opened(folder) as service:
         for role in ("viewer", "experimenter", "admin"):
             Accounts(service.database).create(role, role=role, password=PASSWORD, at=START)
-        app = create_console(service, KeyFile(folder / "keys.json"), is_sandbox=True, ticks=False)
+        app = create_console(service, KeyFile(folder / "keys.json"), is_sandbox=True, ticks=False, home=folder)
         with TestClient(app) as client:
             made = Console(client, service, folder)
             assert made.sign_in("experimenter") == 303

@@ -17,13 +17,13 @@ from api.auth import KeyFile
 from api.console.app import create_console
 from engine.accounts.accounts import Accounts
 from engine.decisions.service import DecisionService
-from tests.api.console.conftest import PASSWORD, START, fill, opened
+from tests.api.console.conftest import PASSWORD, START, fill, opened, some_report
 
 pytestmark = pytest.mark.slow
 PAGES = (
     "/", "/offers", "/offers/home_page/new", "/offers/home_page/edit/annual", "/offers/home_page/limits", "/experiments",
     "/experiments-new?template=price", "/experiments/spring-welcome", "/experiments/idea", "/visitors?id=home_page-3&try=1",
-    "/audit", "/people", "/keys", "/nowhere",
+    "/audit", "/people", "/keys", "/nowhere", "/sample", "/reports", "/reports/evaluate-log",
 )  # fmt: skip
 
 
@@ -40,10 +40,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A console on a free port over a filled store."""
     folder = tmp_path_factory.mktemp("browser")
     fill(folder, n=1200)
+    some_report().write(folder / "reports" / "evaluate-log.html")
     with opened(folder) as service:
         for name, role in (("ann", "admin"), ("bob", "experimenter")):
             Accounts(service.database).create(name, role=role, password=PASSWORD, at=START)  # type: ignore[arg-type]
-        app = create_console(service, KeyFile(folder / "keys.json"), is_sandbox=True, ticks=False)
+        app = create_console(service, KeyFile(folder / "keys.json"), is_sandbox=True, ticks=False, home=folder)
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
             server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from api.console.app import PAGES, create_console
 from api.console.shown import done, money, policy_names
 from api.console.words import translations
 from engine.accounts.accounts import Accounts
+from engine.reports import keep_report
 from policies.errors import InvalidInputError, UnknownNameError
-from tests.api.console.conftest import PASSWORD, START, TITLES, Console, opened
+from tests.api.console.conftest import PASSWORD, START, TITLES, Console, opened, some_report
 
 pytestmark = pytest.mark.slow  # the store is filled through the service's durable path
 FOLDER = Path(__file__).parents[3] / "api" / "console"
@@ -322,3 +324,34 @@ def test_accounts_lock_and_sessions_end(tmp_path: Path) -> None:
         assert accounts.sign_in("bob", PASSWORD, at=at) is None
         with pytest.raises(UnknownNameError):
             accounts.change("eve", at=at)
+
+
+def test_the_sample_is_looked_at_in_place_of_ones_own_and_thrown_away_whole(console: Console) -> None:
+    """Pages of the sample say so and change it alone; accounts stay one's own; removed, nothing of it is left."""
+    sample = console.folder / "sample"
+    sample.mkdir()
+    with sqlite3.connect(console.folder / "nextoffer.db") as own, sqlite3.connect(sample / "nextoffer.db") as copy:
+        own.backup(copy)
+    assert "Look at the sample" in console.get("/sample")
+    assert console.post("/sample/look", at="sample").status_code == 303
+    assert "This is the sample." in console.get("/")
+    assert console.post("/experiments/idea/do/archive", revision="1").status_code == 303
+    assert console.service.experiments.get("idea").state == "draft"
+    assert console.post("/sample/remove").status_code == 303
+    assert "This is the sample." not in console.get("/")
+    assert not sample.exists()
+    assert "Fill the sample" in console.get("/sample")
+
+
+def test_kept_reports_are_shown_inside_the_frame(console: Console) -> None:
+    """A report that a command kept is listed and shown without its own head, styles or scripts; other files are no reports."""
+    kept = keep_report(console.folder, some_report(), kind="evaluate", about="a log", at=START)
+    (kept.parent / "notes.html").write_text("<script>alert(1)</script>")
+    assert "Off-policy evaluation on log" in console.get("/reports")
+    assert "notes" not in console.get("/reports")
+    html = console.get(f"/reports/{kept.stem}")
+    assert "Estimates" in html
+    assert "<svg" in html
+    assert "<style" not in html
+    assert html.count("<h1") == 1
+    assert console.get("/reports/notes", status=404)

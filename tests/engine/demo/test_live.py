@@ -10,10 +10,11 @@ import pytest
 
 from engine.decisions.service import open_service
 from engine.demo.candidates import artifacts
-from engine.demo.live import CONTROL, TREATMENT, InProcess, OverHttp, live_through, load_traits, prepare, running_server
+from engine.demo.live import CONTROL, TREATMENT, OverHttp, live_through, load_traits, prepare, running_server
 from engine.demo.people import latent_correlation
 from engine.demo.reading import counting, plan_experiment, read_experiment
 from engine.experiments.records import Plan as ExperimentChoices
+from engine.simulation.traffic import InProcess
 from policies.fixed import FixedOrder, Uniform
 from policies.protocols import SaveablePolicy
 from simulator.scenarios.car_subscription import Scenario, reference
