@@ -2,6 +2,7 @@
 #   make demo    the whole story on real input, then an HTML report
 #   make test    every test          make check   lint, types, import order and the quick tests
 #   make serve   the decision service on a free port, with only the `serve` extra installed
+#   make reference  the API reference as HTML, from the docstrings, in build/reference
 #   make audit   known vulnerabilities of the pinned versions (asks PyPI; needs the network)
 # PYTHON=/path/to/python3.11 chooses the interpreter; TORCH_INDEX_URL=… names PyTorch's CPU wheel
 # index where pip would otherwise take the CUDA build.
@@ -15,7 +16,7 @@ DEMO_ARGS ?=
 SERVE_ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: env demo test check audit serve clean
+.PHONY: env demo test check reference audit serve clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -38,6 +39,9 @@ test: env
 
 check: env
 	@$(BIN)/python scripts/run_tests.py --check $(PYTEST_ARGS)
+
+reference: env
+	@$(BIN)/python scripts/build_reference.py
 
 # Asks PyPI's advisory database about every pin: needs the network, so it is no part of `check`.
 audit:

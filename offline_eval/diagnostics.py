@@ -393,6 +393,9 @@ def calibration_table(log: LogRecord) -> list[dict[str, float]]:
             continue
         mean = (observed - predicted) / n
         variance = square / n - mean**2
+        if observed in (n * log.lowest, n * log.highest):
+            # Rewards that never vary tell nothing of their noise; the model's own mean says how rare the other value is.
+            variance = max(variance, (predicted / n - log.lowest) * (log.highest - predicted / n))
         error = math.sqrt(variance / (n - 1)) if variance > 1e-12 * mean**2 else 0.0
         out.append(
             {

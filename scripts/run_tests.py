@@ -1,7 +1,8 @@
 """Run what a hand-over runs: static checks, then pytest in one process per heavy framework.
 
 Keras, PyTorch, RLlib and Spark each keep threads, a JVM or a cluster alive and disagree about forks and
-eager mode, so their tests run in processes of their own, one after the other.
+eager mode, so their tests run in processes of their own, one after the other. The quick set has nothing heavy: its files are
+spread over two processes, with the static checks beside them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +31,8 @@ PACKAGES = [
 HEAVY = ["torch", "tensorflow", "spark", "rllib"]
 NO_TESTS_COLLECTED = 5
 
+Step = tuple[str, list[str]]
+
 
 def main() -> int:
     """Run the chosen set and return 0 if all of it passed."""
@@ -38,7 +42,7 @@ def main() -> int:
     group.add_argument("--all", action="store_true", help="everything")
     options, pytest_args = parser.parse_known_args()
     python = [sys.executable, "-m"]
-    steps: list[tuple[str, list[str]]] = [
+    static: list[Step] = [
         ("format", [*python, "ruff", "format", "--check", "--quiet", *PACKAGES]),
         ("lint", [*python, "ruff", "check", "--quiet", *PACKAGES]),
         ("import order", [str(Path(sys.executable).parent / "lint-imports"), "--no-logo"]),
@@ -48,13 +52,20 @@ def main() -> int:
     light = " and ".join(f"not {marker}" for marker in HEAVY)
     pytest = [*python, "pytest", "-q", *pytest_args]
     if options.check:
-        steps.append(("quick tests", [*pytest, "-m", f"{light} and not slow"]))
+        quick = [*pytest, "-n", "2", "--dist", "loadfile", "-m", f"{light} and not slow"]
+        lanes = [static, [("quick tests", quick)]]
     else:
-        steps.append(("tests", [*pytest, "-m", light]))
-        steps += [(f"tests ({marker})", [*pytest, "-m", marker]) for marker in HEAVY]
-    failed = [name for name, command in steps if not _run(name, command)]
+        heavy = [(f"tests ({marker})", [*pytest, "-m", marker]) for marker in HEAVY]
+        lanes = [[*static, ("tests", [*pytest, "-m", light]), *heavy]]
+    with ThreadPoolExecutor(len(lanes)) as pool:
+        failed = [name for names in pool.map(_run_lane, lanes) for name in names]
     print(f"\nfailed: {', '.join(failed)}" if failed else "\nall steps passed", flush=True)  # noqa: T201
     return 1 if failed else 0
+
+
+def _run_lane(steps: list[Step]) -> list[str]:
+    """Run steps one after the other; the names of those that failed."""
+    return [name for name, command in steps if not _run(name, command)]
 
 
 def _run(name: str, command: list[str]) -> bool:

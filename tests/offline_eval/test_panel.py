@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from offline_eval import LOGGED, evaluate
-from offline_eval.diagnostics import effective_sample_size, tail_index, value_over_time
+from offline_eval.diagnostics import calibration_table, effective_sample_size, tail_index, value_over_time
 from offline_eval.estimators import default_estimators
 from offline_eval.log_records import LogRecord
 from offline_eval.moments import Accumulator, hash_text
@@ -382,3 +382,16 @@ def test_import_is_light() -> None:
         "assert not heavy, heavy; assert t < 1.5, t"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_right_model_of_rare_rewards_is_not_called_wrong() -> None:
+    """Groups in which nothing was earned, where hardly anything was to be expected, are no proof against the model."""
+    rng = np.random.default_rng(5)
+    values = np.geomspace(1e-5, 2e-2, 20_000)
+    reward = (rng.random(len(values)) < values).astype(np.float64)
+    record = LogRecord(k=2, n_rows=len(values))
+    record.lowest, record.highest = 0.0, 1.0
+    record.add_model(values, reward, None)
+    table = calibration_table(record)
+    assert min(row["observed"] for row in table) == 0.0
+    assert max(abs(row["z"]) for row in table) < 3.5
