@@ -2,21 +2,28 @@
 
 Every run goes through ``offline_eval.abtest.analyse`` from sums, as the results page does, at 20 moments of an experiment that
 plans five looks. Beside it, on the same data, what people do by hand: stop at the first p < 0.05.
+Runs are made in blocks by as many processes as there are cores; with ``--keep DIR`` a run that was cut off goes on where it was.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import ndtri
 
 from benchmarks._figures import Figure, finish, parser
+from benchmarks._kept import Kept
 from offline_eval.abtest import (
     ExperimentPlan,
     ExperimentReading,
@@ -36,6 +43,8 @@ from policies.allocation import Allocator, Split, Trial, Variant, bucket
 N_MOMENTS = 20
 N_EXPERIMENTS = 50
 BASE_RATE = 0.10
+BLOCK = 100
+
 SALE = Metric("sale", "proportion", "primary", noun="subscriptions")
 PER_DECISION = Metric(
     "sale", "ratio", "primary", numerator="sales", denominator="decisions", noun="subscriptions per decision"
@@ -81,8 +90,7 @@ class Scenario:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """What one simulated experiment came to.
 
     Parameters
@@ -108,6 +116,9 @@ class Run:
     def is_error(self) -> bool:
         """A verdict that claims a difference: ship, or stop for harm."""
         return self.decision == "ship" or (self.decision == "stop" and self.reason != "no_difference")
+
+
+Repeat = Callable[[Scenario, int, int], list[Run]]
 
 
 def rollups(scenario: Scenario, rng: np.random.Generator) -> Iterator[Rollup]:
@@ -153,12 +164,14 @@ def run_once(scenario: Scenario, rng: np.random.Generator) -> Run:
     ended: ExperimentReading | None = None
     stopped_at, naive, fixed, missed = 1.0, False, False, False
     for i, rollup in enumerate(rollups(scenario, rng)):
-        single = compare(rollup.moments["sale"], plan.primary, treatment=1, control=0)
-        fixed = single.p_value < plan.alpha
-        naive |= fixed
         if ended is not None:
+            single = compare(rollup.moments["sale"], plan.primary, treatment=1, control=0)
+            fixed = single.p_value < plan.alpha
+            naive |= fixed
             continue
         reading = analyse(rollup, plan, history=history)
+        fixed = reading.of("sale").effect.p_value < plan.alpha
+        naive |= fixed
         history = History(reading.looks, reading.split.largest_log_bayes_factor)
         missed |= reading.of("time").always.excludes(0.0)
         if reading.verdict.decision != "keep running":
@@ -167,12 +180,23 @@ def run_once(scenario: Scenario, rng: np.random.Generator) -> Run:
     return Run(*decision, stopped_at, naive, fixed, missed)
 
 
-def repeat(scenario: Scenario, n_runs: int, seed: int) -> list[Run]:
-    """Independent runs from one seed."""
-    return [run_once(scenario, np.random.default_rng([seed, i])) for i in range(n_runs)]
+def block(scenario: Scenario, seed: int, first: int, n: int) -> list[Run]:
+    """Some of the runs of a seed; each is the same whichever block it is in."""
+    return [run_once(scenario, np.random.default_rng([seed, i])) for i in range(first, first + n)]
 
 
-def false_verdicts(n_runs: int, seed: int, *, can_judge: bool) -> list[Figure]:
+def repeat(scenario: Scenario, n_runs: int, seed: int, kept: Kept, pool: ProcessPoolExecutor) -> list[Run]:
+    """Independent runs from one seed, in the order of their numbers."""
+    names = {first: f"{scenario} seed {seed} from {first}" for first in range(0, n_runs, BLOCK)}
+    sizes = {first: min(BLOCK, n_runs - first) for first in names}
+    missing = [f for f, name in names.items() if len(kept.get(name) or ()) != sizes[f]]
+    waiting = {pool.submit(block, scenario, seed, f, sizes[f]): f for f in missing}
+    for done in as_completed(waiting):
+        kept.put(names[waiting[done]], done.result())
+    return [Run(*row) for name in names.values() for row in kept.get(name)]
+
+
+def false_verdicts(n_runs: int, seed: int, repeated: Repeat, *, can_judge: bool) -> list[Figure]:
     """A/A in four forms."""
     limit = 0.05 + 3 * math.sqrt(0.05 * 0.95 / n_runs)
     scenarios = {
@@ -184,7 +208,7 @@ def false_verdicts(n_runs: int, seed: int, *, can_judge: bool) -> list[Figure]:
     }
     figures = []
     for i, (name, scenario) in enumerate(scenarios.items()):
-        runs = repeat(scenario, n_runs, seed + i)
+        runs = repeated(scenario, n_runs, seed + i)
         rate, naive = _share(runs, lambda r: r.is_error), _share(runs, lambda r: r.naive)
         figures.append(
             Figure(
@@ -226,12 +250,12 @@ def false_verdicts(n_runs: int, seed: int, *, can_judge: bool) -> list[Figure]:
     return figures
 
 
-def power(n_runs: int, seed: int, *, can_judge: bool) -> list[Figure]:
+def power(n_runs: int, seed: int, repeated: Repeat, *, can_judge: bool) -> list[Figure]:
     """The effect that the fixed-sample test finds with 90 %, with that test's sample as the planned end."""
     lift = 0.02
     average = BASE_RATE + lift / 2
     n = required_subjects(standard_deviation=math.sqrt(average * (1 - average)), effect=lift, power=0.9)
-    runs = repeat(replace(Scenario(), lift=lift, n_subjects=n), n_runs, seed)
+    runs = repeated(replace(Scenario(), lift=lift, n_subjects=n), n_runs, seed)
     ours, fixed = _share(runs, lambda r: r.decision == "ship"), _share(runs, lambda r: r.fixed)
     # The same runs decide both, so the loss is judged by its own spread.
     loss = np.array([float(r.fixed) - float(r.decision == "ship") for r in runs])
@@ -362,21 +386,30 @@ def _share(runs: list[Run], is_so: Callable[[Run], bool]) -> float:
 
 def main() -> int:
     """Run all of it."""
-    options = parser(__doc__).parse_args()
+    made = parser(__doc__)
+    made.add_argument("--keep", type=Path, help="folder of what earlier runs of the same code have done")
+    options = made.parse_args()
     quick = options.quick
     n_runs, n_split = (60, 300) if quick else (4000, 4000)
+    kept = Kept(None if options.keep is None else options.keep / "runs.jsonl")
+    n_processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     started = time.monotonic()
     figures = []
-    parts: list[Callable[[], list[Figure]]] = [
-        lambda: split_checks(n_split, options.seed + 100, can_judge=not quick),
-        lambda: power(n_runs, options.seed + 200, can_judge=not quick),
-        lambda: false_verdicts(n_runs, options.seed, can_judge=not quick),
-        lambda: analysis_time(options.seed),
-        lambda: allocation(options.seed),
-    ]
-    for part in parts:
-        figures += part()
-        print(f"{time.monotonic() - started:6.0f} s: {figures[-1].name}", file=sys.stderr)
+    with ProcessPoolExecutor(n_processes, get_context("spawn")) as pool:
+
+        def repeated(scenario: Scenario, n: int, seed: int) -> list[Run]:
+            return repeat(scenario, n, seed, kept, pool)
+
+        parts: list[Callable[[], list[Figure]]] = [
+            lambda: split_checks(n_split, options.seed + 100, can_judge=not quick),
+            lambda: power(n_runs, options.seed + 200, repeated, can_judge=not quick),
+            lambda: false_verdicts(n_runs, options.seed, repeated, can_judge=not quick),
+            lambda: analysis_time(options.seed),
+            lambda: allocation(options.seed),
+        ]
+        for part in parts:
+            figures += part()
+            print(f"{time.monotonic() - started:6.0f} s: {figures[-1].name}", file=sys.stderr)
     return finish("ab", figures, quick=quick, path=options.json, seed=options.seed)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import gammaln, logsumexp
+from scipy.special import gammaln
 
 from offline_eval.abtest.records import IntArray, Phase, Rollup
 
@@ -128,7 +128,8 @@ def log_bayes_factor(counts: ArrayLike, weights: ArrayLike) -> NDArray[np.float6
         parts.append(
             (gammaln(prior + x) - gammaln(prior)).sum(axis=-1) - gammaln(strength + n) + gammaln(strength) - null
         )
-    return np.asarray(logsumexp(np.stack(parts), axis=0) - np.log(len(CONCENTRATIONS)))
+    # For a few numbers at a time logaddexp costs a tenth of scipy's logsumexp.
+    return np.asarray(np.logaddexp.reduce(np.stack(parts), axis=0) - np.log(len(CONCENTRATIONS)))
 
 
 def check_split(
