@@ -122,12 +122,14 @@ def plan(
     *,
     planned_subjects: int,
     effect: float,
-    primary: Literal["conversion", "kept", "margin"] = "conversion",
+    primary: Literal["conversion", "kept", "margin", "revenue"] = "conversion",
     looks: int = 5,
     currency: str = "€",
     margin_tolerance: float | None = None,
     visitors_per_day: float | None = None,
     visitors_per_month: float | None = None,
+    covariate: str = "",
+    cap_quantile: float | None = None,
     home: Path | None = None,
     config: Path | None = None,
 ) -> int:
@@ -151,6 +153,10 @@ def plan(
         Traffic of the experiment, for "days to go".
     visitors_per_month
         Traffic of the site, for "more subscriptions a month".
+    covariate
+        Feature of the first decision, a number known before (past spending, a propensity score), that metrics are adjusted for.
+    cap_quantile
+        Share of the buyers, such as 0.99, above whose quantile money is capped.
     home
         Data folder of the service.
     config
@@ -172,6 +178,8 @@ def plan(
             margin_tolerance=margin_tolerance,
             visitors_per_day=visitors_per_day,
             visitors_per_month=visitors_per_month,
+            covariate=covariate,
+            cap_quantile=cap_quantile,
         )
         revision = experiments.get(experiment).revision
         planned = experiments.fix_plan(experiment, choices, revision=revision, at=datetime.now(UTC), actor="command")

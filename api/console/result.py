@@ -215,7 +215,25 @@ def cohorts(t: Words, reading: Reading) -> str:
     columns += [Column(f"k{i}", f"{t('kept per visitor')} · {v}", SHARE) for i, v in enumerate(variants)]
     note = t("Only visitors whose window has closed are counted in a share; a dash is not known yet.")
     table = Table(columns, rows, caption=t("By week of the first visit"), note=note)
-    return render_blocks([table], in_simulation=False)
+    return render_blocks([table, *_stays(t, reading)], in_simulation=False)
+
+
+def _stays(t: Words, reading: Reading) -> list[Block]:
+    """How long subscribers stay, once somebody is known to have left."""
+    curves = reading.survival()
+    if not any((c.share < 1).any() for c in curves.values()):
+        return []
+    lines = [
+        Line(variant, [LinePoint(float(d) + 1, *v) for d, *v in zip(c.day, c.share, c.low, c.high, strict=True)])
+        for variant, c in curves.items()
+        if len(c.day) > 1
+    ]
+    note = t("Kaplan and Meier's curve. It describes: who subscribes may differ between the variants.")
+    chart = line_chart(
+        t("Subscribers still there"), lines, unit=SHARE, axis=t("share of subscribers"), x_axis=t("days since subscribing"),
+        note=note,
+    )  # fmt: skip
+    return [chart] if lines else []
 
 
 def notes(rows: Sequence[AuditRow]) -> list[AuditRow]:
@@ -246,6 +264,16 @@ def _metrics(t: Words, now: ExperimentReading) -> Table:
         Column("interval", t("holds at all times")),
     ]
     note = t("Retention among subscribers describes and decides nothing: it looks only at those who subscribed.")
+    if now.plan.primary.covariate:
+        note += " " + t(
+            "All others are adjusted for {name}, as visitors had it before.", name=now.plan.primary.covariate
+        )
+    for metric in now.plan.metrics:
+        if metric.cap is not None:
+            cap = format_cell(metric.cap, metric.unit)
+            note += " " + t(
+                "{metric}: more than {cap} of one visitor counts as {cap}.", metric=t(metric.title), cap=cap
+            )
     return Table(columns, rows, caption=t("Every metric"), note=note)
 
 

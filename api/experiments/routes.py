@@ -387,6 +387,7 @@ def reading_json(reading: Reading) -> dict[str, Any]:
         "as_of": reading.as_of.isoformat(),
         "rows": reading.counts(),
         "reading": told,
+        "stays": {variant: curve.to_json() for variant, curve in reading.survival().items()},
     }
 
 

@@ -33,12 +33,18 @@ class PlanBody(Body):
 
     planned_subjects: Count = Field(description="Subjects to follow, all variants together")
     effect: Positive = Field(description="Smallest change of the primary metric that matters, absolute")
-    primary: Literal["conversion", "kept", "margin"] = "conversion"
+    primary: Literal["conversion", "kept", "margin", "revenue"] = "conversion"
     n_looks: Annotated[int, Field(ge=1, le=50)] = 5
     currency: Annotated[str, Field(min_length=1, max_length=8)] = "€"
     margin_tolerance: Annotated[float, Field(ge=0, le=10**12)] | None = None
     visitors_per_day: Positive | None = None
     visitors_per_month: Positive | None = None
+    covariate: Annotated[str, Field(max_length=128, pattern=r"^[^\x00]*$")] = Field(
+        "", description="Feature of the first decision, a number, that metrics are adjusted for (CUPED)"
+    )
+    cap_quantile: Annotated[float, Field(ge=0.5, lt=1)] | None = Field(
+        None, description="Share of the buyers above whose quantile money is capped"
+    )
 
 
 class CountingBody(Body):
@@ -47,6 +53,8 @@ class CountingBody(Body):
     subscribed: Kind = "subscribed"
     kept: Kind = "active_30d"
     margin: Kind = "margin_eur"
+    revenue: Kind = "revenue_eur"
+    cancelled: Kind = "cancelled"
     conversion_window_s: Seconds = 7 * 86_400.0
     kept_window_s: Seconds = 38 * 86_400.0
 
@@ -222,15 +230,17 @@ class CountsReply(Reply):
     n_kept_matured: int
     n_kept: int
     margin: Number
+    revenue: Number
 
 
 class ResultsReply(Reply):
-    """Counts and, where a plan was fixed, the reading against it."""
+    """Counts and, where a plan was fixed, the reading against it; ``stays`` is how long subscribers of each variant stay."""
 
     experiment: str
     as_of: str
     rows: list[CountsReply]
     reading: dict[str, Any] | None
+    stays: dict[str, Any]
 
 
 class CheckReply(Reply):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from engine.experiments.parts import HOUR_US
 from engine.experiments.reading import Reading
-from engine.experiments.rollup import HOUR_US
 from engine.store.facts import to_us
 from offline_eval.abtest import MetricReading
 from offline_eval.report.formatting import Interval

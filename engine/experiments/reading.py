@@ -6,7 +6,7 @@ The API, the console, the command and the demo all read here, from the hourly su
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -14,47 +14,31 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import func, select
 
+from engine.experiments.parts import MEASURES
 from engine.experiments.records import UNPLANNED, Experiment, Plan, plan_for_statistics
-from engine.experiments.rollup import HOUR_US, SEPARATOR, refresh
-from engine.rewards.definition import DAY_S
+from engine.experiments.rollup import SEPARATOR, refresh
+from engine.experiments.sums import (
+    NO_VALUES,
+    Cells,
+    Stays,
+    Values,
+    cap_of,
+    read_cells,
+    read_stays,
+    read_values,
+    timeline,
+)
 from engine.store import tables
 from engine.store.database import Database
-from engine.store.facts import from_us, to_us
-from offline_eval.abtest import ExperimentPlan, Timeline
+from engine.store.facts import from_us
+from offline_eval.abtest import ExperimentPlan
 from offline_eval.abtest.confidence_sequence import sequence_interval
 from offline_eval.abtest.effects import Effect, compare
 from offline_eval.abtest.replay import Replay, replay
+from offline_eval.abtest.survival import SurvivalCurve
 from offline_eval.report.formatting import Interval
-from policies.records import FloatArray, IntArray
 
-_HOURS_A_DAY = 24
 MAX_SEGMENT_VALUES = 8
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Cells:
-    """Sums by phase, variant, hour of first exposure and segments; each array of shape ``(n_cells,)``."""
-
-    phase: IntArray
-    variant: NDArray[np.str_]
-    hour: IntArray
-    segments: NDArray[np.str_]
-    n: FloatArray
-    n_subscribed: FloatArray
-    n_kept: FloatArray
-    sum_margin: FloatArray
-    sum_margin_squared: FloatArray
-
-    def __len__(self) -> int:
-        return len(self.phase)
-
-    def where(self, rows: NDArray[np.bool_]) -> Cells:
-        """Some of the cells."""
-        return Cells(*(getattr(self, name)[rows] for name in self.__slots__))
-
-    def is_matured(self, window_s: float, as_of: datetime) -> NDArray[np.bool_]:
-        """Whether a window has closed for everyone in a cell, shape ``(n_cells,)``."""
-        return np.asarray((self.hour + 1) * HOUR_US + round(window_s * 1e6) <= to_us(as_of))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +57,8 @@ class Reading:
 
     experiment: Experiment
     cells: Cells
+    values: Values
+    stays: Stays
     found: Replay | None
     plan: Plan
     is_planned: bool
@@ -82,6 +68,11 @@ class Reading:
     def n_subjects(self) -> int:
         """Subjects exposed so far, those seen in several variants included."""
         return int(self.cells.n.sum())
+
+    def survival(self) -> dict[str, SurvivalCurve]:
+        """How long the subscribers of each variant stay, by day; describes, for who subscribes is an outcome too."""
+        variants = [v.key for v in self.experiment.variants]
+        return {v: curve for v in variants if (curve := self.stays.curve(v, as_of=self.as_of)) is not None}
 
     def counts(self) -> list[dict[str, Any]]:
         """One row per phase and variant; what has not matured is counted apart and never as "no"."""
@@ -102,6 +93,7 @@ class Reading:
                         "n_kept_matured": int(cells.n[here & kept].sum()),
                         "n_kept": int(cells.n_kept[here & kept].sum()),
                         "margin": float(cells.sum_margin[here & kept].sum()),
+                        "revenue": float(cells.sum_revenue[here & kept].sum()),
                     }
                 )
         return out
@@ -126,70 +118,31 @@ def read_experiment(
         Used where the experiment has none of its own; the caller fixed it before the start elsewhere.
     """
     refresh(database, experiment)
-    cells = read_cells(database, experiment, as_of=as_of)
     chosen = experiment.plan or plan
     used = chosen or UNPLANNED
-    found = None
-    if len(cells):
-        statistics = plan_for_statistics(experiment, used)
-        found = replay(
-            timeline(cells, statistics, as_of=as_of), statistics, n_points=n_points, in_simulation=in_simulation
-        )
-    return Reading(experiment, cells, found, used, chosen is not None, as_of)
+    cells = read_cells(database, experiment, as_of=as_of)
+    values = read_values(database, experiment, as_of=as_of) if used.cap_quantile is not None else NO_VALUES
+    stays = read_stays(database, experiment)
+    reading = Reading(experiment, cells, values, stays, None, used, chosen is not None, as_of)
+    if not len(cells):
+        return reading
+    statistics = statistics_of(reading)
+    line = timeline(cells, values, statistics, as_of=as_of)
+    return replace(reading, found=replay(line, statistics, n_points=n_points, in_simulation=in_simulation))
 
 
-def read_cells(database: Database, experiment: Experiment, *, as_of: datetime) -> Cells:
-    """Sums of subjects exposed by a moment."""
-    table = tables.experiment_cells
-    columns = [table.c[name] for name in Cells.__slots__]
-    with database.reading() as connection:
-        rows = connection.execute(
-            select(*columns)
-            .where(table.c.experiment == experiment.id, table.c.hour <= to_us(as_of) // HOUR_US)
-            .order_by(table.c.hour, table.c.phase, table.c.variant, table.c.segments)
-        ).all()
-    kinds: dict[str, Any] = {"phase": np.int64, "variant": np.str_, "hour": np.int64, "segments": np.str_}
-    arrays = [np.asarray([r[i] for r in rows], dtype=kinds.get(c.name, np.float64)) for i, c in enumerate(columns)]
-    return Cells(*arrays)
-
-
-def timeline(cells: Cells, plan: ExperimentPlan, *, as_of: datetime) -> Timeline:
-    """Cells as the statistics take them; days count from the first hour with an exposure."""
-    hours, at = np.unique(cells.hour, return_inverse=True)
-    phases = {p.key: i for i, p in enumerate(plan.all_phases)}
-    variants = {v: i for i, v in enumerate(plan.variants)}
-    phase = np.asarray([phases.get(str(p), -1) for p in cells.phase], dtype=np.int64)
-    variant = np.asarray([variants.get(str(v), -1) for v in cells.variant], dtype=np.int64)
-    weights = np.array([[p.weights_bp[v] for v in plan.variants] for p in plan.all_phases])
-    is_mixed = cells.variant == ""
-    is_planned = (phase >= 0) & (variant >= 0)
-    is_planned[is_planned] = weights[phase[is_planned], variant[is_planned]] > 0
-    shape = (len(hours), len(phases), len(variants))
-    flat = np.ravel_multi_index((at[is_planned], phase[is_planned], variant[is_planned]), shape)
-
-    def total(values: FloatArray) -> FloatArray:
-        summed = np.bincount(flat, values[is_planned], minlength=int(np.prod(shape)))
-        return np.asarray(summed.reshape(shape), dtype=np.float64)
-
-    n, subscribed, kept = total(cells.n), total(cells.n_subscribed), total(cells.n_kept)
-    margin, squared = total(cells.sum_margin), total(cells.sum_margin_squared)
-    none = np.zeros(shape)
-    start = int(hours[0])
-    return Timeline(
-        opens=(hours - start) / _HOURS_A_DAY,
-        closes=(hours - start + 1) / _HOURS_A_DAY,
-        exposed=n.astype(np.int64),
-        # Kept implies subscribed, so that the product of the two is kept.
-        moments={
-            "conversion": np.stack([n, subscribed, subscribed, none, none, none]),
-            "kept": np.stack([n, kept, kept, none, none, none]),
-            "margin": np.stack([n, margin, squared, none, none, none]),
-            "retention": np.stack([n, kept, kept, subscribed, subscribed, kept]),
-        },
-        as_of_day=(to_us(as_of) - start * HOUR_US) / (DAY_S * 1e6),
-        n_multiple_exposed=int(cells.n[is_mixed].sum()),
-        n_leaked=int(cells.n[~is_planned & ~is_mixed].sum()),
-    )
+def statistics_of(reading: Reading) -> ExperimentPlan:
+    """The plan as the statistics take it, with what larger values count as."""
+    cells, plan, quantile = reading.cells, reading.plan, reading.plan.cap_quantile
+    caps: dict[str, float] = {}
+    if quantile is not None:
+        window_s = reading.experiment.counting.kept_window_s
+        for measure in MEASURES:
+            cap = cap_of(cells, reading.values, measure, quantile=quantile, window_s=window_s, as_of=reading.as_of,
+                         n_first=plan.planned_subjects / plan.n_looks)  # fmt: skip
+            if cap is not None:
+                caps[measure] = cap
+    return plan_for_statistics(reading.experiment, plan, has_revenue=bool(cells.sum_revenue_squared.any()), caps=caps)
 
 
 def latest_moment(database: Database) -> datetime | None:
@@ -223,15 +176,15 @@ def read_segments(reading: Reading) -> list[SegmentReading]:
     experiment, cells = reading.experiment, reading.cells
     if not experiment.segments or reading.found is None:
         return []
-    plan = plan_for_statistics(experiment, reading.plan)
+    plan = reading.found.now.plan
     parts = [(i, name, value) for i, name in enumerate(experiment.segments) for value in _values_of(cells, i)]
     n_looks = max(1, len(parts) * len(plan.treatments))
     out: list[SegmentReading] = []
     for i, name, value in parts:
-        mine = cells.where(
-            np.asarray([s.split(SEPARATOR)[i] == value for s in cells.segments.tolist()], dtype=np.bool_)
+        mine = cells.where(_is_in(cells.segments, i, value))
+        line = timeline(
+            mine, reading.values.where(_is_in(reading.values.segments, i, value)), plan, as_of=reading.as_of
         )
-        line = timeline(mine, plan, as_of=reading.as_of)
         moments = line.rollup(plan, line.as_of_day).moments[plan.primary.name]
         for treatment in plan.treatments:
             column, control = plan.variants.index(treatment), plan.variants.index(plan.control)
@@ -247,6 +200,10 @@ def read_segments(reading: Reading) -> list[SegmentReading]:
             )
             out.append(SegmentReading(name, value, treatment, int(mine.n.sum()), effect, interval))
     return out
+
+
+def _is_in(segments: NDArray[np.str_], i: int, value: str) -> NDArray[np.bool_]:
+    return np.asarray([s.split(SEPARATOR)[i] == value for s in segments.tolist()], dtype=np.bool_)
 
 
 def _values_of(cells: Cells, i: int) -> list[str]:

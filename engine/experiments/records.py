@@ -17,6 +17,7 @@ from policies.eligibility import Condition
 from policies.errors import InvalidInputError, UnknownNameError
 
 State = Literal["draft", "scheduled", "running", "stopped", "archived"]
+Primary = Literal["conversion", "kept", "margin", "revenue"]
 STATES: tuple[State, ...] = ("draft", "scheduled", "running", "stopped", "archived")
 RAMP_STEPS = (0.01, 0.05, 0.10, 0.25, 0.50, 1.0)
 MAX_SEGMENTS = 3
@@ -36,6 +37,10 @@ class Counting:
         Kind that says it is still active 30 days after subscribing.
     margin
         Kind whose values add up to the margin earned with a subject.
+    revenue
+        Kind whose values add up to what a subject paid.
+    cancelled
+        Kind that says a subscriber has left; shows how long subscribers stay and decides nothing.
     conversion_window_s
         A subscription this long after first exposure counts, and only subjects exposed that long ago are counted.
     kept_window_s
@@ -45,11 +50,13 @@ class Counting:
     subscribed: str = "subscribed"
     kept: str = "active_30d"
     margin: str = "margin_eur"
+    revenue: str = "revenue_eur"
+    cancelled: str = "cancelled"
     conversion_window_s: float = 7 * DAY_S
     kept_window_s: float = 38 * DAY_S
 
     def __post_init__(self) -> None:
-        for name in (self.subscribed, self.kept, self.margin):
+        for name in (self.subscribed, self.kept, self.margin, self.revenue, self.cancelled):
             check_text(name, what="kind of an outcome", max_length=64)
         if not 0 < self.conversion_window_s <= self.kept_window_s:
             raise InvalidInputError(
@@ -72,17 +79,33 @@ class Plan:
         Largest loss of margin per visitor that would be accepted; None ships unless a loss is proven.
     is_late
         Whether it was fixed after the experiment had started; every reading then says so.
+    covariate
+        Feature of the first decision, a number known before a variant could change it (past spending, a propensity score): it takes
+        out what visitors differed in already (CUPED), and a difference of it between variants breaks the reading. "" for none.
+    cap_quantile
+        Money of one visitor above this quantile of the buyers' (of all variants together) counts as the quantile, so that a few large
+        sums do not decide; None leaves them.
     """
 
     planned_subjects: int
     effect: float
-    primary: Literal["conversion", "kept", "margin"] = "conversion"
+    primary: Primary = "conversion"
     n_looks: int = 5
     currency: str = "€"
     margin_tolerance: float | None = None
     visitors_per_day: float | None = None
     visitors_per_month: float | None = None
     is_late: bool = False
+    covariate: str = ""
+    cap_quantile: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.covariate:
+            check_text(self.covariate, what="covariate of a plan", max_length=128)
+        if self.cap_quantile is not None and not 0.5 <= self.cap_quantile < 1:
+            raise InvalidInputError(
+                f"cap_quantile is {self.cap_quantile}; expected a share of the buyers from 0.5 to below 1, such as 0.99"
+            )
 
 
 # Without a plan only intervals are shown; these choices make them narrowest about here and never lead to a verdict.
@@ -224,13 +247,27 @@ class Experiment:
         """Key of the variant the others are compared with."""
         return self.variants[0].key
 
+    @property
+    def covariate(self) -> str:
+        """Feature that the plan adjusts for; "" for none."""
+        return "" if self.plan is None else self.plan.covariate
+
     def variant(self, key: str) -> Variant:
         """Variant by key."""
         return next(v for v in self.variants if v.key == key)
 
 
-def plan_for_statistics(experiment: Experiment, plan: Plan) -> ExperimentPlan:
+def plan_for_statistics(
+    experiment: Experiment, plan: Plan, *, has_revenue: bool = False, caps: Mapping[str, float] | None = None
+) -> ExperimentPlan:
     """Choices and phases as the statistics want them; the first variant is the control.
+
+    Parameters
+    ----------
+    has_revenue
+        Whether revenue is shown where it does not decide.
+    caps
+        By metric, what larger values count as.
 
     Raises
     ------
@@ -251,6 +288,9 @@ def plan_for_statistics(experiment: Experiment, plan: Plan) -> ExperimentPlan:
             kept_days=counting.kept_window_s / DAY_S,
             margin_tolerance=plan.margin_tolerance,
             primary=plan.primary,
+            has_revenue=has_revenue,
+            covariate=plan.covariate,
+            caps=caps,
         ),
         planned_subjects=plan.planned_subjects,
         effect=plan.effect,

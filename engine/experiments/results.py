@@ -32,8 +32,10 @@ class ExperimentOutcomes:
         When the subject first saw what the experiment chose, shape ``(n,)``, ``datetime64[us]`` in UTC.
     subscribed, kept
         0 or 1, shape ``(n,)``; 0 where not matured.
-    margin
+    margin, revenue
         Shape ``(n,)``; 0 where not matured.
+    covariate
+        What the plan adjusts for, shape ``(n,)``; 0 where there is none.
     is_conversion_matured, is_kept_matured
         Whether the window of the subject is over, shape ``(n,)``; false is *unknown*, never "no".
     """
@@ -45,6 +47,8 @@ class ExperimentOutcomes:
     subscribed: FloatArray
     kept: FloatArray
     margin: FloatArray
+    revenue: FloatArray
+    covariate: FloatArray
     is_conversion_matured: BoolArray
     is_kept_matured: BoolArray
 
@@ -79,6 +83,8 @@ def experiment_results(database: Database, experiment_id: str, *, as_of: datetim
         subscribed=column("subscribed", np.float64) * converted,
         kept=column("kept", np.float64) * kept,
         margin=column("margin", np.float64) * kept,
+        revenue=column("revenue", np.float64) * kept,
+        covariate=column("covariate", np.float64),
         is_conversion_matured=converted,
         is_kept_matured=kept,
     )

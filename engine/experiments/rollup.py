@@ -2,20 +2,29 @@
 
 ``exposures`` has a row per subject that has *seen* something of an experiment: the time is that of its first activated decision
 (of the activation, where that came later), and a decision that was taken back is none. ``experiment_cells`` is its sum by phase,
-variant, hour and segment. Both are derived: a subject that a new fact speaks of is worked out again from all its facts, so that
-the order in which facts come changes nothing, and a rebuild gives the same rows.
+variant, hour and segment, ``experiment_values`` the same by size of the money, ``experiment_stays`` counts subscribers by how long they
+stayed. All are derived: a subject that a new fact speaks of is worked out again from all its facts, so that the order in which facts
+come changes nothing, and a rebuild gives the same rows.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, text, update
 from sqlalchemy.sql.elements import TextClause
 
+from engine.experiments.parts import (
+    DERIVED,
+    Row,
+    Sums,
+    cells_sql,
+    stays_sql,
+    values_sql,
+)
 from engine.experiments.records import Experiment
 from engine.rewards.seen import IS_SEEN
 from engine.store import facts, tables
@@ -26,13 +35,10 @@ from engine.subjects.links import everybody, people_of
 CHUNK = 4_000
 # From so many facts behind, PostgreSQL works everything out anew by one statement.
 REBUILD_AFTER = 200_000
-HOUR_US = 3_600_000_000
+
 SEPARATOR = "\x1f"
 _KEY = "exposures_pkey"
 _SUBJECTS = 400
-
-Row = tuple[str, int, str, int, int, int, float, str]
-Cell = tuple[int, str, int, str]
 
 _PEOPLE = "CREATE TEMP TABLE people (id TEXT PRIMARY KEY, name TEXT NOT NULL)"
 _IS_SEEN = f"d.experiment = :experiment AND {IS_SEEN}"
@@ -57,24 +63,32 @@ UNION ALL SELECT name, id, phase, variant, seen_us FROM (
 """
 _CAME = """
 SELECT s.subject AS subject,
-  MAX(CASE WHEN o.kind = :subscribed AND o.value > 0 AND o.at_us <= s.exposed_us + :conversion_us THEN 1 ELSE 0 END) AS subscribed,
+  MIN(CASE WHEN o.kind = :subscribed AND o.value > 0 AND o.at_us <= s.exposed_us + :conversion_us THEN o.at_us END) AS subscribed_us,
   MAX(CASE WHEN o.kind = :kept AND o.value > 0 THEN 1 ELSE 0 END) AS kept,
-  SUM(CASE WHEN o.kind = :margin THEN o.value ELSE 0 END) AS margin
+  SUM(CASE WHEN o.kind = :margin THEN o.value ELSE 0 END) AS margin,
+  SUM(CASE WHEN o.kind = :revenue THEN o.value ELSE 0 END) AS revenue
 FROM ({told}) o JOIN seen s ON s.subject = o.subject
 WHERE o.at_us >= s.exposed_us AND o.at_us <= s.exposed_us + :kept_us
 GROUP BY s.subject
 """
+# How long somebody stays has no window: it is known until the last day that is over.
+_GONE = """
+SELECT c.subject AS subject, MIN(o.at_us) AS left_us
+FROM ({gone}) o JOIN came c ON c.subject = o.subject
+WHERE o.at_us >= c.subscribed_us GROUP BY c.subject
+"""
 _TOLD_ALONE = """
-SELECT q.subject, q.kind, q.value, q.at_us FROM outcomes q WHERE q.kind IN (:subscribed, :kept, :margin) {outcomes}
+SELECT q.subject, q.kind, q.value, q.at_us FROM outcomes q WHERE q.kind IN ({kinds}) {outcomes}
 """
 _TOLD_LINKED = """
 SELECT COALESCE(p.name, q.subject) AS subject, q.kind, q.value, q.at_us
-FROM outcomes q LEFT JOIN people p ON p.id = q.subject WHERE q.kind IN (:subscribed, :kept, :margin) {outcomes}
+FROM outcomes q LEFT JOIN people p ON p.id = q.subject WHERE q.kind IN ({kinds}) {outcomes}
 """
 _ROWS = """
-SELECT s.subject, s.phase, s.variant, s.exposed_us, COALESCE(c.subscribed, 0) AS subscribed,
-  COALESCE(c.subscribed * c.kept, 0) AS kept, COALESCE(c.margin, 0) AS margin, {segments} AS segments
-FROM seen s LEFT JOIN came c ON c.subject = s.subject {join}
+SELECT s.subject, s.phase, s.variant, s.exposed_us, CASE WHEN c.subscribed_us IS NULL THEN 0 ELSE 1 END AS subscribed,
+  CASE WHEN c.subscribed_us IS NULL THEN 0 ELSE c.kept END AS kept, COALESCE(c.margin, 0) AS margin,
+  COALESCE(c.revenue, 0) AS revenue, {covariate} AS covariate, c.subscribed_us, g.left_us, {segments} AS segments
+FROM seen s LEFT JOIN came c ON c.subject = s.subject LEFT JOIN gone g ON g.subject = s.subject {join}
 """
 _FIRST = """
 LEFT JOIN assignments f ON f.experiment = :experiment AND f.subject = s.id
@@ -95,24 +109,11 @@ UNION SELECT l.subject FROM links l WHERE l.ledger_offset >= :first AND l.ledger
 """
 _TOLD_OF = """
 SELECT DISTINCT o.subject FROM outcomes o
-WHERE o.ledger_offset >= :first AND o.ledger_offset < :end AND o.kind IN (:subscribed, :kept, :margin)
+WHERE o.ledger_offset >= :first AND o.ledger_offset < :end AND o.kind IN (:subscribed, :kept, :margin, :revenue, :cancelled)
 """
-_CELLS = """
-INSERT INTO experiment_cells
-  (experiment, phase, variant, hour, segments, n, n_subscribed, n_kept, sum_margin, sum_margin_squared)
-SELECT experiment, phase, variant, exposed_us / 3600000000, segments,
-  COUNT(*), SUM(subscribed), SUM(kept), SUM(margin), SUM(margin * margin)
-FROM exposures WHERE experiment = :experiment GROUP BY experiment, phase, variant, exposed_us / 3600000000, segments
-"""
-_ADD = text("""
-INSERT INTO experiment_cells
-  (experiment, phase, variant, hour, segments, n, n_subscribed, n_kept, sum_margin, sum_margin_squared)
-VALUES (:experiment, :phase, :variant, :hour, :segments, :n, :n_subscribed, :n_kept, :sum_margin, :sum_margin_squared)
-ON CONFLICT (experiment, phase, variant, hour, segments) DO UPDATE SET
-  n = experiment_cells.n + excluded.n, n_subscribed = experiment_cells.n_subscribed + excluded.n_subscribed,
-  n_kept = experiment_cells.n_kept + excluded.n_kept, sum_margin = experiment_cells.sum_margin + excluded.sum_margin,
-  sum_margin_squared = experiment_cells.sum_margin_squared + excluded.sum_margin_squared
-""")
+_COUNTED = ":subscribed, :kept, :margin, :revenue"
+_KINDS = ("subscribed", "kept", "margin", "revenue", "cancelled")
+_COLUMNS = "experiment, subject, phase, variant, exposed_us, subscribed, kept, margin, revenue, covariate, subscribed_us, left_us, segments"
 
 
 def refresh(database: Database, experiment: Experiment) -> None:
@@ -149,7 +150,12 @@ def rebuild(database: Database, experiment: Experiment) -> None:
 
 def rules_of(experiment: Experiment) -> str:
     """What a rollup was made by; another text makes it anew."""
-    return json.dumps({"counting": asdict(experiment.counting), "segments": experiment.segments}, sort_keys=True)
+    rules = {
+        "counting": asdict(experiment.counting),
+        "segments": experiment.segments,
+        "covariate": experiment.covariate,
+    }
+    return json.dumps(rules, sort_keys=True)
 
 
 def _cursor(connection: Connection, experiment: Experiment) -> int:
@@ -171,7 +177,7 @@ def _move(connection: Connection, experiment: Experiment, offset: int) -> None:
 
 
 def _clear(connection: Connection, experiment_id: str) -> None:
-    for table in (tables.exposures, tables.experiment_cells):
+    for table in (tables.exposures, *DERIVED):
         connection.execute(delete(table).where(table.c.experiment == experiment_id))
 
 
@@ -190,7 +196,7 @@ def _first_fact(connection: Connection, experiment: Experiment) -> int:
 
 def _fold(connection: Connection, experiment: Experiment, first: int, end: int, *, is_sqlite: bool) -> None:
     groups = _touched(connection, experiment, first, end)
-    changes: dict[Cell, list[float]] = {}
+    changes = Sums()
     people = {i: name for name, ids in groups.items() if len(ids) > 1 for i in ids}
     if people:
         _name_people(connection, people, is_sqlite=is_sqlite)
@@ -200,18 +206,7 @@ def _fold(connection: Connection, experiment: Experiment, first: int, end: int, 
         if len(part) >= _SUBJECTS or position == len(groups):
             _work_out(connection, experiment, part, changes, is_linked=bool(people), is_sqlite=is_sqlite)
             part = []
-    rows = [
-        {
-            "experiment": experiment.id, "phase": phase, "variant": variant, "hour": hour, "segments": segments,
-            "n": round(n), "n_subscribed": round(s), "n_kept": round(k), "sum_margin": m, "sum_margin_squared": mm,
-        }
-        for (phase, variant, hour, segments), (n, s, k, m, mm) in changes.items()
-        if any((n, s, k, m, mm))
-    ]  # fmt: skip
-    if rows:
-        connection.execute(_ADD, rows)
-        cells = tables.experiment_cells
-        connection.execute(delete(cells).where(cells.c.experiment == experiment.id, cells.c.n == 0))
+    changes.write(connection, experiment.id)
 
 
 def _touched(connection: Connection, experiment: Experiment, first: int, end: int) -> dict[str, list[str]]:
@@ -219,7 +214,7 @@ def _touched(connection: Connection, experiment: Experiment, first: int, end: in
     values = _values(experiment)
     span = {"first": first, "end": end}
     seen = set(connection.execute(text(_SEEN_ANEW), {"experiment": experiment.id, **span}).scalars())
-    kinds = {k: values[k] for k in ("subscribed", "kept", "margin")}
+    kinds = {k: values[k] for k in _KINDS}
     told = set(connection.execute(text(_TOLD_OF), {**kinds, **span}).scalars()) - seen
     names = people_of(connection, seen | told)
     groups: dict[str, list[str]] = {}
@@ -247,7 +242,7 @@ def _work_out(
     connection: Connection,
     experiment: Experiment,
     subjects: Sequence[str],
-    changes: dict[Cell, list[float]],
+    changes: Sums,
     *,
     is_linked: bool,
     is_sqlite: bool,
@@ -255,40 +250,30 @@ def _work_out(
     """Replace the rows of some subjects, and note what that changes in the sums."""
     table = tables.exposures
     mine = (table.c.experiment == experiment.id, table.c.subject.in_(subjects))
-    columns = [c for c in table.c if c.name != "experiment"]
-    before: list[Row] = [tuple(r) for r in connection.execute(select(*columns).where(*mine))]
+    columns = [table.c[name] for name in Row._fields]
+    before = [Row(*r) for r in connection.execute(select(*columns).where(*mine))]
     query = _query(experiment, only="AND {}.subject IN :subjects", is_linked=is_linked, is_sqlite=is_sqlite)
     query = query.bindparams(bindparam("subjects", expanding=True))
     found = connection.execute(query, {**_values(experiment), "subjects": list(subjects)})
-    after: list[Row] = [tuple(r) for r in found]
-    known = {r[0]: r for r in before}
-    after = [_with_known_segments(r, known.get(r[0])) for r in after]
+    after = [Row(*r) for r in found]
+    known = {r.subject: r for r in before}
+    after = [_with_known_features(r, known.get(r.subject)) for r in after]
     same = set(before) & set(after)
-    _add(changes, (r for r in before if r not in same), -1)
-    _add(changes, (r for r in after if r not in same), 1)
-    gone = [r[0] for r in before if r not in same]
+    changes.add((r for r in before if r not in same), -1)
+    changes.add((r for r in after if r not in same), 1)
+    gone = [r.subject for r in before if r not in same]
     if gone:
         connection.execute(delete(table).where(table.c.experiment == experiment.id, table.c.subject.in_(gone)))
     fresh = [r for r in after if r not in same]
     if fresh:
-        names = [c.name for c in columns]
-        connection.execute(
-            insert(table), [{"experiment": experiment.id, **dict(zip(names, r, strict=True))} for r in fresh]
-        )
+        connection.execute(insert(table), [{"experiment": experiment.id, **r._asdict()} for r in fresh])
 
 
-def _with_known_segments(row: Row, before: Row | None) -> Row:
-    """The row, with the segments it had where the body that they came from is gone."""
-    if before is None or before[3] != row[3] or row[-1].strip(SEPARATOR):
+def _with_known_features(row: Row, before: Row | None) -> Row:
+    """The row, with the segments and the covariate it had where the body that they came from is gone."""
+    if before is None or before.exposed_us != row.exposed_us or row.segments.strip(SEPARATOR) or row.covariate:
         return row
-    return (*row[:-1], before[-1])
-
-
-def _add(changes: dict[Cell, list[float]], rows: Iterable[Row], sign: int) -> None:
-    for _, phase, variant, exposed_us, subscribed, kept, margin, segments in rows:
-        sums = changes.setdefault((phase, variant, exposed_us // HOUR_US, segments), [0.0] * 5)
-        for i, value in enumerate((1, subscribed, kept, margin, margin * margin)):
-            sums[i] += sign * value
+    return row._replace(segments=before.segments, covariate=before.covariate)
 
 
 def _rebuild(connection: Connection, experiment: Experiment, *, is_sqlite: bool) -> None:
@@ -303,23 +288,22 @@ def _rebuild(connection: Connection, experiment: Experiment, *, is_sqlite: bool)
         for setting in ("work_mem = '256MB'", "maintenance_work_mem = '256MB'", "statement_timeout = 0"):
             connection.execute(text(f"SET LOCAL {setting}"))
         is_alone = _clear_whole(connection, experiment.id)
-    seen, came, rows = _parts(is_linked=bool(people))
-    for name, query in (("seen", seen), ("came", came)):
+    seen, came, gone, rows = _parts(is_linked=bool(people))
+    for name, query in (("seen", seen), ("came", came), ("gone", gone)):
         connection.execute(text(f"DROP TABLE IF EXISTS {name}"))
         ending = "" if is_sqlite else " ON COMMIT DROP"
         connection.execute(text(f"CREATE TEMP TABLE {name}{ending} AS {_bound(query)}"), values)
         connection.execute(text(f"CREATE INDEX came_{name} ON {name} (subject)" if is_sqlite else f"ANALYZE {name}"))
-    target = (
-        "INSERT INTO exposures (experiment, subject, phase, variant, exposed_us, subscribed, kept, margin, segments)"
-    )
+    target = f"INSERT INTO exposures ({_COLUMNS})"
     query = _segmented(rows, experiment, is_sqlite=is_sqlite)
     # An index grows fastest in the order of its key; where it is made afterwards the order does not matter.
     order = "" if is_sqlite or is_alone else ' ORDER BY r.subject COLLATE "C"'
     connection.execute(text(f"{target} SELECT CAST(:experiment AS TEXT), r.* FROM ({query}) r{order}"), values)
     if is_alone:
         connection.execute(text(f"ALTER TABLE exposures ADD CONSTRAINT {_KEY} PRIMARY KEY (experiment, subject)"))
-    connection.execute(text(_CELLS), {"experiment": experiment.id})
-    for name in ("seen", "came"):
+    for statement in (cells_sql(has_covariate=bool(experiment.covariate)), *values_sql(), stays_sql()):
+        connection.execute(text(statement), {"experiment": experiment.id})
+    for name in ("seen", "came", "gone"):
         connection.execute(text(f"DROP TABLE {name}"))
 
 
@@ -330,8 +314,8 @@ def _clear_whole(connection: Connection, experiment_id: str) -> bool:
     if other is not None:
         _clear(connection, experiment_id)
         return False
-    cells = tables.experiment_cells
-    connection.execute(delete(cells).where(cells.c.experiment == experiment_id))
+    for derived in DERIVED:
+        connection.execute(delete(derived).where(derived.c.experiment == experiment_id))
     connection.execute(text("TRUNCATE exposures"))
     connection.execute(text(f"ALTER TABLE exposures DROP CONSTRAINT {_KEY}"))
     return True
@@ -339,16 +323,18 @@ def _clear_whole(connection: Connection, experiment_id: str) -> bool:
 
 def _query(experiment: Experiment, *, only: str, is_linked: bool, is_sqlite: bool) -> TextClause:
     """Rows of some subjects, in one statement."""
-    seen, came, rows = _parts(is_linked=is_linked)
+    seen, came, gone, rows = _parts(is_linked=is_linked)
     shown = _segmented(rows, experiment, is_sqlite=is_sqlite)
-    parts = f"WITH seen AS MATERIALIZED ({seen}), came AS ({came}) {shown}"
+    parts = f"WITH seen AS MATERIALIZED ({seen}), came AS MATERIALIZED ({came}), gone AS ({gone}) {shown}"
     return text(parts.format(decisions=only.format("d"), outcomes=only.format("q")))
 
 
-def _parts(*, is_linked: bool) -> tuple[str, str, str]:
-    """Who saw something, what came of them, and both together."""
-    came = _CAME.replace("{told}", _TOLD_LINKED if is_linked else _TOLD_ALONE)
-    return (_SEEN_LINKED if is_linked else _SEEN_ALONE), came, _ROWS
+def _parts(*, is_linked: bool) -> tuple[str, str, str, str]:
+    """Who saw something, what came of them, when they left, and all together."""
+    told = _TOLD_LINKED if is_linked else _TOLD_ALONE
+    came = _CAME.replace("{told}", told.replace("{kinds}", _COUNTED))
+    gone = _GONE.replace("{gone}", told.replace("{kinds}", ":cancelled"))
+    return (_SEEN_LINKED if is_linked else _SEEN_ALONE), came, gone, _ROWS
 
 
 def _bound(query: str) -> str:
@@ -358,7 +344,9 @@ def _bound(query: str) -> str:
 def _segmented(rows: str, experiment: Experiment, *, is_sqlite: bool) -> str:
     parts = [_feature(i, is_sqlite=is_sqlite) for i in range(len(experiment.segments))]
     segments = f" || '{SEPARATOR}' || ".join(parts) or "''"
-    return rows.replace("{segments}", segments).replace("{join}", _FIRST if parts else "")
+    covariate = _number(is_sqlite=is_sqlite) if experiment.covariate else "0"
+    rows = rows.replace("{segments}", segments).replace("{covariate}", covariate)
+    return rows.replace("{join}", _FIRST if parts or experiment.covariate else "")
 
 
 def _feature(i: int, *, is_sqlite: bool) -> str:
@@ -372,15 +360,29 @@ def _feature(i: int, *, is_sqlite: bool) -> str:
     return f"COALESCE(CAST(CASE WHEN length(b.body) > 2 THEN {value} END AS TEXT), '')"
 
 
+def _number(*, is_sqlite: bool) -> str:
+    """Value of the covariate in the stored body of the first decision; 0 where it is no number, or nobody knows it."""
+    if is_sqlite:
+        body, path = "CAST(b.body AS TEXT)", ":path_covariate"
+        value = f"CASE WHEN json_type({body}, {path}) IN ('integer', 'real') THEN CAST(json_extract({body}, {path}) AS REAL) END"
+    else:
+        field = "convert_from(b.body, 'UTF8')::json -> 'x' -> CAST(:name_covariate AS TEXT)"
+        value = f"CASE WHEN json_typeof({field}) = 'number' THEN CAST(({field})::text AS double precision) END"
+    return f"COALESCE(CASE WHEN length(b.body) > 2 THEN {value} END, 0)"
+
+
 def _values(experiment: Experiment) -> dict[str, Any]:
     counting = experiment.counting
-    names = {f"name_{i}": name for i, name in enumerate(experiment.segments)}
-    paths = {f"path_{i}": '$.x."' + name.replace('"', '""') + '"' for i, name in enumerate(experiment.segments)}
+    features = {str(i): name for i, name in enumerate(experiment.segments)} | {"covariate": experiment.covariate}
+    names = {f"name_{i}": name for i, name in features.items()}
+    paths = {f"path_{i}": '$.x."' + name.replace('"', '""') + '"' for i, name in features.items()}
     return {
         "experiment": experiment.id,
         "subscribed": counting.subscribed,
         "kept": counting.kept,
         "margin": counting.margin,
+        "revenue": counting.revenue,
+        "cancelled": counting.cancelled,
         "conversion_us": round(counting.conversion_window_s * 1e6),
         "kept_us": round(counting.kept_window_s * 1e6),
         **names,

@@ -312,6 +312,12 @@ exposures = Table(
     Column("subscribed", SmallInteger, nullable=False),
     Column("kept", SmallInteger, nullable=False),
     Column("margin", Float(53), nullable=False),
+    Column("revenue", Float(53), nullable=False),
+    # What the plan adjusts for, as the first decision knew it; 0 where there is none.
+    Column("covariate", Float(53), nullable=False),
+    # When it subscribed within the conversion window, and when it left after that.
+    Column("subscribed_us", BigInteger),
+    Column("left_us", BigInteger),
     Column("segments", Text, nullable=False),
     PrimaryKeyConstraint("experiment", "subject"),
     sqlite_with_rowid=False,
@@ -330,7 +336,50 @@ experiment_cells = Table(
     Column("n_kept", BigInteger, nullable=False),
     Column("sum_margin", Float(53), nullable=False),
     Column("sum_margin_squared", Float(53), nullable=False),
+    Column("sum_revenue", Float(53), nullable=False),
+    Column("sum_revenue_squared", Float(53), nullable=False),
+    # x is the covariate.
+    Column("sum_x", Float(53), nullable=False),
+    Column("sum_xx", Float(53), nullable=False),
+    Column("sum_x_subscribed", Float(53), nullable=False),
+    Column("sum_x_kept", Float(53), nullable=False),
+    Column("sum_x_margin", Float(53), nullable=False),
+    Column("sum_x_revenue", Float(53), nullable=False),
     PrimaryKeyConstraint("experiment", "phase", "variant", "hour", "segments"),
+    sqlite_with_rowid=False,
+)
+
+# The money of subjects by size, so that large values can be capped without a row per subject; subjects with none are in no bin.
+experiment_values = Table(
+    "experiment_values",
+    metadata,
+    Column("experiment", Text, nullable=False),
+    Column("measure", String(16), nullable=False),
+    Column("phase", Integer, nullable=False),
+    Column("variant", Text, nullable=False),
+    Column("hour", Integer, nullable=False),
+    Column("segments", Text, nullable=False),
+    Column("bin", SmallInteger, nullable=False),
+    Column("n", BigInteger, nullable=False),
+    Column("total", Float(53), nullable=False),
+    Column("total_squares", Float(53), nullable=False),
+    Column("sum_x", Float(53), nullable=False),
+    Column("sum_xy", Float(53), nullable=False),
+    PrimaryKeyConstraint("experiment", "measure", "phase", "variant", "hour", "segments", "bin"),
+    sqlite_with_rowid=False,
+)
+
+# Subscribers by day of subscribing and by how many whole days they stayed; -1 while they are still there.
+experiment_stays = Table(
+    "experiment_stays",
+    metadata,
+    Column("experiment", Text, nullable=False),
+    Column("phase", Integer, nullable=False),
+    Column("variant", Text, nullable=False),
+    Column("day", Integer, nullable=False),
+    Column("stayed", Integer, nullable=False),
+    Column("n", BigInteger, nullable=False),
+    PrimaryKeyConstraint("experiment", "phase", "variant", "day", "stayed"),
     sqlite_with_rowid=False,
 )
 

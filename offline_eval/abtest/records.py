@@ -230,29 +230,46 @@ class ExperimentPlan:
 
 def standard_metrics(
     *, currency: str = "€", conversion_days: float = 0.0, kept_days: float = 30.0, margin_tolerance: float | None = None,
-    primary: Literal["conversion", "kept", "margin"] = "kept", margin_days: float | None = None,
+    primary: Literal["conversion", "kept", "margin", "revenue"] = "kept", margin_days: float | None = None,
+    has_revenue: bool = False, covariate: str = "", caps: Mapping[str, float] | None = None,
 ) -> tuple[Metric, ...]:  # fmt: skip
-    """Conversion, kept per visitor, margin per visitor and retention among subscribers, as the product defines them.
+    """Conversion, kept per visitor, margin and revenue per visitor, and retention among subscribers, as the product defines them.
 
-    Columns read: ``subscribed`` and ``kept`` (0 or 1) and ``margin`` (money) per subject.
+    Columns read: ``subscribed`` and ``kept`` (0 or 1), ``margin`` and ``revenue`` (money) per subject.
+
+    Parameters
+    ----------
+    has_revenue
+        Show revenue where it does not decide.
+    covariate
+        Column known before exposure that all metrics but retention are adjusted for.
+    caps
+        By metric, what larger values count as.
     """
+    adjusted, capped = covariate or None, caps or {}
+    money_days = kept_days if margin_days is None else margin_days
 
     def role(name: str) -> Role:
         return "primary" if name == primary else "secondary"
 
+    revenue = Metric(
+        "revenue", "mean", role("revenue"), label="revenue per visitor", unit=money(currency), window_days=money_days,
+        noun="revenue", covariate=adjusted, cap=capped.get("revenue"),
+    )  # fmt: skip
     return (
         Metric(
             "conversion", "proportion", role("conversion"), numerator="subscribed", unit=SHARE, window_days=conversion_days,
-            noun="subscriptions",
+            noun="subscriptions", covariate=adjusted,
         ),
         Metric(
             "kept", "proportion", role("kept"), label="kept per visitor", unit=SHARE, window_days=kept_days,
-            noun="subscribers still there after 30 days" if kept_days == 30 else "kept subscribers",
+            noun="subscribers still there after 30 days" if kept_days == 30 else "kept subscribers", covariate=adjusted,
         ),
         Metric(
             "margin", "mean", "primary" if primary == "margin" else "guardrail", label="margin per visitor", unit=money(currency),
-            window_days=kept_days if margin_days is None else margin_days, tolerance=margin_tolerance, noun="margin",
+            window_days=money_days, tolerance=margin_tolerance, noun="margin", covariate=adjusted, cap=capped.get("margin"),
         ),
+        *((revenue,) if has_revenue or primary == "revenue" else ()),
         Metric(
             "retention", "ratio", "descriptive", label="retention among subscribers", numerator="kept",
             denominator="subscribed", unit=SHARE, window_days=kept_days,

@@ -11,6 +11,7 @@ import pytest
 
 from engine.decisions.requests import DecisionRequest, OutcomeRequest
 from engine.decisions.service import DecisionService
+from engine.experiments.parts import EDGES
 from engine.experiments.reading import cost_of_weights, read_experiment, read_segments
 from engine.experiments.records import Experiment, Plan
 from engine.experiments.results import experiment_results
@@ -115,3 +116,112 @@ def test_margin_may_decide(tmp_path: Path) -> None:
         verdict = reading.found.now.verdict
         assert (verdict.decision, verdict.variant) == ("ship", "new")
         assert "more margin" in verdict.sentence
+
+
+def _rich(service: DecisionService, clock: Clock, plan: Plan, n: int = 500) -> Experiment:
+    """Visitors whose past spending tells what they will pay, a few of whom pay enormously; some leave again."""
+    service.experiments.create(Experiment("e1", "shop", TWO, plan=plan, segments=("device",)), at=START)
+    service.experiments.start("e1", revision=1, at=START)
+    service.refresh()
+    rng = np.random.default_rng(8)
+    for i in range(n):
+        past = float(rng.gamma(2.0, 10.0))
+        features = {"device": ("phone", "desk")[i % 2], **({"past": past} if i % 10 else {})}
+        decision = service.decide(DecisionRequest("shop", f"u{i}", features)).decision
+        if rng.random() < 0.25 + past / 100 + 0.05 * (decision.variant == "new"):
+            at = clock.now
+            paid = past + float(rng.normal(20, 5)) + (3_000.0 if i % 97 == 0 else 0.0)
+            told = {"subscribed": 1.0, "margin_eur": paid - 10, "revenue_eur": paid}
+            if rng.random() < 0.6:
+                told["active_30d"] = 1.0
+            else:
+                service.outcome(
+                    OutcomeRequest(f"u{i}", "cancelled", at=at + timedelta(hours=int(rng.integers(1, 900))))
+                )
+            service.outcome_many([OutcomeRequest(f"u{i}", kind, value, at=at) for kind, value in told.items()])
+        clock.forward(minutes=50)
+    return service.experiments.get("e1")
+
+
+@pytest.mark.slow
+def test_adjusting_and_capping_from_sums_is_that_of_the_rows(tmp_path: Path) -> None:
+    """CUPED, its imbalance, capped money and revenue that decides: from the rollup as from the rows, and both narrow the intervals."""
+    clock = Clock()
+    plan = Plan(planned_subjects=400, effect=2.0, primary="revenue", n_looks=2, covariate="past", cap_quantile=0.95)
+    with open_shop(tmp_path, clock=clock) as service:
+        experiment = _rich(service, clock, plan)
+        as_of = clock.forward(days=60)
+        reading = read_experiment(service.database, experiment, as_of=as_of, in_simulation=False)
+        plain = read_experiment(
+            service.database,
+            replace(experiment, plan=replace(plan, cap_quantile=None)),
+            as_of=as_of,
+            in_simulation=False,
+        )
+        rows = experiment_results(service.database, "e1", as_of=as_of)
+        assert reading.found is not None
+        assert plain.found is not None
+        now = reading.found.now
+        values = {n: getattr(rows, n) for n in ("subscribed", "kept", "margin", "revenue")} | {"past": rows.covariate}
+        direct = analyse(SubjectOutcomes(rows.variants, values, phases=rows.phases.astype(str)), now.plan)
+        assert [m.metric for m in now.metrics] == [m.metric for m in direct.metrics]
+        for mine, other in zip(now.metrics, direct.metrics, strict=True):
+            assert mine.effect.estimate == pytest.approx(other.effect.estimate, rel=1e-9, abs=1e-12)
+            assert mine.effect.standard_error == pytest.approx(other.effect.standard_error, rel=1e-9)
+            if other.imbalance is None:
+                assert (mine.imbalance, mine.metric.name) == (None, "retention")
+            else:
+                assert mine.imbalance is not None
+                assert mine.imbalance.low == pytest.approx(other.imbalance.low, rel=1e-9)
+        cap = now.plan.metric("revenue").cap
+        assert cap in EDGES
+        # The cap is that of the first look's worth of visitors, whose hours are whole ones.
+        assert cap is not None
+        first = rows.revenue[np.argsort(rows.exposed_at, kind="stable")][:201]
+        buyers = np.sort(first[first > 0])
+        assert cap == EDGES[np.searchsorted(EDGES, buyers[int(np.ceil(0.95 * len(buyers))) - 1])]
+        assert rows.revenue.max() > 10 * cap
+        assert now.of("revenue").effect.standard_error < 0.5 * plain.found.now.of("revenue").effect.standard_error
+        unadjusted = analyse(
+            SubjectOutcomes(rows.variants, values, phases=rows.phases.astype(str)),
+            replace(now.plan, metrics=tuple(replace(m, covariate=None) for m in now.plan.metrics)),
+        )
+        assert now.of("revenue").effect.standard_error < 0.97 * unadjusted.of("revenue").effect.standard_error
+        assert not now.of("revenue").is_imbalanced
+        parts = read_segments(reading)
+        assert sum(s.effect.n_control + s.effect.n_treatment for s in parts) == len(rows)
+        on_phone = np.asarray([int(s[1:]) % 2 == 0 for s in rows.subjects.tolist()])
+        phones = SubjectOutcomes(rows.variants[on_phone], {n: v[on_phone] for n, v in values.items()})
+        of_rows = analyse(phones, replace(now.plan, phases=())).of("revenue").effect
+        phone = next(s for s in parts if s.value == "phone")
+        assert phone.effect.estimate == pytest.approx(of_rows.estimate, rel=1e-9)
+        assert phone.effect.standard_error == pytest.approx(of_rows.standard_error, rel=1e-9)
+
+
+@pytest.mark.slow
+def test_stays_from_counts_are_those_of_the_rows(tmp_path: Path) -> None:
+    """The curve of a variant is Kaplan and Meier's over its subscribers, each followed for the days that are over for certain."""
+    clock = Clock()
+    with open_shop(tmp_path, clock=clock) as service:
+        experiment = _rich(service, clock, PLAN)
+        day_us = 86_400_000_000
+        for as_of in (clock.forward(days=3), clock.forward(days=40)):
+            reading = read_experiment(service.database, experiment, as_of=as_of, in_simulation=False)
+            curves = reading.survival()
+            rows = service.database.rows(
+                "SELECT variant, subscribed_us, left_us FROM exposures WHERE subscribed_us IS NOT NULL"
+            )
+            for variant in ("control", "new"):
+                stays = []
+                for v, came, left in rows:
+                    followed = int(as_of.timestamp() * 1e6) // day_us - came // day_us - 1
+                    if v == variant and followed >= 0:
+                        stayed = followed + 1 if left is None else (left - came) // day_us
+                        stays.append((min(stayed, followed), stayed <= followed))
+                curve, share = curves[variant], 1.0
+                for day in range(len(curve.day)):
+                    at_risk = sum(t >= day for t, _ in stays)
+                    share *= 1 - sum(t == day and over for t, over in stays) / at_risk
+                    assert curve.at_risk[day] == at_risk
+                    assert curve.at(day) == pytest.approx(share)
+                assert share < 0.9

@@ -14,7 +14,7 @@ from engine.decisions.requests import DecisionRequest, IdentifyRequest, OutcomeR
 from engine.decisions.service import DecisionService
 from engine.experiments import rollup
 from engine.experiments.reading import read_experiment
-from engine.experiments.records import Experiment
+from engine.experiments.records import Experiment, Plan
 from engine.experiments.results import experiment_results
 from engine.store import tables
 from engine.store.facts import void_row
@@ -70,39 +70,51 @@ def _live(service: DecisionService, clock: Clock, rng: np.random.Generator, n: i
         elif kind == 4:
             service.outcome(OutcomeRequest(subject, "margin_eur", float(rng.normal(5, 3)), id=f"m{at}", at=at))
             service.outcome(OutcomeRequest(subject, "active_30d", id=f"k{at}", at=at + timedelta(days=30)))
+            service.outcome(OutcomeRequest(subject, "revenue_eur", float(rng.lognormal(2, 2)), id=f"r{at}", at=at))
+            service.outcome(
+                OutcomeRequest(subject, "cancelled", id=f"c{at}", at=at + timedelta(hours=int(rng.integers(0, 900))))
+            )
         elif rng.random() < 0.5:
             other = f"u{rng.integers(0, n)}"
             with suppress(ConflictError, InvalidInputError):  # the same id again, or a circle
                 service.identify(IdentifyRequest(other, subject))
 
 
-def stored(service: DecisionService) -> tuple[list[tuple[object, ...]], list[tuple[object, ...]]]:
-    """Rows of subjects and cells, in order."""
+def stored(service: DecisionService) -> list[list[tuple[object, ...]]]:
+    """Rows of subjects, cells, values and stays, each in order of its key."""
+    derived = (tables.exposures, tables.experiment_cells, tables.experiment_values, tables.experiment_stays)
     with service.database.reading() as connection:
-        # A sum of money depends on the order of its parts in the last digit.
-        rows = sorted((*r[:7], round(r.margin, 9), r.segments) for r in connection.execute(select(tables.exposures)))
-        cells = sorted(tuple(r) for r in connection.execute(select(tables.experiment_cells)))
-    return rows, cells
+        return [[tuple(r) for r in connection.execute(select(t).order_by(*t.primary_key.columns))] for t in derived]
 
 
 def check_both_ways(service: DecisionService, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fold in small steps while facts come, then work out everything anew: rows are equal, sums within rounding."""
     monkeypatch.setattr(rollup, "CHUNK", 37)
-    experiment = _started(service, segments=("device",))
+    plan = Plan(planned_subjects=100, effect=0.1, covariate="age", cap_quantile=0.9)
+    experiment = _started(service, segments=("device",), plan=plan)
     rng = np.random.default_rng(5)
     for _ in range(4):
         _live(service, clock, rng, 70)
         rollup.refresh(service.database, experiment)
-    rows, cells = stored(service)
+    folded = stored(service)
+    rows, cells, values, stays = folded
     assert len(rows) > 40
     assert sum(r[5] for r in rows) > 5  # type: ignore[misc]
     rollup.rebuild(service.database, experiment)
-    again, cells_again = stored(service)
-    assert again == rows
-    assert [c[:8] for c in cells_again] == [c[:8] for c in cells]
-    for one, two in zip(cells, cells_again, strict=True):
-        assert one[8:] == pytest.approx(two[8:], abs=1e-9)
+    for one, two in zip(folded, stored(service), strict=True):
+        assert len(one) == len(two)
+        for before, after in zip(one, two, strict=True):
+            # A sum of money depends on the order of its parts in the last digit.
+            assert [v for v in after if not isinstance(v, float)] == [v for v in before if not isinstance(v, float)]
+            assert [v for v in after if isinstance(v, float)] == pytest.approx(
+                [v for v in before if isinstance(v, float)], rel=1e-12, abs=1e-9
+            )
     assert {c[4] for c in cells} == {"phone", "desk"}
+    assert {v[1] for v in values} == {"margin", "revenue"}
+    assert len({v[6] for v in values}) > 10  # sizes
+    assert len({r[9] for r in rows}) > 20  # ages
+    assert any(s[4] == -1 for s in stays)
+    assert any(s[4] >= 0 for s in stays)  # type: ignore[operator]
 
 
 def test_fact_by_fact_is_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,5 +132,4 @@ def test_fact_by_fact_is_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
             assert count["n_subjects"] == mine.sum()
             # Maturity is by the hour: nobody is taken for matured early.
             assert 0 <= (mine & rows.is_conversion_matured).sum() - count["n_conversion_matured"] <= 2
-        assert not reading.is_planned
         assert reading.found is not None
