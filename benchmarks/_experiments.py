@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks._bandits import data_folder
 from benchmarks._figures import Figure
+from benchmarks._kept import Kept
 from policies.features import FeatureSpace
 from policies.greedy import greedy
 from policies.linear import LinTS
@@ -23,27 +25,26 @@ from policies.thompson import BetaThompson
 _N_UPDATES = 30
 
 
-def upworthy(n_tests: int | None, *, seed: int, can_judge: bool) -> list[Figure]:
+def upworthy(n_tests: int | None, *, seed: int, can_judge: bool, kept: Kept | None = None) -> list[Figure]:
     """Regret per 1,000 impressions over real headline tests, each as long as it was, arms shuffled, click rates as found.
 
     Thompson sampling and a contextual learner (LinTS, which sees how far the test has come) beside uniform; a win is one where
     the two 95 % intervals over tests lie apart.
     """
-    rng = np.random.default_rng(seed)
+    kept = kept or Kept()
     lost: list[list[float]] = []
-    for clicks, shown in _tests(n_tests, rng):
-        order = rng.permutation(len(clicks))
-        rate = (clicks / shown)[order]
-        size = max(1, int(shown.sum()) // _N_UPDATES)
-        offers = OfferSet([Offer(OfferId(f"headline {i}")) for i in range(len(rate))])
-        space = FeatureSpace.fit(_batch_table(offers, 2, 0.5))
-        learners: tuple[OnlineLearner, ...] = (BetaThompson(), LinTS(space))
-        each = [_regret(policy, rate, offers, size=size, rng=rng) for policy in learners]
+    for test, (clicks, shown) in _tests(n_tests, np.random.default_rng(seed)):
+        order = np.random.default_rng([seed, test]).permutation(len(clicks))
+        rate, size = (clicks / shown)[order], max(1, int(shown.sum()) // _N_UPDATES)
+        each = [
+            kept.value(f"upworthy/{seed}/{test}/{name}", partial(_regret, make, rate, size=size, seed=[seed, test, i]))
+            for i, (name, make) in enumerate(_LEARNERS.items())
+        ]
         lost.append([1000 * r for r in (*each, float(rate.max() - rate.mean()))])  # what uniform loses needs no run
     regrets = np.asarray(lost)
     mean, half = regrets.mean(axis=0), 1.96 * regrets.std(axis=0, ddof=1) / np.sqrt(len(regrets))
     out = []
-    for i, name in enumerate(("thompson", "lints")):
+    for i, name in enumerate(_LEARNERS):
         is_apart = bool(mean[i] + half[i] < mean[2] - half[2] or mean[i] - half[i] > mean[2] + half[2])
         out.append(
             Figure(
@@ -55,7 +56,11 @@ def upworthy(n_tests: int | None, *, seed: int, can_judge: bool) -> list[Figure]
     return out
 
 
-def _tests(n_tests: int | None, rng: np.random.Generator) -> list[tuple[FloatArray, FloatArray]]:
+_LEARNERS: dict[str, Callable[[FeatureSpace], OnlineLearner]] = {"thompson": lambda _: BetaThompson(), "lints": LinTS}
+
+
+def _tests(n_tests: int | None, rng: np.random.Generator) -> list[tuple[int, tuple[FloatArray, FloatArray]]]:
+    """Which test, and clicks and impressions of each of its arms."""
     import pandas as pd
 
     folder = data_folder() / "upworthy"
@@ -63,7 +68,7 @@ def _tests(n_tests: int | None, rng: np.random.Generator) -> list[tuple[FloatArr
         pd.read_csv(folder / f"{name}_matrix.csv.gz", index_col=0).to_numpy(dtype=np.float64) for name in ("y", "n")
     )
     rows = rng.permutation(np.flatnonzero((shown > 0).sum(axis=1) > 1))[:n_tests]
-    return [(clicks[row][shown[row] > 0], shown[row][shown[row] > 0]) for row in rows]
+    return [(int(row), (clicks[row][shown[row] > 0], shown[row][shown[row] > 0])) for row in rows]
 
 
 def _batch_table(offers: OfferSet, n: int, progress: float) -> DecisionTable:
@@ -71,9 +76,11 @@ def _batch_table(offers: OfferSet, n: int, progress: float) -> DecisionTable:
     return DecisionTable(offers, eligible, {"progress": np.full(n, progress)})
 
 
-def _regret(policy: OnlineLearner, rate: FloatArray, offers: OfferSet, *, size: int, rng: np.random.Generator) -> float:
+def _regret(make: Callable[[FeatureSpace], OnlineLearner], rate: FloatArray, *, size: int, seed: list[int]) -> float:
     """Expected clicks lost per impression by what the policy shows, while it learns from clicks that are drawn."""
-    lost = 0.0
+    rng, lost = np.random.default_rng(seed), 0.0
+    offers = OfferSet([Offer(OfferId(f"headline {i}")) for i in range(len(rate))])
+    policy = make(FeatureSpace.fit(_batch_table(offers, 2, 0.5)))
     for update in range(_N_UPDATES):
         # Nothing in the context differs within a batch, so one row says what all get.
         p = policy.probabilities(_batch_table(offers, 1, update / _N_UPDATES))

@@ -73,7 +73,7 @@ class Planner:
         return f"{self.algorithm} {_ITERATIONS}{told}" + ("" if self.gamma is None else f", gamma {self.gamma:g}")
 
 
-PLANNERS = {"ppo": Planner("ppo"), "ppo-world": Planner("ppo", is_judged=False), "dqn": Planner("dqn")}
+PLANNERS = {"ppo": Planner("ppo"), "dqn": Planner("dqn")}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,6 +146,27 @@ def tabular_share(folder: Path, *, n_seeds: int, seed: int) -> list[Figure]:
                     f"{value_of(site, myopic(site, outcome=OUTCOME)):.5f}; in simulation",
                 )
             )  # fmt: skip
+    return out
+
+
+def reward_sources(folder: Path, *, n_seeds: int, seed: int, coefficients: Sequence[float]) -> list[Figure]:
+    """PPO whose visits are judged by a reward model of the log, less PPO rewarded by what visitors did, paired over seeds."""
+    kept = Kept(folder / "retention.jsonl")
+    out = []
+    for coefficient in coefficients:
+        site = retention_tabular(discount_dependence=coefficient)
+        cells = [_Cell(site, folder, kept, seed + i) for i in range(n_seeds)]
+        model, world = (
+            np.asarray([c.of(Planner("ppo", is_judged=is_judged)) for c in cells]) for is_judged in (True, False)
+        )
+        gain, half = _interval(model - world)
+        out.append(
+            Figure(
+                f"ppo_{coefficient:g}_by_model_over_by_world", "kept per visitor", gain, runs=n_seeds, spread=(gain - half, gain + half),
+                baseline=("PPO rewarded by what visitors did", float(world.mean())),
+                note=f"judged by a model {model.mean():.4f}, exact optimum {solve(site)[1]:.4f}; in simulation",
+            )
+        )  # fmt: skip
     return out
 
 

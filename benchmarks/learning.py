@@ -1,6 +1,6 @@
 """How fast and how well the learners learn: VW through our adapter, LinTS and LinUCB beside their floor, real experiments.
 
-``python -m benchmarks.learning [--quick]``; MABWiser is measured where it is installed.
+``python -m benchmarks.learning [--quick] [--parts speed upworthy campaigns store]``; MABWiser is measured where it is installed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from benchmarks._bandits import Labelled, MABWiser, has, run
 from benchmarks._experiments import hillstrom, karlan_list, upworthy
 from benchmarks._figures import Figure, finish, parser
+from benchmarks._kept import Kept
 from benchmarks._learning_from_store import figures as from_store
 from policies.features import FeatureSpace
 from policies.fixed import Uniform
@@ -28,6 +29,7 @@ from policies.sampling import decide
 from policies.vw import VowpalWabbit
 
 N_OFFERS, WIDTH = 20, 32
+PARTS = ("speed", "upworthy", "campaigns", "store")
 
 
 def _world(n: int, seed: int, *, k: int = N_OFFERS, d: int = WIDTH) -> InteractionBatch:
@@ -173,13 +175,26 @@ def main() -> int:
     made.add_argument(
         "--tests", type=int, default=None, help="headline tests drawn at random; default: all 4,873, four minutes"
     )
+    made.add_argument("--parts", nargs="*", default=list(PARTS), choices=PARTS)
+    made.add_argument(
+        "--keep",
+        type=Path,
+        default=None,
+        help="folder of the headline tests measured so far: a run that was cut off goes on from it",
+    )
     options = made.parse_args()
     quick = options.quick
-    figures = linear_speed(repeats=10 if quick else 50, seed=options.seed)
-    figures.append(vw_learning(2_000 if quick else 20_000, runs=2 if quick else 5, seed=options.seed))
-    figures += upworthy(30 if quick else options.tests, seed=options.seed, can_judge=not quick)
-    figures += [hillstrom(options.seed), karlan_list(options.seed)]
-    figures += from_store(quick=quick, seed=options.seed)
+    kept = Kept(options.keep / "learning.jsonl" if options.keep else None)
+    figures: list[Figure] = []
+    if "speed" in options.parts:
+        figures += linear_speed(repeats=10 if quick else 50, seed=options.seed)
+        figures.append(vw_learning(2_000 if quick else 20_000, runs=2 if quick else 5, seed=options.seed))
+    if "upworthy" in options.parts:
+        figures += upworthy(30 if quick else options.tests, seed=options.seed, can_judge=not quick, kept=kept)
+    if "campaigns" in options.parts:
+        figures += [hillstrom(options.seed), karlan_list(options.seed)]
+    if "store" in options.parts:
+        figures += from_store(quick=quick, seed=options.seed)
     return finish("learning", figures, quick=quick, path=options.json, seed=options.seed)
 
 
