@@ -11,7 +11,7 @@ import pytest
 from benchmarks._bandits import Labelled, Ours, progressive_regret
 from benchmarks._kept import Kept
 from benchmarks._retention import Found, _figures
-from benchmarks.regret import mean_ranks
+from benchmarks.regret import OURS, compare, mean_ranks
 from policies.linear import LinUCB
 
 
@@ -20,6 +20,19 @@ def test_mean_ranks_by_hand() -> None:
     one = {"a": np.asarray([0.1, 0.2]), "b": np.asarray([0.3, 0.3]), "c": np.asarray([0.9, 0.9])}
     two = {"a": np.asarray([0.5, 0.5]), "b": np.asarray([0.4, 0.4]), "c": np.asarray([0.6, 0.6])}
     assert mean_ranks({"one": one, "two": two}) == {"a": 1.5, "b": 1.5, "c": 3.0}
+
+
+def test_the_default_is_held_against_others_and_against_all() -> None:
+    """Ahead of every peer but two errors behind another of ours, it holds the one rule and breaks the other, and names who leads."""
+    noise = np.asarray([-0.01, 0.01, 0.0])
+    error = noise.std(ddof=1) / np.sqrt(3)
+    regrets = {"set": {OURS: 0.2 + noise, "other": 0.2 - 2 * error + noise, "VW squarecb": 0.3 + noise}}
+    found = {f.name: f for f in compare(regrets, can_judge=True)}
+    assert found["mean_rank"].holds is not False
+    assert found["behind_best_peer_set"].holds is True
+    assert found["behind_best_of_all_set"].ours == pytest.approx(2.0)
+    assert found["behind_best_of_all_set"].holds is False
+    assert (found["behind_best_of_all_set"].note or "").startswith("best: other")
 
 
 def test_regret_counts_each_decision_before_its_row_is_learned() -> None:
