@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks._bandits import data_folder
 from benchmarks._figures import Figure
 from benchmarks._kept import Kept
+from engine.proof.real_logs import hillstrom_log, karlan_list_log, upworthy_tests
 from policies.features import FeatureSpace
 from policies.greedy import greedy
 from policies.linear import LinTS
@@ -61,14 +60,8 @@ _LEARNERS: dict[str, Callable[[FeatureSpace], OnlineLearner]] = {"thompson": lam
 
 def _tests(n_tests: int | None, rng: np.random.Generator) -> list[tuple[int, tuple[FloatArray, FloatArray]]]:
     """Which test, and clicks and impressions of each of its arms."""
-    import pandas as pd
-
-    folder = data_folder() / "upworthy"
-    clicks, shown = (
-        pd.read_csv(folder / f"{name}_matrix.csv.gz", index_col=0).to_numpy(dtype=np.float64) for name in ("y", "n")
-    )
-    rows = rng.permutation(np.flatnonzero((shown > 0).sum(axis=1) > 1))[:n_tests]
-    return [(int(row), (clicks[row][shown[row] > 0], shown[row][shown[row] > 0])) for row in rows]
+    tests = upworthy_tests(data_folder())
+    return [(int(i), tests[i]) for i in rng.permutation(len(tests))[:n_tests]]
 
 
 def _batch_table(offers: OfferSet, n: int, progress: float) -> DecisionTable:
@@ -104,51 +97,15 @@ class _Told:
 
 def hillstrom(seed: int) -> Figure:
     """Visits of a learned policy less those of the best fixed e-mail, on the half it was not trained on, with 95 % interval."""
-    import pandas as pd
-
-    frame = pd.read_csv(data_folder() / "hillstrom" / "hillstrom.csv.gz")
-    arms = sorted(frame["segment"].unique())
-    offers = OfferSet([Offer(OfferId(a)) for a in arms])
-    names = ("recency", "history", "mens", "womens", "newbie")
-    columns: dict[str, NDArray[Any]] = {c: frame[c].to_numpy(dtype=np.float64) for c in names}
-    columns |= {c: frame[c].astype(str).to_numpy(dtype=str) for c in ("zip_code", "channel")}
-    n = len(frame)
-    table = DecisionTable(offers, np.ones((n, 3), dtype=np.bool_), columns)
-    chosen = np.asarray([arms.index(a) for a in frame["segment"]], dtype=np.int64)
-    batch = InteractionBatch(table, chosen, np.full(n, 1 / 3), frame["visit"].to_numpy(dtype=np.float64))
+    batch = hillstrom_log(data_folder())
     return _over_best_fixed(
         "hillstrom", "visits per customer", batch, lambda space: RidgeRewardModel(space, ridge=10.0), seed=seed
     )
 
 
 def karlan_list(seed: int) -> Figure:
-    """Gifts of a learned policy less those of the best fixed letter among 37 (match ratio, ceiling, example), as for hillstrom.
-
-    Everything computed from responses in the file is left out of the context.
-    """
-    import pandas as pd
-
-    frame = pd.read_parquet(data_folder() / "karlan_list_2007" / "charitable.parquet")
-    frame = frame[frame["out_gavedum"].notna()]
-    number = {c: frame[c].to_numpy(dtype=np.float64) for c in frame.columns if c.startswith("treat")}
-    is_matched = number["treatment"] > 0
-    ratio = np.where(is_matched, 1 + number["treat_ratio2"] + 2 * number["treat_ratio3"], 0.0)
-    ceiling = np.select([number[f"treat_size{s}"] > 0 for s in (25, 50, 100)], [25.0, 50.0, 100.0], 0.0)
-    example = np.select([number[f"treat_askd{s}"] > 0 for s in (2, 3)], [1.25, 1.5], 1.0) * is_matched
-    arms, chosen = np.unique(np.stack([ratio, ceiling, example], axis=1), axis=0, return_inverse=True)
-    offers = OfferSet(
-        [
-            Offer(OfferId(f"{a[0]:g}:1 up to {a[1]:g}k, example {a[2]:g}"), {"ratio": a[0], "ceiling": a[1], "example": a[2]})
-            for a in arms.tolist()
-        ]
-    )  # fmt: skip
-    propensity = np.where(is_matched, (2 / 3) / (len(arms) - 1), 1 / 3)
-    names = ("hpa", "ltmedmra", "freq", "years", "mrm2", "dormant", "female", "couple", "redcty", "nonlit", "cases")
-    columns = {c: np.where(frame[c] <= -999, np.nan, frame[c]).astype(np.float64) for c in names}
-    n = len(frame)
-    table = DecisionTable(offers, np.ones((n, len(arms)), dtype=np.bool_), columns)
-    reward = frame["out_gavedum"].to_numpy(dtype=np.float64)
-    batch = InteractionBatch(table, np.asarray(chosen).reshape(-1).astype(np.int64), propensity, reward)
+    """Gifts of a learned policy less those of the best fixed letter among 37 (match ratio, ceiling, example), as for hillstrom."""
+    batch = karlan_list_log(data_folder())
     return _over_best_fixed(
         "karlan_list", "gifts per letter", batch, lambda space: CrossedRidgeRewardModel(space, ridge=30.0), seed=seed
     )

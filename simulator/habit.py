@@ -135,7 +135,7 @@ class HabitSite:
     def __init__(
         self, scenario: HabitScenario, *, n_subjects: int, visit_days: int, seed: int, first_subject: int = 0
     ) -> None:
-        self.scenario, self.seed, self._p = scenario, seed, scenario.parameters.values()
+        self.scenario, self.seed, self.visit_days, self._p = scenario, seed, visit_days, scenario.parameters.values()
         self._read_offers()
         n, p = n_subjects, self._p
         self.ids = np.arange(first_subject, first_subject + n, dtype=np.int64)

@@ -13,7 +13,7 @@ from policies.errors import InvalidInputError, UnknownNameError
 from policies.protocols import Policy
 from policies.records import BoolArray, DecisionTable, FloatArray, IntArray, InteractionBatch
 from policies.sampling import DEFAULT_EXPLORE_SHARE, decide
-from simulator.site import KEPT_AFTER_DAYS, World
+from simulator.site import KEPT_AFTER_DAYS, Visits, World
 from simulator.streams import Purpose, uniforms
 from simulator.world import MARKET_DAYS, MAX_DELAY_DAYS
 
@@ -101,6 +101,7 @@ def rollout(
     seed: int,
     explore_share: float = DEFAULT_EXPLORE_SHARE,
     first_subject: int = 0,
+    uniforms_of: Callable[[Visits], FloatArray] | None = None,
     on_day: Callable[[int, int], None] | None = None,
 ) -> Rollout:
     """Let a policy choose for a cohort of visitors.
@@ -115,6 +116,9 @@ def rollout(
         Last day that is lived: the log as it stands that evening, with whatever is still open.
     seed
         Of everything; two policies with one seed meet the same visitors with the same luck.
+    uniforms_of
+        What each visit's offer is drawn with, shape ``(n,)``, such as the numbers a service would draw with; default: the
+        subjects' own luck.
     on_day
         Called with (days done, days in all).
 
@@ -137,7 +141,10 @@ def rollout(
     for day in range(days):
         visits = site.visits(day)
         if len(visits):
-            u = uniforms(seed, site.ids[visits.rows], Purpose.DRAW, visits.visit_number)
+            if uniforms_of is None:
+                u = uniforms(seed, site.ids[visits.rows], Purpose.DRAW, visits.visit_number)
+            else:
+                u = uniforms_of(visits)
             draws = decide(policy, visits.table, uniforms=u, explore_share=explore_share)
             seen = site.respond(visits, draws.chosen)
             parts.append((visits.table, draws.chosen, draws.probabilities, visits.rows, visits.day, seen.clicked))

@@ -104,13 +104,17 @@ class Oracle:
         Of the rollout it acts in: it recognises the visitors by their names.
     outcome
         What it maximises.
+    cost_per_contract
+        Taken off for every contract, in the unit of the outcome: between 0 and 1 it gives contracts away for those that last.
     """
 
     name = "oracle"
     traits = PolicyTraits()
 
-    def __init__(self, scenario: Scenario, *, seed: int, outcome: str = "kept_30d") -> None:
-        self._scenario, self._seed, self._outcome = scenario, seed, outcome
+    def __init__(
+        self, scenario: Scenario, *, seed: int, outcome: str = "kept_30d", cost_per_contract: float = 0.0
+    ) -> None:
+        self._scenario, self._seed, self._outcome, self._cost = scenario, seed, outcome, cost_per_contract
 
     def probabilities(self, table: DecisionTable) -> FloatArray:
         """One on the offer that is worth most to each visitor."""
@@ -118,7 +122,10 @@ class Oracle:
             raise InvalidInputError("the oracle got a table without subjects; it recognises visitors by name")
         ids: IntArray = np.asarray([int(str(name).lstrip("v")) for name in table.subjects], dtype=np.int64)
         subjects = world.Subjects.draw(self._scenario, ids, seed=self._seed)
-        worth = visit_odds(self._scenario, subjects).immediate(self._outcome)
+        odds = visit_odds(self._scenario, subjects)
+        worth = odds.immediate(self._outcome)
+        if self._cost:
+            worth = worth - self._cost * odds.immediate("subscribed")
         # A subscriber has signed: the only offer that does something is the one that looks after them.
         is_loyalty = world.OfferNumbers.of(self._scenario).family == FAMILIES.index("loyalty")
         is_subscriber = np.isin(table.columns["stage"], (world.STAGES[world.SUBSCRIBER], world.STAGES[world.TRIAL]))

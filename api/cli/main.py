@@ -22,6 +22,11 @@ from policies.errors import InvalidInputError, MissingExtraError, NextofferError
 # name, import string, help shown by `nextoffer --help` (so that listing commands imports none of them)
 COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("demo", "api.cli.demo:demo", "The whole story on real input, to a live A/B result in simulation"),
+    (
+        "prove",
+        "api.cli.prove:prove",
+        "What the system gains in sealed worlds, and where it gains nothing, in simulation",
+    ),
     ("serve", "api.cli.serve:serve", "Run the decision service"),
     ("learn", "api.cli.learn:learn", "Learn from the log and publish snapshots that servers pick up"),
     ("replay", "api.cli.replay:replay", "Recompute the log: every draw and snapshot, or states from raw events"),

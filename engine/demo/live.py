@@ -25,6 +25,7 @@ from engine.simulation.traffic import Door, Fact, TrafficError, moment
 from policies.allocation import Variant
 from policies.artifact import Artifact
 from policies.records import Features
+from simulator.habit import HabitScenario, HabitSite
 from simulator.rollouts import WINDOW_DAYS
 from simulator.scenarios.car_subscription import PLACEMENT, Scenario
 from simulator.site import START, LiveSite
@@ -94,7 +95,7 @@ def _time(at: datetime | None) -> dict[str, str]:
 def prepare(
     home: Path,
     *,
-    scenario: Scenario,
+    scenario: Scenario | HabitScenario,
     people: People,
     encoder: Artifact | None,
     policies: dict[str, Artifact],
@@ -154,18 +155,18 @@ def prepare(
         service.experiments.start(EXPERIMENT, revision=draft.revision, at=start, actor="demo")
 
 
-def load_traits(home: Path, site: LiveSite, people: People) -> None:
+def load_traits(home: Path, site: LiveSite | HabitSite, people: People) -> None:
     """Hand the batch-scored traits of a cohort to the service, as a nightly job would."""
     start = moment(START)
     rows: dict[str, Features] = {
-        str(name): people.traits(int(person)) for name, person in zip(site.names, site.subjects.person, strict=True)
+        str(name): people.traits(int(person)) for name, person in zip(site.names, site.person, strict=True)
     }
     with open_service(home, clock=lambda: start) as service:
         service.subjects.load_traits(rows, at=start)
 
 
 def live_through(
-    site: LiveSite, door: Door, *, people: People, on_day: Callable[[int, int], None] | None = None
+    site: LiveSite | HabitSite, door: Door, *, people: People, on_day: Callable[[int, int], None] | None = None
 ) -> int:
     """Let a cohort of real households live until its last window is over; returns the number of decisions.
 
@@ -174,8 +175,8 @@ def live_through(
     return traffic.live_through(site, door, histories=_histories(site, people), hidden=TRAITS, on_day=on_day)
 
 
-def _histories(site: LiveSite, people: People) -> Iterator[EventRequest]:
-    for name, person in zip(site.names, site.subjects.person, strict=True):
+def _histories(site: LiveSite | HabitSite, people: People) -> Iterator[EventRequest]:
+    for name, person in zip(site.names, site.person, strict=True):
         for event in people.histories[int(person)]:
             yield EventRequest(str(name), event.kind, event.item, event.value, id=f"{name}:{event.id}", at=event.at)
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -52,10 +52,17 @@ class People:
     histories: tuple[tuple[Event, ...], ...]
     parameters: WorldParameters
 
+    @classmethod
+    def without_history(cls, population: Population) -> Self:
+        """Made-up people, who have no events before their first visit."""
+        none: tuple[Event, ...] = ()
+        names = tuple(f"p{i}" for i in range(len(population)))
+        return cls(names, population, (none,) * len(population), WorldParameters())
+
     def traits(self, person: int) -> Features:
         """Batch-scored features of one household."""
         out: dict[str, Any] = {}
-        for name in TRAITS:
+        for name in (n for n in TRAITS if n in self.population.columns):
             value = self.population.columns[name][person]
             out[name] = str(value) if isinstance(value, str) else float(value)
         return out

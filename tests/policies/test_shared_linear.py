@@ -10,6 +10,7 @@ import pytest
 from policies.errors import InvalidInputError
 from policies.features import FeatureSpace
 from policies.records import DecisionTable, FloatArray
+from policies.reward_models import CrossedRidgeRewardModel
 from policies.shared_linear import SharedLinTS, SharedLinUCB
 from tests.policies.worlds import batch, table
 
@@ -55,3 +56,19 @@ def test_nonsense_parameters_are_refused() -> None:
         SharedLinTS(SPACE, n_nodes=31)
     with pytest.raises(InvalidInputError, match="alpha"):
         SharedLinUCB(SPACE, alpha=-1.0)
+
+
+def test_a_second_reward_costs_no_second_pass() -> None:
+    """The model for another reward of the same rows is the one that would have been learned from them."""
+    log = batch(300)
+    space = FeatureSpace.fit(log.table)
+    model = CrossedRidgeRewardModel(space, ridge=2.0)
+    model.learn(log)
+    other = replace(log, reward=1.0 - 2.0 * log.reward)
+    direct = CrossedRidgeRewardModel(space, ridge=2.0)
+    direct.learn(other)
+    np.testing.assert_allclose(model.for_reward(other).coefficients(), direct.coefficients(), atol=1e-9)
+    fading = CrossedRidgeRewardModel(space, half_life=10.0)
+    fading.learn(log)
+    with pytest.raises(InvalidInputError, match="fade"):
+        fading.for_reward(other)

@@ -44,3 +44,15 @@ def test_unknown_outcomes_are_named() -> None:
         upper_bound(changing(), n_subjects=10, seed=1)
     with pytest.raises(UnknownNameError, match="kept_30d"):
         upper_bound(reference(), n_subjects=10, seed=1, outcome="kept")
+
+
+def test_an_oracle_can_sell_less_to_keep_more_of_it() -> None:
+    """A cost for every contract leaves fewer of them, and a larger part of those that are left is kept."""
+    site = reference()
+    plain, careful = (
+        true_value(site, Oracle(site, seed=4, cost_per_contract=c), n_subjects=4_000, seed=4, explore_share=0.0)
+        for c in (0.0, 0.76)
+    )
+    assert careful.value("subscribed")[0] < plain.value("subscribed")[0]
+    kept = [t.value("kept_30d")[0] / t.value("subscribed")[0] for t in (plain, careful)]
+    assert kept[1] > kept[0] + 0.02
