@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from engine.decisions.service import open_service
 from engine.demo.candidates import INCUMBENT, artifacts
-from engine.demo.live import CONTROL, TREATMENT, InProcess, OverHttp, live_through, load_traits, prepare, running_server
+from engine.demo.live import CONTROL, TREATMENT, OverHttp, live_through, load_traits, prepare, running_server
 from engine.demo.people import People
 from engine.demo.reading import counting, read_experiment
 from engine.proof.config import ProofConfig
@@ -21,6 +21,7 @@ from engine.proof.live import LiveRun, choices, live, read, sample_size, statist
 from engine.proof.one_world import answer, claimed, seed_of
 from engine.proof.room import room
 from engine.proof.truth import OUTCOMES, Values, against, true_values
+from engine.simulation.traffic import InProcess
 from engine.store import tables
 from policies.protocols import Policy, SaveablePolicy
 from simulator.habit import HabitScenario

@@ -12,6 +12,7 @@ import numpy as np
 from engine.decisions.requests import DecisionRequest, EventRequest, OutcomeRequest, RewardRequest
 from engine.decisions.service import DecisionService
 from policies.errors import NextofferError
+from simulator.habit import HabitSite
 from simulator.rollouts import WINDOW_DAYS
 from simulator.scenarios.car_subscription import PLACEMENT
 from simulator.site import START, LiveSite, Visits
@@ -79,7 +80,7 @@ class InProcess:
 
 
 def live_through(
-    site: LiveSite,
+    site: LiveSite | HabitSite,
     door: Door,
     *,
     placement: str = PLACEMENT,
