@@ -23,10 +23,13 @@ from api.alerts.looking import Habits, looking
 from api.auth import KeyFile
 from api.console import (
     admin,
+    drafts,
     experiments,
     home,
+    lesson,
     offers,
     reports,
+    rules,
     sample,
     signing,
     visitors,
@@ -65,10 +68,13 @@ PAGES: tuple[Page, ...] = (
     *signing.PAGES,
     *home.PAGES,
     *offers.PAGES,
+    *drafts.PAGES,
     *experiments.PAGES,
     *visitors.PAGES,
     *reports.PAGES,
+    *rules.PAGES,
     *sample.PAGES,
+    *lesson.PAGES,
     *admin.PAGES,
 )
 

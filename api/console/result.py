@@ -11,8 +11,11 @@ from api.console.shown import difference
 from api.console.words import Words
 from engine.experiments.audit import AuditRow
 from engine.experiments.reading import Reading, read_segments
+from engine.experiments.rollup import HOUR_US
+from engine.store.facts import to_us
 from offline_eval.abtest import ExperimentReading, MetricReading
 from offline_eval.abtest.pages import difference_unit, tone_of
+from offline_eval.abtest.replay import Replay
 from offline_eval.report import (
     COUNT,
     PROBABILITY,
@@ -114,8 +117,8 @@ def forest(t: Words, now: ExperimentReading) -> str:
     return render_blocks([chart, _metrics(t, now)], in_simulation=False)
 
 
-def over_time(t: Words, reading: Reading) -> str:
-    """The primary metric day by day, and what was said at each planned look."""
+def over_time(t: Words, reading: Reading, notes: Sequence[AuditRow] = ()) -> str:
+    """The primary metric day by day with the notes' moments, and what was said at each planned look."""
     assert reading.found is not None
     now = reading.found.now
     lines = []
@@ -137,11 +140,12 @@ def over_time(t: Words, reading: Reading) -> str:
                 axis=t("difference"),
                 x_axis=t("day of the experiment"),
                 reference=0.0,
+                marks=_marks(reading, notes, first=lines[0].points[0].x),
                 note=t("The band holds at every day at once, so it may be read as often as you like."),
             )
         )
     if reading.is_planned and reading.found.looks:
-        blocks.append(_looks(t, reading))
+        blocks.append(looks_table(t, reading.found, reading.plan.n_looks))
     return render_blocks(blocks, in_simulation=False)
 
 
@@ -237,8 +241,16 @@ def _stays(t: Words, reading: Reading) -> list[Block]:
 
 
 def notes(rows: Sequence[AuditRow]) -> list[AuditRow]:
-    """Notes of an experiment, newest first."""
-    return [r for r in rows if r.action == "note"]
+    """Notes of an experiment, oldest first, as they are numbered on the chart."""
+    return sorted((r for r in rows if r.action == "note"), key=lambda r: r.at)
+
+
+def _marks(reading: Reading, notes: Sequence[AuditRow], *, first: float) -> dict[str, float]:
+    """Day of each note by its number, as far as the chart reaches."""
+    start = int(reading.cells.hour.min()) * HOUR_US
+    days = {str(i): (to_us(n.at) - start) / (HOUR_US * 24) for i, n in enumerate(notes, start=1)}
+    last = (to_us(reading.as_of) - start) / (HOUR_US * 24)
+    return {label: day for label, day in days.items() if first <= day <= last}
 
 
 def _metrics(t: Words, now: ExperimentReading) -> Table:
@@ -277,18 +289,18 @@ def _metrics(t: Words, now: ExperimentReading) -> Table:
     return Table(columns, rows, caption=t("Every metric"), note=note)
 
 
-def _looks(t: Words, reading: Reading) -> Table:
-    assert reading.found is not None
-    treatment = reading.found.now.plan.treatments[0]
+def looks_table(t: Words, found: Replay, n_looks: int) -> Table:
+    """Each planned look: what a test that ignores looking would have said, and what was said."""
+    treatment = found.now.plan.treatments[0]
     rows: list[dict[str, Cell]] = [
         {
-            "look": t("{i} of {n}", i=i, n=reading.plan.n_looks),
+            "look": t("{i} of {n}", i=i, n=n_looks),
             "day": f"{day:.0f}",
             "visitors": then.power.matured,
             "single": _single(t, then, treatment),
             "said": t(then.verdict.decision) + (f" {then.verdict.variant}" if then.verdict.variant else ""),
         }
-        for i, (day, then) in enumerate(reading.found.looks, start=1)
+        for i, (day, then) in enumerate(found.looks, start=1)
     ]
     columns = [
         Column("look", t("planned look")),

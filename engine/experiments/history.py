@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+import orjson
 from sqlalchemy import literal_column, select
 
 from engine.rewards.seen import IS_SEEN
@@ -72,3 +73,19 @@ def last_visitors(database: Database, *, limit: int = 10) -> list[str]:
     with database.reading() as connection:
         rows = connection.execute(select(table.c.subject).order_by(table.c.ledger_offset.desc()).limit(200)).scalars()
     return list(dict.fromkeys(rows))[:limit]
+
+
+def features_seen(database: Database, placement: str, *, limit: int = 50) -> dict[str, str]:
+    """Features of a placement's newest decisions, each with a value that it had; what rules and segments can speak of."""
+    table = tables.decisions
+    query = (
+        select(table.c.body).where(table.c.placement == placement).order_by(table.c.ledger_offset.desc()).limit(limit)
+    )
+    with database.reading() as connection:
+        bodies = [orjson.loads(b) for b in connection.execute(query).scalars()]
+    found: dict[str, str] = {}
+    for body in bodies:
+        for name, value in body["x"].items():
+            if value is not None:
+                found.setdefault(name, f"{value:g}" if isinstance(value, float) else str(value))
+    return dict(sorted(found.items()))

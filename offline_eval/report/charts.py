@@ -8,10 +8,13 @@ when a chart is drawn, never when this module is.
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -160,9 +163,16 @@ def line_chart(
     axis: str = "",
     x_axis: str = "day",
     reference: float | None = None,
+    marks: Mapping[str, float] = MappingProxyType({}),
     note: str = "",
 ) -> Chart:
-    """Lines over time, with bands where the points have limits."""
+    """Lines over time, with bands where the points have limits.
+
+    Parameters
+    ----------
+    marks
+        Moments on the horizontal axis by their label, such as the number of a note: upright lines over the whole height.
+    """
     _need([p for line in lines for p in line.points], title)
     factor, suffix = _axis_unit(unit)
     data = [
@@ -193,6 +203,14 @@ def line_chart(
                 .mark_rule(color=_hex("zero"), strokeDash=[4, 3])
                 .encode(y="y:Q")
             )
+        if marks:
+            at = alt.Chart(alt.Data(values=[{"x": float(v), "label": k} for k, v in marks.items()]))
+            layers.append(at.mark_rule(color=_hex("zero"), strokeWidth=1).encode(x=x))
+            layers.append(
+                at.mark_text(baseline="top", align="left", dx=4, fontSize=12, color=_hex("muted")).encode(
+                    x=x, y=alt.value(2), text="label:N"
+                )
+            )
         if any(d["low"] is not None for d in data):
             layers.append(
                 base.transform_filter("isValid(datum.low) && isValid(datum.high)")
@@ -209,6 +227,8 @@ def line_chart(
     words = f"{x_axis} on the horizontal axis. At the end: " + "; ".join(
         f"{name} {format_value(p.y, unit)}" for name, p in ends
     )
+    if marks:
+        words += f". Marked: {', '.join(marks)}"
     return _chart(title, words, data, draw, note=note)
 
 
@@ -360,8 +380,6 @@ def _chart(title: str, description: str, data: Sequence[Mapping[str, Any]], draw
 
 
 def _render(chart: Any) -> str:
-    import vl_convert
-
     configured = chart.configure(
         background="transparent",
         font="system-ui, -apple-system, Segoe UI, Roboto, Helvetica, Arial, sans-serif",
@@ -388,7 +406,15 @@ def _render(chart: Any) -> str:
         symbolSize=160,
         labelLimit=260,
     )
-    return _themed(vl_convert.vegalite_to_svg(configured.to_dict()))
+    return _themed(_drawn(json.dumps(configured.to_dict(), sort_keys=True)))
+
+
+@lru_cache(maxsize=256)
+def _drawn(specification: str) -> str:
+    """Drawing of a specification; a page that is opened again draws nothing anew."""
+    import vl_convert
+
+    return str(vl_convert.vegalite_to_svg(specification))
 
 
 def _themed(svg: str) -> str:

@@ -23,7 +23,8 @@ pytestmark = pytest.mark.slow
 PAGES = (
     "/", "/offers", "/offers/home_page/new", "/offers/home_page/edit/annual", "/offers/home_page/limits", "/experiments",
     "/experiments-new?template=price", "/experiments/spring-welcome", "/experiments/idea", "/visitors?id=home_page-3&try=1",
-    "/audit", "/people", "/keys", "/nowhere", "/sample", "/reports", "/reports/evaluate-log",
+    "/audit", "/people", "/keys", "/nowhere", "/sample", "/reports", "/reports/evaluate-log", "/layers",
+    "/metrics", "/experiments/idea/edit", "/why-too-early",
 )  # fmt: skip
 
 

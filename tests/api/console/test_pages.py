@@ -15,10 +15,14 @@ from starlette.testclient import TestClient
 
 from api.auth import KeyFile, new_key
 from api.console.app import PAGES, create_console
+from api.console.drafts import OPERATORS
+from api.console.rules import AGGREGATIONS
 from api.console.shown import done, money, policy_names
 from api.console.words import translations
 from engine.accounts.accounts import Accounts
+from engine.experiments.lesson import false_winner
 from engine.reports import keep_report
+from policies.eligibility import Condition
 from policies.errors import InvalidInputError, UnknownNameError
 from tests.api.console.conftest import PASSWORD, START, TITLES, Console, opened, some_report
 
@@ -54,7 +58,7 @@ def test_pages_speak_russian(console: Console) -> None:
     sources = [p.read_text(encoding="utf-8") for p in (*FOLDER.glob("templates/*.j2"), *FOLDER.glob("*.py"))]
     said = {m for s in sources for m in re.findall(r'\bt\("((?:[^"\\]|\\.)+)"', s)}
     said |= {m for s in sources for m in re.findall(r'\bask\.words\(\s*"((?:[^"\\]|\\.)+)"', s)}
-    said |= {p.title for p in PAGES if p.menu}
+    said |= {p.title for p in PAGES if p.menu} | set(OPERATORS.values()) | set(AGGREGATIONS.values())
     missing = {s for s in said if s not in translations("ru")}
     assert not missing
 
@@ -355,3 +359,75 @@ def test_kept_reports_are_shown_inside_the_frame(console: Console) -> None:
     assert "<style" not in html
     assert html.count("<h1") == 1
     assert console.get("/reports/notes", status=404)
+
+
+def test_a_draft_is_changed_with_its_rules_and_metrics(console: Console) -> None:
+    """Targeting, layer and metrics come back into the form as they were typed; the slower of two editors keeps what was typed."""
+    fields: dict[str, Any] = {
+        "id": "phones", "placement": "cancel_page", "variant": ["now", "new"], "policy": ["placement", "baseline"], "weight": ["50", "50"],
+        "primary": "conversion", "effect": "2", "rate": "10", "per_day": "100",
+    }  # fmt: skip
+    assert console.post("/experiments", **fields).status_code == 303
+    changed = {
+        **fields, "revision": "1", "effect": "3", "layer": "offers", "slot_from": "0", "slot_until": "50", "kind_subscribed": "bought",
+        "conversion_days": "14", "t_feature": ["device", "tenure_days", ""], "t_operator": ["in", ">=", "=="], "t_value": ['phone, "7"', "3", ""],
+    }  # fmt: skip
+    assert console.post("/experiments/phones/edit", **changed).status_code == 303
+    made = console.service.experiments.get("phones")
+    assert made.plan is not None
+    assert (made.plan.effect, made.layer, made.slots, made.revision) == (0.03, "offers", (0, 5000), 2)
+    assert made.targeting == (Condition("device", "in", ("phone", "7")), Condition("tenure_days", ">=", 3.0))
+    assert (made.counting.subscribed, made.counting.conversion_window_s) == ("bought", 14 * 86_400)
+    form = console.get("/experiments/phones/edit")
+    for text in ("phone, &#34;7&#34;", 'value="offers"', 'value="50"', "<option selected>bought"):
+        assert text in form
+    assert "device is one of phone" in console.get("/experiments/phones")
+    assert "0–50 %" in console.get("/layers")
+    stale = console.post("/experiments/phones/edit", **{**changed, "hypothesis": "Mine."})
+    assert stale.status_code == 409
+    assert "Mine." in stale.text
+    wrong = console.post("/experiments/phones/edit", **{**changed, "revision": "2", "t_value": ["phone", "many", ""]})
+    assert wrong.status_code == 400
+    assert "needs a number" in wrong.text
+    assert console.service.experiments.get("phones").revision == 2
+    assert console.get("/experiments/spring-welcome/edit", status=400)
+    assert console.post("/experiments/phones/do/archive", revision="2").status_code == 303
+
+
+def test_metrics_name_the_events_and_a_reward_is_put_together(console: Console) -> None:
+    """Events that were reported are listed with who uses them; a reward of several is what learners get."""
+    html = console.get("/metrics")
+    for text in ("subscribed", "active_30d", "margin_eur", "spring-welcome"):
+        assert text in html
+    revision = str(console.service.placement("home_page")[1])
+    fields: dict[str, Any] = {"kind": ["subscribed", "clicked", ""], "weight": ["1", "0,1", ""], "days": "14", "default": "0", "aggregation": "max", "revision": revision}  # fmt: skip
+    assert console.post("/metrics/home_page", **fields).status_code == 303
+    reward = console.service.placement("home_page")[0].reward
+    assert [(x.kind, x.weight) for x in reward.terms] == [("subscribed", 1.0), ("clicked", 0.1)]
+    assert (reward.window_s, reward.aggregation) == (14 * 86_400, "max")
+    assert console.post("/metrics/home_page", **fields).status_code == 409  # somebody who looked at the page before
+    assert console.post("/metrics/home_page", **{**fields, "weight": ["much", "", ""]}).status_code == 400
+
+
+def test_the_false_winner_is_told(console: Console) -> None:
+    """The page shows a p below 0.05 beside the verdict that the console gave, and how often either is fooled."""
+    html = console.get("/why-too-early")
+    assert "Keep running" in html
+    assert "Stop and keep A" in html
+    assert re.search(r"B differs, p = 0\.0[0-4]\d", html)
+    lesson = false_winner()
+    assert f"{lesson.n_fooled} of {lesson.n_tests}" in html
+    assert lesson.n_fooled > 2 * lesson.n_shipped
+
+
+def test_a_rehearsal_finds_what_is_there_and_ships_nothing_that_is_not(console: Console) -> None:
+    """With the planned change most made-up courses ship, without any hardly one does; a plan that takes years is refused."""
+    fields: dict[str, Any] = {
+        "id": "x", "placement": "cancel_page", "variant": ["now", "new"], "policy": ["placement", "baseline"], "weight": ["50", "50"],
+        "primary": "conversion", "effect": "4", "rate": "10", "per_day": "200",
+    }  # fmt: skip
+    html = console.post("/experiments-rehearse", **fields).text
+    found, false = (int(k) for k in re.findall(r"(\d+) of 20", html))
+    assert found >= 11  # 80 % of 20, less four standard errors of 1.8
+    assert false <= 3
+    assert "expected at most 365" in console.post("/experiments-rehearse", **{**fields, "per_day": "1"}).text
