@@ -10,8 +10,8 @@ import numpy as np
 from api.console.shown import difference
 from api.console.words import Words
 from engine.experiments.audit import AuditRow
+from engine.experiments.parts import HOUR_US
 from engine.experiments.reading import Reading, read_segments
-from engine.experiments.rollup import HOUR_US
 from engine.store.facts import to_us
 from offline_eval.abtest import ExperimentReading, MetricReading
 from offline_eval.abtest.pages import difference_unit, tone_of

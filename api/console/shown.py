@@ -14,6 +14,8 @@ _DONE = {
     "unschedule": "took back the start", "start": "started", "ramp": "let in more visitors", "reweight": "gave new shares", "force": "showed by hand",
     "stop": "stopped", "archive": "put away", "note": "noted", "put": "saved", "pause": "paused", "controls": "changed the rules",
     "register": "added the policy", "revoke": "revoked", "erase": "erased the person", "alert": "sent a message",
+    "candidate": "proposed a candidate", "gate": "judged a candidate", "promote": "let a candidate serve", "rollback": "took a policy back",
+    "live": "found a policy serving",
 }  # fmt: skip
 
 
