@@ -171,7 +171,9 @@ def _not_decided(plan: ExperimentPlan, primary: dict[str, MetricReading], power:
     shown = "; ".join(f"{t} {_points(r.interval, r.metric)}" for t, r in primary.items())
     # Before the planned end every experiment is short of subjects; worth saying only where its end will not mend that.
     short = _underpowered(plan, power) if power.required is not None and power.required > power.planned else ""
-    return f"Keep running: not decided yet ({plan.primary.title}: {shown}); {_so_far(plan, power)}{_days(power)}{short}."
+    return (
+        f"Keep running: not decided yet ({plan.primary.title}: {shown}); {_so_far(plan, power)}{_days(power)}{short}."
+    )
 
 
 def _no_difference(plan: ExperimentPlan, primary: dict[str, MetricReading], power: PowerReading) -> str:
