@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 from api.settings import Settings
 from engine.decisions.service import DecisionService, open_service, utc_now
@@ -12,7 +13,12 @@ from policies.errors import InvalidInputError
 
 
 def learn_until(
-    settings: Settings, placement_id: str | None, should_stop: Callable[[], bool], *, ref: str | None = None
+    settings: Settings,
+    placement_id: str | None,
+    should_stop: Callable[[], bool],
+    *,
+    ref: str | None = None,
+    looks_after: bool = False,
 ) -> int:
     """Learn until told to stop; return from how many decisions.
 
@@ -22,6 +28,8 @@ def learn_until(
         Whose decisions; None: every version that decides anywhere, variants of running experiments included.
     ref
         Which version learns; by default the placement's own policy.
+    looks_after
+        Whether experiments are looked after beside it, unless another process does.
 
     Raises
     ------
@@ -38,8 +46,16 @@ def learn_until(
             return _job_of(service, placement_id, ref)
 
         learners = Learners(service.database, service.policies, jobs=jobs, clock=utc_now)
-        learners.run(should_stop)
+        with _looking(service, settings) if looks_after else nullcontext():
+            learners.run(should_stop)
         return learners.n_learned
+
+
+def _looking(service: DecisionService, settings: Settings) -> AbstractContextManager[None]:
+    from api.alerts.looking import clock_of, habits_of, looking  # loads statistics
+
+    clock = clock_of(service.database, is_sandbox=settings.is_sandbox)
+    return looking(service.database, habits_of(settings), clock=clock, in_simulation=settings.is_sandbox)
 
 
 def _job_of(service: DecisionService, placement_id: str, ref: str | None) -> dict[str, Job]:

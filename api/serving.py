@@ -18,6 +18,7 @@ from typing import Any
 import uvicorn
 
 from api import logs
+from api.alerts.watching import watching
 from api.app import create_app, keys_path
 from api.auth import SCOPES, ApiKey, KeyFile, digest_of
 from api.learning import learn_until
@@ -91,7 +92,7 @@ def run_server(
     def ready() -> None:
         announce(url, key, placement)
 
-    with _learning(settings, placement):
+    with _learning(settings, placement), watching(settings):
         if settings.workers == 1:
             return serve_on(settings, listener, ready=ready)
         if settings.writer == "thread":

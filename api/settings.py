@@ -177,6 +177,20 @@ def load_settings(path: Path | None = None, **overrides: Any) -> Settings:
     return settings
 
 
+def as_plain(settings: Settings) -> dict[str, Any]:
+    """Values that JSON can hold, secrets in clear: for a pipe to a process of ours, never for a command line or an environment."""
+    plain: dict[str, Any] = {}
+    for name, value in settings.model_dump().items():
+        secret = value.get_secret_value() if isinstance(value, SecretStr) else value
+        plain[name] = str(secret) if isinstance(secret, Path) else secret
+    return plain
+
+
+def from_plain(values: dict[str, Any]) -> Settings:
+    """What ``as_plain`` wrote; the environment of the reader changes nothing."""
+    return Settings(**values)
+
+
 _SECRETS = ("draw_secret", "database_url", "alert_secret", "smtp_password", "telegram_token")
 
 

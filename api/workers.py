@@ -19,11 +19,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from pydantic import SecretStr
-
-from api.settings import Settings
+from api.settings import Settings, as_plain, from_plain
 
 READY = b"ready\n"
 # A worker that dies sooner than this after its start is not started again at once.
@@ -86,7 +83,7 @@ class Supervisor:
         assert worker.stdin is not None
         assert worker.stdout is not None
         # Settings hold secrets, which neither a command line nor an environment should show.
-        document = {"slot": slot, "socket": self._listener.fileno(), "settings": _plain(self._settings)}
+        document = {"slot": slot, "socket": self._listener.fileno(), "settings": as_plain(self._settings)}
         try:
             worker.stdin.write(json.dumps(document).encode() + b"\n")
             worker.stdin.flush()  # left open: its end tells the worker that the parent has gone
@@ -117,18 +114,6 @@ def metrics_folder(settings: Settings) -> Path:
     return settings.home / "metrics"
 
 
-def _plain(settings: Settings) -> dict[str, Any]:
-    values = settings.model_dump()
-    return {
-        name: value.get_secret_value()
-        if isinstance(value, SecretStr)
-        else str(value)
-        if isinstance(value, Path)
-        else value
-        for name, value in values.items()
-    }
-
-
 def main() -> int:
     """Run one worker: what to do comes on standard input."""
     import threading
@@ -136,8 +121,7 @@ def main() -> int:
     from api.serving import serve_on
 
     document = json.loads(sys.stdin.buffer.readline())
-    values = document["settings"]
-    settings = Settings(**{**values, "home": Path(values["home"]), "cors_origins": tuple(values["cors_origins"])})
+    settings = from_plain(document["settings"])
 
     def ready() -> None:
         sys.stdout.buffer.write(READY)

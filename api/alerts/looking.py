@@ -17,6 +17,7 @@ from engine.alerts.outbox import deliver, last_state, tell
 from engine.experiments.automation import tick
 from engine.experiments.keeper import Keeper
 from engine.experiments.lifecycle import Experiments
+from engine.experiments.moments import latest_moment
 from engine.experiments.reading import read_experiment
 from engine.learner.ownership import ownership_of
 from engine.store.database import Database
@@ -48,6 +49,15 @@ def habits_of(settings: Settings) -> Habits:
     from api.alerts.channels import channels_of
 
     return Habits(channels_of(settings), settings.digest_day, settings.digest_hour, settings.console_url)
+
+
+def clock_of(database: Database, *, is_sandbox: bool) -> Callable[[], datetime]:
+    """What time it is for experiments: in a sandbox, which makes up its time, that of the newest fact."""
+
+    def now() -> datetime:
+        return (latest_moment(database) if is_sandbox else None) or datetime.now(UTC)
+
+    return now
 
 
 def look_after(database: Database, habits: Habits, *, at: datetime, now: datetime, in_simulation: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from cyclopts import App
 if TYPE_CHECKING:
     from engine.experiments.records import Experiment
 
-app = App(name="experiment", help="Create, start, widen, reweight, stop and read experiments")
+app = App(name="experiment", help="Create, approve, schedule, start, widen, reweight, pause, stop and read experiments")
 _ACTOR = "command"
 
 
@@ -57,23 +58,129 @@ def create(
 
 
 @app.command
-def start(id: str, /, *, home: Path | None = None, config: Path | None = None) -> int:  # noqa: A002
+def approve(id: str, /, *, by: str, reason: str = "", home: Path | None = None, config: Path | None = None) -> int:  # noqa: A002
+    """Say that a draft may start as it stands; a later change of the draft takes it back.
+
+    Parameters
+    ----------
+    id
+        Of the experiment.
+    reason
+        Why; it is kept in the log of changes.
+    by
+        Who answers for it.
+    home
+        Folder of the service.
+    config
+        TOML file of settings.
+    """
+    return _change("approve", id, home, config, actor=by, reason=reason)
+
+
+@app.command
+def schedule(
+    id: str,  # noqa: A002
+    /,
+    *,
+    at: datetime,
+    reason: str = "",
+    by: str = _ACTOR,
+    home: Path | None = None,
+    config: Path | None = None,
+) -> int:
+    """Let a draft start by itself, while a server, a console or a learner runs.
+
+    Parameters
+    ----------
+    id
+        Of the experiment.
+    at
+        When, with its distance from UTC: 2026-03-02T09:00:00+03:00.
+    reason
+        Why; it is kept in the log of changes.
+    by
+        Who answers for it.
+    home
+        Folder of the service.
+    config
+        TOML file of settings.
+    """
+    from policies.errors import InvalidInputError
+
+    if at.tzinfo is None:
+        raise InvalidInputError(
+            f"the start {at.isoformat()} says no distance from UTC; write it like {at.isoformat()}+03:00, or +00:00 for UTC"
+        )
+    return _change("schedule", id, home, config, actor=by, reason=reason, starts_at=at)
+
+
+@app.command
+def unschedule(
+    id: str,  # noqa: A002
+    /,
+    *,
+    reason: str = "",
+    by: str = _ACTOR,
+    home: Path | None = None,
+    config: Path | None = None,
+) -> int:
+    """Make a scheduled experiment a draft again.
+
+    Parameters
+    ----------
+    id
+        Of the experiment.
+    reason
+        Why; it is kept in the log of changes.
+    by
+        Who answers for it.
+    home
+        Folder of the service.
+    config
+        TOML file of settings.
+    """
+    return _change("unschedule", id, home, config, actor=by, reason=reason)
+
+
+@app.command
+def start(
+    id: str,  # noqa: A002
+    /,
+    *,
+    reason: str = "",
+    by: str = _ACTOR,
+    home: Path | None = None,
+    config: Path | None = None,
+) -> int:
     """Open the first phase.
 
     Parameters
     ----------
     id
         Of the experiment.
+    reason
+        Why; it is kept in the log of changes.
+    by
+        Who answers for it.
     home
         Folder of the service.
     config
         TOML file of settings.
     """
-    return _change("start", id, home, config)
+    return _change("start", id, home, config, actor=by, reason=reason)
 
 
 @app.command
-def ramp(id: str, coverage: float, /, *, home: Path | None = None, config: Path | None = None) -> int:  # noqa: A002
+def ramp(
+    id: str,  # noqa: A002
+    coverage: float,
+    /,
+    *,
+    reason: str = "",
+    by: str = _ACTOR,
+    home: Path | None = None,
+    config: Path | None = None,
+) -> int:
     """Let more subjects take part; nobody changes sides.
 
     Parameters
@@ -82,28 +189,161 @@ def ramp(id: str, coverage: float, /, *, home: Path | None = None, config: Path 
         Of the experiment.
     coverage
         Share of subjects.
+    reason
+        Why; it is kept in the log of changes.
+    by
+        Who answers for it.
     home
         Folder of the service.
     config
         TOML file of settings.
     """
-    return _change("ramp", id, home, config, coverage=coverage)
+    return _change("ramp", id, home, config, actor=by, reason=reason, coverage=coverage)
 
 
 @app.command
-def stop(id: str, /, *, home: Path | None = None, config: Path | None = None) -> int:  # noqa: A002
+def reweight(
+    id: str,  # noqa: A002
+    /,
+    *,
+    weight: list[str],
+    yes: bool = False,
+    reason: str = "",
+    by: str = _ACTOR,
+    home: Path | None = None,
+    config: Path | None = None,
+) -> int:
+    """Say what other weights cost and, with --yes, open a new phase with them; who has been seen stays where it was.
+
+    Parameters
+    ----------
+    id
+        Of the experiment.
+    weight
+        KEY=BASISPOINTS of every variant; together 10000.
+    yes
+        Do it.
+    reason
+        Why; it is kept in the log of changes.
+    by
+        Who answers for it.
+    home
+        Folder of the service.
+    config
+        TOML file of settings.
+    """
+    from api.cli.opening import opened
+    from engine.experiments.reading import cost_of_weights, read_experiment
+
+    weights = _weights(weight)
+    with opened(home, config) as service:
+        experiment, at = service.experiments.get(id), datetime.now(UTC)
+        reading = read_experiment(service.database, experiment, as_of=at, in_simulation=False, n_points=0)
+        known = set(weights) == {v.key for v in experiment.variants}
+        days = cost_of_weights(reading, weights) if known else None
+        cost = "no plan or no traffic is stated, so nobody can say what it costs" if days is None else _cost(days)
+        print(f"{id}: a new phase begins; {cost}", file=sys.stderr)  # noqa: T201 - words on stderr
+        if not yes:
+            print("nothing was changed; repeat it with --yes", file=sys.stderr)  # noqa: T201
+            return 1
+        _show(
+            service.experiments.reweight(
+                id, revision=experiment.revision, weights_bp=weights, at=at, actor=by, reason=reason
+            )
+        )
+    return 0
+
+
+@app.command
+def stop(
+    id: str,  # noqa: A002
+    /,
+    *,
+    reason: str = "",
+    by: str = _ACTOR,
+    home: Path | None = None,
+    config: Path | None = None,
+) -> int:
     """End it; the placement goes back to its own policy.
 
     Parameters
     ----------
     id
         Of the experiment.
+    reason
+        Why; it is kept in the log of changes.
+    by
+        Who answers for it.
     home
         Folder of the service.
     config
         TOML file of settings.
     """
-    return _change("stop", id, home, config)
+    return _change("stop", id, home, config, actor=by, reason=reason)
+
+
+@app.command
+def archive(
+    id: str,  # noqa: A002
+    /,
+    *,
+    reason: str = "",
+    by: str = _ACTOR,
+    home: Path | None = None,
+    config: Path | None = None,
+) -> int:
+    """Put a draft or a stopped experiment out of sight; nothing of it is removed.
+
+    Parameters
+    ----------
+    id
+        Of the experiment.
+    reason
+        Why; it is kept in the log of changes.
+    by
+        Who answers for it.
+    home
+        Folder of the service.
+    config
+        TOML file of settings.
+    """
+    return _change("archive", id, home, config, actor=by, reason=reason)
+
+
+@app.command(name="pause-all")
+def pause_all(*, reason: str = "", by: str = _ACTOR, home: Path | None = None, config: Path | None = None) -> int:
+    """Take everybody out of all experiments: every place answers with its own policy, and no exposure is counted.
+
+    Parameters
+    ----------
+    reason
+        Why; it is kept in the log of changes.
+    by
+        Who answers for it.
+    home
+        Folder of the service.
+    config
+        TOML file of settings.
+    """
+    return _pause(True, reason, by, home, config)
+
+
+@app.command(name="resume-all")
+def resume_all(*, reason: str = "", by: str = _ACTOR, home: Path | None = None, config: Path | None = None) -> int:
+    """Let everybody in again, each into the variant where it was.
+
+    Parameters
+    ----------
+    reason
+        Why; it is kept in the log of changes.
+    by
+        Who answers for it.
+    home
+        Folder of the service.
+    config
+        TOML file of settings.
+    """
+    return _pause(False, reason, by, home, config)
 
 
 @app.command
@@ -176,14 +416,52 @@ def list_experiments(*, json: bool = False, home: Path | None = None, config: Pa
     return 0
 
 
-def _change(action: str, experiment_id: str, home: Path | None, config: Path | None, **arguments: Any) -> int:
+def _change(
+    action: str,
+    experiment_id: str,
+    home: Path | None,
+    config: Path | None,
+    *,
+    actor: str,
+    reason: str,
+    **arguments: Any,
+) -> int:
     from api.cli.opening import opened
 
     with opened(home, config) as service:
         revision = service.experiments.get(experiment_id).revision
         function = getattr(service.experiments, action)
-        _show(function(experiment_id, revision=revision, at=datetime.now(UTC), actor=_ACTOR, **arguments))
+        now = datetime.now(UTC)
+        _show(function(experiment_id, revision=revision, at=now, actor=actor, reason=reason, **arguments))
     return 0
+
+
+def _pause(is_paused: bool, reason: str, actor: str, home: Path | None, config: Path | None) -> int:
+    from api.cli.opening import opened
+    from engine.experiments.controls import set_controls
+
+    with opened(home, config) as service:
+        set_controls(service.database, at=datetime.now(UTC), actor=actor, reason=reason, is_paused=is_paused)
+    print("all experiments are paused" if is_paused else "all experiments go on")  # noqa: T201 - data on stdout
+    return 0
+
+
+def _weights(texts: list[str]) -> dict[str, int]:
+    from policies.errors import InvalidInputError
+
+    found = {}
+    for text in texts:
+        key, mark, weight = text.rpartition("=")
+        if not mark or not key or not weight.isdigit():
+            raise InvalidInputError(f"weight {text!r} is not KEY=BASISPOINTS, such as new=2500")
+        found[key] = int(weight)
+    return found
+
+
+def _cost(days: float) -> str:
+    if abs(days) < 0.5:
+        return "the answer comes on the same day"
+    return f"this {'costs' if days > 0 else 'saves'} you about {abs(days):,.0f} days"
 
 
 def _show(experiment: Experiment) -> None:

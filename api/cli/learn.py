@@ -22,7 +22,8 @@ def learn(
 ) -> int:
     """Learn from the log as reward windows close, and publish a snapshot a second.
 
-    Several of these may run: each version is learned by one of them, and by another one when that has died.
+    Several of these may run: each version is learned by one of them, and by another one when that has died. Scheduled starts, ramps,
+    planned ends, news and the digest are looked after here too, unless a console or another learner does.
 
     Parameters
     ----------
@@ -51,6 +52,6 @@ def learn(
     settings = load_settings(config) if home is None else load_settings(config, home=home)
     set_up(settings.log_level)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    n = learn_until(settings, placement, stop.is_set, ref=policy)
+    n = learn_until(settings, placement, stop.is_set, ref=policy, looks_after=True)
     print(f"learned from {n} decisions", file=sys.stderr)  # noqa: T201 - words on stderr
     return 0

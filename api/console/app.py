@@ -41,7 +41,7 @@ from api.console.words import LANGUAGES, Language, Words
 from api.errors import ForbiddenError
 from engine.accounts.accounts import Accounts
 from engine.decisions.service import DecisionService
-from engine.experiments.reading import latest_moment
+from engine.experiments.moments import latest_moment
 from offline_eval.report.page import stylesheet
 from policies.errors import ConflictError, NextofferError, UnknownNameError
 

@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, Response
 
 from api.console.page import Page
 from engine.decisions.service import DecisionService, open_service
-from engine.experiments.reading import latest_moment
+from engine.experiments.moments import latest_moment
 from engine.sample.folder import SampleFolder
 
 if TYPE_CHECKING:

@@ -38,14 +38,8 @@ class Happened:
     text: str
 
 
-def tick(database: Database, *, at: datetime, ramps: bool = True) -> list[Happened]:
-    """Do what is due; returns what happened.
-
-    Parameters
-    ----------
-    ramps
-        Whether ramps go on too: they read the experiment first, which loads statistics into the process.
-    """
+def tick(database: Database, *, at: datetime) -> list[Happened]:
+    """Do what is due; returns what happened."""
     experiments = Experiments(database)
     done: list[Happened] = []
     for experiment in experiments.list(state="scheduled"):
@@ -54,9 +48,18 @@ def tick(database: Database, *, at: datetime, ramps: bool = True) -> list[Happen
     for experiment in experiments.list(state="running"):
         if experiment.ends_at is not None and experiment.ends_at <= at:
             done += _try(_end, experiments, experiment, at=at)
-        elif ramps and experiment.ramp is not None:
+        elif experiment.ramp is not None:
             done += _try(partial(_step, database), experiments, experiment, at=at)
     return done
+
+
+def due(database: Database, *, at: datetime) -> frozenset[str]:
+    """Experiments for which something is to be done by now, or to be looked at; cheap, and loads no statistics."""
+    experiments = Experiments(database)
+    starts = {e.id for e in experiments.list(state="scheduled") if e.starts_at is not None and e.starts_at <= at}
+    running = experiments.list(state="running")
+    ends = {e.id for e in running if e.ends_at is not None and e.ends_at <= at}
+    return frozenset(starts | ends | {e.id for e in running if is_step_due(database, e, at=at)})
 
 
 def is_step_due(database: Database, experiment: Experiment, *, at: datetime) -> bool:

@@ -27,7 +27,7 @@ class Keeper:
         Whether the claim stays between rounds; one that gives it back each time leaves the work to whoever does it better.
     """
 
-    def __init__(self, ownership: Ownership, work: Callable[[], None], *, keeps: bool = True) -> None:
+    def __init__(self, ownership: Ownership, work: Callable[[], object], *, keeps: bool = True) -> None:
         self._ownership = ownership
         self._work = work
         self._keeps = keeps

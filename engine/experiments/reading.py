@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import func, select
 
 from engine.experiments.parts import MEASURES
 from engine.experiments.records import UNPLANNED, Experiment, Plan, plan_for_statistics
@@ -28,9 +27,7 @@ from engine.experiments.sums import (
     read_values,
     timeline,
 )
-from engine.store import tables
 from engine.store.database import Database
-from engine.store.facts import from_us
 from offline_eval.abtest import ExperimentPlan
 from offline_eval.abtest.confidence_sequence import sequence_interval
 from offline_eval.abtest.effects import Effect, compare
@@ -143,14 +140,6 @@ def statistics_of(reading: Reading) -> ExperimentPlan:
             if cap is not None:
                 caps[measure] = cap
     return plan_for_statistics(reading.experiment, plan, has_revenue=bool(cells.sum_revenue_squared.any()), caps=caps)
-
-
-def latest_moment(database: Database) -> datetime | None:
-    """Time of the newest decision or outcome; a sandbox whose time is injected is read as of then."""
-    with database.reading() as connection:
-        times = [connection.execute(select(func.max(t.c.at_us))).scalar() for t in (tables.decisions, tables.outcomes)]
-    known = [t for t in times if t is not None]
-    return from_us(max(known)) if known else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import select
 
 from engine.decisions.service import DecisionService, open_service
-from engine.experiments.reading import latest_moment, read_experiment
+from engine.experiments.moments import latest_moment
+from engine.experiments.reading import read_experiment
 from engine.sample.content import TRIALS, catalogue
 from engine.sample.fill import SampleConfig, fill
 from engine.sample.folder import SampleFolder, write_progress

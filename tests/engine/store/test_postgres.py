@@ -37,6 +37,7 @@ from engine.store.sqlite_backend import SqliteBackend
 from engine.store.tables import metadata
 from policies.allocation import Variant
 from policies.errors import ConflictError, InvalidInputError, UnknownDecisionError
+from tests.api.alerts.test_watching import check_once
 from tests.engine.experiments.test_rollup import check_both_ways, stored
 from tests.engine.service_world import SECRET, START, Clock, shop
 from tests.engine.store.test_writer import event, reward
@@ -228,3 +229,11 @@ def test_what_was_seen_and_what_was_taken_back_read_as_on_sqlite(tmp_path: Path,
         ("later",),
         False,
     )
+
+
+@pytest.mark.slow
+def test_processes_at_once_look_after_experiments_once(tmp_path: Path, url: str) -> None:
+    """On PostgreSQL too, four processes that all believe to be the one start, end and tell each thing once."""
+    with open_service(tmp_path / "home", url=url, secret=SECRET, clock=Clock()) as service:
+        service.put_placement(shop())
+        check_once(service)
