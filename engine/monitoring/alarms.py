@@ -93,7 +93,10 @@ ALARMS: tuple[Alarm, ...] = (
         "collapse",
         "A policy hardly explores any more",
         "choice",
-        explained_by={"fallbacks": "the baseline order explores no more than the explore share"},
+        explained_by={
+            "fallbacks": "the baseline order explores no more than the explore share",
+            "vanished": "with fewer offers there is less to choose from",
+        },
     ),
     Alarm(
         "support",

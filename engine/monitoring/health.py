@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from engine.monitoring.checks import integrity
+from engine.monitoring.checks import candidates, choice, effects, facts, features, integrity, learning
 from engine.monitoring.fold import refresh
 from engine.monitoring.placements import watched
 from engine.monitoring.records import Check, HealthReport, ordered_and_explained
@@ -47,5 +47,24 @@ def read_health(
 
 
 def _checks(database: Database, window: Window, registry: Registry | None) -> list[Check]:
-    del database, registry
-    return [integrity.shown(window), integrity.propensity(window), integrity.leak(window)]
+    return [
+        integrity.shown(window),
+        integrity.propensity(window),
+        integrity.leak(window),
+        facts.duplicates(window),
+        facts.values(window),
+        facts.silence(window),
+        facts.clock(window),
+        facts.delay(window),
+        facts.unattributed(window),
+        features.constant(window),
+        features.drift(window),
+        choice.fallbacks(window),
+        choice.collapse(window),
+        choice.support(window),
+        choice.vanished(window),
+        candidates.overlap(database, window, registry),
+        learning.learner(database, window, registry),
+        learning.calibration(database, window, registry),
+        effects.worse(database, window),
+    ]

@@ -430,7 +430,6 @@ alarm_episodes = Table(
     Column("began_at_us", BigInteger, nullable=False),
     Column("seen_at_us", BigInteger, nullable=False),
     Column("ended_at_us", BigInteger),
-    Column("is_told", Boolean, nullable=False),
     Column("sentence", Text, nullable=False),
     PrimaryKeyConstraint("placement", "alarm", "began_at_us"),
 )

@@ -41,7 +41,6 @@ def upgrade() -> None:
         sa.Column("began_at_us", sa.BigInteger(), nullable=False),
         sa.Column("seen_at_us", sa.BigInteger(), nullable=False),
         sa.Column("ended_at_us", sa.BigInteger()),
-        sa.Column("is_told", sa.Boolean(), nullable=False),
         sa.Column("sentence", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("placement", "alarm", "began_at_us"),
     )
