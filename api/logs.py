@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Literal
+
+Form = Literal["text", "json"]
 
 _SHOWN = {ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\\r", 0x85: "\\x85", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 # C0 and C1 controls (terminals act on them) and marks that turn the direction of writing.
@@ -33,8 +36,35 @@ class OneLine(logging.Formatter):
         return "\n".join(f"| {one_line(line)}" for line in text.split("\n"))
 
 
-def set_up(level: str) -> None:
-    """Log to standard error."""
+def set_up(level: str, form: Form = "text") -> None:
+    """Log to standard error.
+
+    Parameters
+    ----------
+    form
+        ``json``: one object a record, with the ids of what it is about (``decision``, ``request``, ``placement``, …) as fields.
+    """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    plain = OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(plain if form == "text" else json_lines())
     logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+def json_lines() -> logging.Formatter:
+    """Formatter of records as JSON, in ASCII: whatever a caller has put into a name stays inside its string."""
+    import structlog  # whoever logs text has no use for it
+
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[
+            structlog.stdlib.add_log_level,
+            structlog.stdlib.add_logger_name,
+            structlog.stdlib.ExtraAdder(),
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+        ],
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.EventRenamer("message"),
+            structlog.processors.JSONRenderer(),
+        ],
+    )

@@ -237,7 +237,8 @@ class Operation:
         except ClientDisconnect:
             answer = Response(status_code=499)
         except Exception:  # the outermost edge of a request: log it, and answer without a traceback
-            _log.exception("operation %s failed, request %s", self.name, request_id)
+            about = {"request": request_id, "operation": self.name, **params}
+            _log.exception("operation %s failed, request %s", self.name, request_id, extra=about)
             message = f"something went wrong on our side; the log holds it under request {request_id}"
             answer = json_response(error_body("internal", message, request_id=request_id), status=500)
         if isinstance(answer, Response):
@@ -471,7 +472,7 @@ def error_response(error: NextofferError, *, request_id: str | None = None) -> R
         headers["connection"] = "close"  # the rest of the body is not read
     details = error.details if isinstance(error, MalformedError) else ()
     if answer.status >= 500:
-        _log.error("%s: %s (request %s)", answer.code, error, request_id)
+        _log.error("%s: %s (request %s)", answer.code, error, request_id, extra={"request": request_id})
     return json_response(
         error_body(answer.code, str(error), details=details, request_id=request_id),
         status=answer.status,

@@ -132,7 +132,7 @@ def serve_on(settings: Settings, listener: socket.socket, *, ready: Callable[[],
 
 
 def _set_up_logging(settings: Settings) -> None:
-    logs.set_up(settings.log_level)
+    logs.set_up(settings.log_level, settings.log_format)
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 

@@ -112,6 +112,12 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level that is logged"
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="One line of text a record, or one JSON object with what it is about"
+    )
+    alarm_thresholds: dict[str, float] = Field(
+        default_factory=dict, description="Limits of alarms that differ from the defaults, by name"
+    )
 
     @classmethod
     def settings_customise_sources(

@@ -50,7 +50,7 @@ def learn(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     settings = load_settings(config) if home is None else load_settings(config, home=home)
-    set_up(settings.log_level)
+    set_up(settings.log_level, settings.log_format)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     n = learn_until(settings, placement, stop.is_set, ref=policy, looks_after=True)
     print(f"learned from {n} decisions", file=sys.stderr)  # noqa: T201 - words on stderr

@@ -25,6 +25,7 @@ from api.console import (
     admin,
     drafts,
     experiments,
+    health,
     home,
     lesson,
     offers,
@@ -75,6 +76,7 @@ PAGES: tuple[Page, ...] = (
     *rules.PAGES,
     *sample.PAGES,
     *lesson.PAGES,
+    *health.PAGES,
     *admin.PAGES,
 )
 

@@ -217,8 +217,12 @@ class Ladder:
             self._fault(faults, f"{ref} could not be loaded ({type(error).__name__}: {error})")
             return None
 
+    def tell(self, rung: Rung, decision: str) -> None:
+        """Log the faults of a decision: the first ever, the second, the fourth, the eighth, …; a broken policy must not fill the disk."""
+        n = self.n_faults
+        if n.bit_length() > (n - len(rung.faults)).bit_length():
+            _log.warning("policy fault %d: %s", n, rung.faults[-1], extra={"decision": decision})
+
     def _fault(self, faults: list[str], text: str) -> None:
         self.n_faults += 1
         faults.append(text)
-        if self.n_faults.bit_count() == 1:  # 1, 2, 4, 8, …: a broken policy must not fill the disk that the log needs
-            _log.warning("policy fault %d: %s", self.n_faults, text)

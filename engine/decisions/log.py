@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import OrderedDict, deque
 from concurrent.futures import Future
@@ -17,6 +18,7 @@ COMMIT_TIMEOUT_S = 5.0
 BULK = 500
 _MAX_UNRECORDED = 100_000
 _LOOK_S = 0.05
+_log = logging.getLogger("nextoffer.decisions")
 
 
 class DurableLog:
@@ -88,11 +90,14 @@ class DurableLog:
         """
         with self._lock:
             self.n_unrecorded += 1
+            n = self.n_unrecorded
             self._unrecorded[decision_id] = None
             self._to_void[decision_id] = at
             for memory in (self._unrecorded, self._to_void):
                 while len(memory) > _MAX_UNRECORDED:
                     memory.popitem(last=False)
+        if n.bit_count() == 1:  # 1, 2, 4, 8, …: where the log cannot be written, many come at once
+            _log.warning("decision %d that is not recorded", n, extra={"decision": decision_id})
 
     def is_unrecorded(self, decision_id: str) -> bool:
         """Whether a decision was answered as not recorded, by this process and lately."""

@@ -191,6 +191,8 @@ class Pipeline:
             )
         else:
             rung = self._ladder.draw_baseline(allocation.policy, table, uniform=uniform, order=order)
+        if rung.faults:
+            self._ladder.tell(rung, decision_id)
         shown, probabilities, chosen = offers.ids, rung.probabilities, rung.chosen
         if excluded:
             kept = [i for i, offer in enumerate(offers.ids) if offer not in excluded]

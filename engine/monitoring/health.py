@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from engine.monitoring.checks import candidates, choice, effects, facts, features, integrity, learning
+from engine.monitoring.figures import figures
 from engine.monitoring.fold import refresh
 from engine.monitoring.placements import watched
 from engine.monitoring.records import Check, HealthReport, ordered_and_explained
@@ -42,11 +44,14 @@ def read_health(
     place = watched(database, placement)[placement]
     refresh(database)
     window = window_of(database, place, as_of=as_of, limits=thresholds or Thresholds())
-    checks = _checks(database, window, registry)
-    return HealthReport(placement, as_of, ordered_and_explained(checks), round(window.n_day))
+    found = effects.bands(database, window)
+    checks = ordered_and_explained(_checks(database, window, registry, found))
+    return HealthReport(placement, as_of, checks, round(window.n_day), tuple(figures(window, found)))
 
 
-def _checks(database: Database, window: Window, registry: Registry | None) -> list[Check]:
+def _checks(
+    database: Database, window: Window, registry: Registry | None, found: Sequence[effects.Band]
+) -> list[Check]:
     return [
         integrity.shown(window),
         integrity.propensity(window),
@@ -66,5 +71,5 @@ def _checks(database: Database, window: Window, registry: Registry | None) -> li
         candidates.overlap(database, window, registry),
         learning.learner(database, window, registry),
         learning.calibration(database, window, registry),
-        effects.worse(database, window),
+        effects.worse(found),
     ]

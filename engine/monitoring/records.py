@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
@@ -11,6 +11,23 @@ from engine.monitoring.alarms import ALARMS, INTEGRITY, Alarm, alarm_of
 
 # ``explained``: it would ring, but another one does that explains it. ``unknown``: too little to tell. ``off``: nothing of the kind here.
 State = Literal["ok", "ringing", "explained", "unknown", "off"]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One number.
+
+    Parameters
+    ----------
+    name
+        Of the metric, without the prefix of the product.
+    labels
+        What it belongs to, besides the placement.
+    """
+
+    name: str
+    labels: Mapping[str, str]
+    value: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +83,7 @@ class HealthReport:
     as_of: datetime
     checks: tuple[Check, ...]
     n_decisions: int = 0
+    figures: tuple[Figure, ...] = ()
 
     @property
     def ringing(self) -> tuple[Check, ...]:

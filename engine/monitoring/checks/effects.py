@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.experiments.reading import read_experiment
@@ -51,9 +52,8 @@ def _is_below(interval: Interval, sign: float) -> bool:
     return max(sign * interval.low, sign * interval.high) < 0
 
 
-def worse(database: Database, window: Window) -> Check:
+def worse(found: Sequence[Band]) -> Check:
     """Whether a variant is worse than what it is compared with, by a band that may be read at any time."""
-    found = bands(database, window)
     if not found:
         return Check("worse", "off", "No experiment runs here that holds anybody out.")
     bad = [b for b in found if b.is_worse]

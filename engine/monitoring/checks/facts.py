@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from engine.learner.ticks import MAX_REWARD
-from engine.monitoring.cells import Table
+from engine.monitoring.cells import DAY_HOURS, Table
 from engine.monitoring.evidence import smallest_of, stability_index
 from engine.monitoring.records import Check
 from engine.monitoring.usual import LEAST_FACTS, is_beyond, largest_share, latest, of_key, quantile_bin
@@ -97,8 +97,10 @@ def values(window: Window) -> Check:
     limit = window.limits.poison_factor
     bad: list[str] = []
     largest = 0.0
-    for kind in kinds_of(window.today("value")):
-        now = _bins(of_key(window.today("value"), kind))
+    # Two days: whoever looks once a day must not miss the one value that came in between.
+    lately = window.cells["value"].between(window.day - DAY_HOURS, window.end)
+    for kind in kinds_of(lately):
+        now = _bins(of_key(lately, kind))
         before = _bins(of_key(window.before("value"), kind))
         sizes = _sizes(before)
         usual = 2**0.5 * smallest_of(quantile_bin(sizes, 0.99)) if sum(sizes.values()) >= LEAST_FACTS else 0.0
@@ -108,7 +110,7 @@ def values(window: Window) -> Check:
         if smallest_of(top) >= MAX_REWARD or (usual and smallest_of(top) > limit * usual):
             n = sum(count for place, count in _sizes(now).items() if smallest_of(place) > limit * usual)
             bad.append(f"{kind}: {n:.0f} value(s) of {smallest_of(top):,.4g} or more; usual are up to {usual:,.4g}")
-        elif usual and _has_changed(window, kind, now, before):
+        elif usual and _has_changed(window, kind, _bins(of_key(window.today("value"), kind)), before):
             bad.append(f"{kind}: values are distributed otherwise than on any day before")
     told = f"Values are not those of before: {bad[0]}." if bad else "Values are in the range of before."
     return Check("values", "ringing" if bad else "ok", told, largest or None, limit, tuple(bad))
