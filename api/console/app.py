@@ -28,6 +28,7 @@ from api.console import (
     health,
     home,
     lesson,
+    links,
     offers,
     reports,
     rules,
@@ -71,6 +72,7 @@ PAGES: tuple[Page, ...] = (
     *offers.PAGES,
     *drafts.PAGES,
     *experiments.PAGES,
+    *links.PAGES,
     *visitors.PAGES,
     *reports.PAGES,
     *rules.PAGES,
@@ -115,7 +117,7 @@ def create_console(
         return (latest_moment(service.database) if is_sandbox else None) or clock()
 
     shown = None if home is None else sample.Sample(home, is_first=sample_first)
-    pages = tuple(p for p in PAGES if shown is not None or p not in (*sample.PAGES, *reports.PAGES))
+    pages = tuple(p for p in PAGES if shown is not None or p not in (*sample.PAGES, *reports.PAGES, *links.PAGES))
     parts = Parts(
         service, Accounts(service.database), keys, _templates(), now, is_sandbox, setup_token, pages, home, shown
     )

@@ -168,7 +168,6 @@ def _show(ask: Ask, found: Experiment, *, conflict: str = "", error: str = "", s
     t = ask.words
     reading = _read(ask, found)
     rows = read_audit(ask.service.database, what=f"experiment {found.id}")
-    now = None if reading.found is None else reading.found.now
     is_open = found.state in ("draft", "scheduled")
     return ask.page(
         "experiment.html.j2",
@@ -177,16 +176,7 @@ def _show(ask: Ask, found: Experiment, *, conflict: str = "", error: str = "", s
         status=status,
         e=found,
         reading=reading,
-        now=now,
-        banner=result.banner(t, reading),
-        figures=result.key_figures(t, reading),
-        forest="" if now is None else result.forest(t, now),
-        over_time="" if now is None else result.over_time(t, reading, result.notes(rows)),
-        guardrails=[] if now is None else result.guardrails(t, now),
-        segments=result.segments(t, reading),
-        cohorts=result.cohorts(t, reading) if len(reading.cells) else "",
         checks=checklist(ask.service.database, found, at=ask.now) if is_open else [],
-        notes=result.notes(rows),
         rows=rows[:12],
         next_step=next_step(found),
         variants=[(v.key, v.policy, v.weight_bp / 100) for v in found.variants],
@@ -194,6 +184,7 @@ def _show(ask: Ask, found: Experiment, *, conflict: str = "", error: str = "", s
         conflict=conflict,
         error=error,
         link=experiment_path(found.id),
+        **result.told(t, reading, rows),
     )
 
 

@@ -11,7 +11,7 @@ from api.console.page import Page
 from api.console.result import Banner, banner, key_figures
 from api.console.words import Words
 from engine.experiments.controls import set_controls
-from engine.experiments.gain import WEEK, gains
+from engine.experiments.gain import WEEK, MoneyGain, gains, money_gain
 from engine.experiments.reading import Reading, read_experiment
 from offline_eval.report.formatting import Interval, Unit
 
@@ -38,13 +38,34 @@ class Gain:
     tone: str
 
 
+@dataclass(frozen=True, slots=True)
+class Total:
+    """What all experiments brought together, in money."""
+
+    amount: str
+    limits: str
+    tone: str
+    experiments: tuple[str, ...]
+    waiting: tuple[str, ...]
+
+
 def home(ask: Ask) -> Response:
     """Give the page."""
     readings = [_read(ask, e.id) for e in ask.service.experiments.list(state="running")]
     cards = [_card(ask, r) for r in readings]
     week = [g for r in readings for g in week_gains(ask, r)]
+    since = ask.now - WEEK
+    total = money_gain(readings, since=since)
     scheduled = ask.service.experiments.list(state="scheduled")
-    return ask.page("home.html.j2", title=ask.words("Home"), here="/", cards=cards, gains=week, scheduled=scheduled)
+    return ask.page(
+        "home.html.j2",
+        title=ask.words("Home"),
+        here="/",
+        cards=cards,
+        gains=week,
+        total=_total(ask.words, total),
+        scheduled=scheduled,
+    )
 
 
 def pause(ask: Ask) -> Response:
@@ -66,6 +87,13 @@ def week_gains(ask: Ask, reading: Reading) -> list[Gain]:
         )
         for g in gains(reading, since=reading.as_of - WEEK)
     ]
+
+
+def _total(t: Words, found: MoneyGain | None) -> Total | None:
+    if found is None:
+        return None
+    shown, limits = amounts(t, found.interval, found.unit)
+    return Total(shown, limits, _tone(found.interval, 1.0), found.experiments, found.waiting)
 
 
 def amounts(t: Words, scaled: Interval, unit: Unit) -> tuple[str, str]:

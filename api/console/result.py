@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,23 @@ class Banner:
     title: str
     text: str
     tone: str
+
+
+def told(t: Words, reading: Reading, rows: Sequence[AuditRow]) -> dict[str, Any]:
+    """All that a page of an experiment says, by the names of its template."""
+    now = None if reading.found is None else reading.found.now
+    noted = notes(rows)
+    return {
+        "now": now,
+        "banner": banner(t, reading),
+        "figures": key_figures(t, reading),
+        "forest": "" if now is None else forest(t, now),
+        "over_time": "" if now is None else over_time(t, reading, noted),
+        "guardrails": [] if now is None else guardrails(t, now),
+        "segments": segments(t, reading),
+        "cohorts": cohorts(t, reading) if len(reading.cells) else "",
+        "notes": noted,
+    }
 
 
 def banner(t: Words, reading: Reading) -> Banner:

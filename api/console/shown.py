@@ -15,7 +15,7 @@ _DONE = {
     "stop": "stopped", "archive": "put away", "note": "noted", "put": "saved", "pause": "paused", "controls": "changed the rules",
     "register": "added the policy", "revoke": "revoked", "erase": "erased the person", "alert": "sent a message",
     "candidate": "proposed a candidate", "gate": "judged a candidate", "promote": "let a candidate serve", "rollback": "took a policy back",
-    "live": "found a policy serving",
+    "live": "found a policy serving", "share": "gave out a link",
 }  # fmt: skip
 
 

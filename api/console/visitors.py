@@ -21,7 +21,8 @@ def visitors(ask: Ask) -> Response:
     if subject:
         ids, shown, told = history_of(ask.service.database, subject)
         now = [_would_get(ask, place, subject) for place in places] if shown or ask.query("try") else []
-        values |= {"ids": ids, "shown": shown, "told": told, "now": now}
+        titles = {o: title for place in places for o, title in _titles(ask, place).items()}
+        values |= {"ids": ids, "shown": [(d, titles.get(d.offer, d.offer)) for d in shown], "told": told, "now": now}
     else:
         values["last"] = last_visitors(ask.service.database)
     return ask.page("visitors.html.j2", title=ask.words("Visitors"), here="/visitors", **values)
@@ -33,17 +34,25 @@ def _would_get(ask: Ask, placement: str, subject: str) -> dict[str, Any]:
         answer = ask.service.decide(request)
     except NextofferError as error:
         return {"placement": placement, "error": str(error)}
+    titles = _titles(ask, placement)
     explanation = answer.explanation
     chances = sorted(explanation.probabilities.items(), key=lambda i: -i[1]) if explanation else []
     return {
         "placement": placement,
         "error": "",
         "title": answer.payload.get("title") or answer.decision.offer,
-        "offer": answer.decision.offer,
+        "image": str(answer.payload.get("image") or ""),
+        "price": answer.payload.get("price") or "",
         "steps": explanation.steps if explanation else (),
-        "chances": chances[:6],
-        "excluded": dict(explanation.excluded) if explanation else {},
+        "chances": [(titles.get(offer, offer), p) for offer, p in chances[:6]],
+        "excluded": {titles.get(o, o): why for o, why in explanation.excluded.items()} if explanation else {},
     }
+
+
+def _titles(ask: Ask, placement: str) -> dict[str, str]:
+    """Offers by the title that visitors see."""
+    offers = ask.service.placement(placement)[0].offers
+    return {o.offer.id: str(o.offer.payload.get("title") or o.offer.id) for o in offers}
 
 
 PAGES = (Page("visitors", "/visitors", visitors),)

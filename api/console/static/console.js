@@ -63,6 +63,9 @@
       });
     }
   });
+  document.querySelectorAll("[data-print]").forEach(function (button) {
+    button.addEventListener("click", function () { window.print(); });
+  });
   document.addEventListener("keydown", function (event) {
     var open = document.querySelector(".bar details[open]");
     if (event.key === "Escape" && open) { open.open = false; open.querySelector("summary").focus(); }

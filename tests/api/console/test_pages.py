@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import re
@@ -16,11 +17,14 @@ from starlette.testclient import TestClient
 from api.auth import KeyFile, new_key
 from api.console.app import PAGES, create_console
 from api.console.drafts import OPERATORS
+from api.console.links import Link, LinkKey
 from api.console.rules import AGGREGATIONS
 from api.console.shown import done, money, policy_names
 from api.console.words import translations
 from engine.accounts.accounts import Accounts
+from engine.experiments.gain import money_gain
 from engine.experiments.lesson import false_winner
+from engine.experiments.reading import read_experiment
 from engine.reports import keep_report
 from policies.eligibility import Condition
 from policies.errors import InvalidInputError, UnknownNameError
@@ -431,3 +435,48 @@ def test_a_rehearsal_finds_what_is_there_and_ships_nothing_that_is_not(console: 
     assert found >= 11  # 80 % of 20, less four standard errors of 1.8
     assert false <= 3
     assert "expected at most 365" in console.post("/experiments-rehearse", **{**fields, "per_day": "1"}).text
+
+
+def test_a_link_reads_one_experiment_until_it_ends(console: Console) -> None:
+    """Without an account the link shows that experiment and no form; changed, ended or with the key replaced it shows nothing."""
+    page = console.post("/experiments/spring-welcome/link", days="7").text
+    found = re.search(r"/shared/([\w.-]+)", page)
+    assert found is not None
+    token = found[1]
+    with TestClient(console.client.app) as stranger:
+        answer = stranger.get(f"/shared/{token}")
+        assert answer.status_code == 200
+        assert "Ship personal" in answer.text
+        assert "/do/" not in answer.text
+        assert "experimenter" not in answer.text
+        assert answer.headers["x-robots-tag"] == "noindex"
+        first, _, second = token.partition(".")
+        other = base64.urlsafe_b64encode(b'["idea",4102444800]').decode().rstrip("=")
+        for wrong in (f"{other}.{second}", f"{first}.{second[:-2]}AA", first, f"{first}.", "é.ü"):
+            assert stranger.get(f"/shared/{wrong}").status_code == 403
+        ended = LinkKey(console.folder).sign(Link("spring-welcome", datetime.now(UTC) - timedelta(seconds=1)))
+        assert stranger.get(f"/shared/{ended}").status_code == 403
+        assert console.sign_in("admin") == 303
+        assert console.post("/people/links").status_code == 303
+        assert stranger.get(f"/shared/{token}").status_code == 403
+    assert console.sign_in("experimenter") == 303
+    assert console.post("/experiments/spring-welcome/link", days="9999").status_code == 400
+
+
+def test_this_weeks_money_is_the_sum_over_experiments(console: Console) -> None:
+    """The total's estimate is the sum of the experiments', its limits are wider than the sum of theirs alone, and who cannot tell yet is named."""
+    now = console.service.experiments
+    readings = [
+        read_experiment(console.service.database, now.get(n), as_of=START + timedelta(days=80), in_simulation=True, n_points=0)
+        for n in ("spring-welcome", "stay-a-while", "idea")
+    ]  # fmt: skip
+    since = START + timedelta(days=73)
+    alone = [g.interval for r in readings if (g := money_gain([r], since=since)) is not None]
+    total = money_gain(readings, since=since)
+    assert total is not None
+    assert total.experiments == ("spring-welcome", "stay-a-while")
+    assert total.waiting == ("idea",)
+    assert total.interval.estimate == pytest.approx(sum(i.estimate for i in alone))
+    assert total.interval.low < sum(i.low for i in alone)
+    assert total.interval.high > sum(i.high for i in alone)
+    assert "of margin" in console.get("/")
