@@ -200,10 +200,12 @@ class VowpalWabbit:
         for position, value in zip(positions, values, strict=True):
             push(hashes[position], value)
         shown = actions if allowed is None else [a for a, ok in zip(actions, allowed, strict=True) if ok]
-        answer = self._core.predict_multi_ex_one([self._shared, *shown])
-        answer.sort()
-        ranked = iter(answer)
-        out = [p for _, p in answer] if allowed is None else [next(ranked)[1] if ok else 0.0 for ok in allowed]
+        out = [0.0] * len(shown)
+        for position, p in self._core.predict_multi_ex_one([self._shared, *shown]):
+            out[position] = p
+        if allowed is not None:
+            given = iter(out)
+            out = [next(given) if ok else 0.0 for ok in allowed]
         total = list(accumulate(out))[-1]
         return [p / total for p in out]
 

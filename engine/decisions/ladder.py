@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -67,8 +68,7 @@ def bot_order(order: tuple[str, ...]) -> LoadedPolicy:
     return LoadedPolicy(BaselineOrder(order), PolicyRef(BOT, version), version, "")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Rung:
+class Rung(NamedTuple):
     """What a decision was drawn from (shape ``(k,)``), which offer, which policy answered, and why those above did not."""
 
     probabilities: list[float]

@@ -8,7 +8,6 @@ and learned from like any other.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 from engine.decisions.kept import SLOT_MARK
 from engine.decisions.pipeline import Prepared
@@ -54,8 +53,7 @@ def slot_requests(request: PageRequest, page: str, digest: bytes) -> Iterator[De
         offers = one.offers
         if offers is not None and slot.first is not None:
             offers = tuple(sorted(offers, key=lambda o, first=slot.first: o.id != first))  # type: ignore[misc]  # mypy sees no default
-        yield replace(
-            one,
+        yield one._replace(
             id=slot_decision_id(page, slot.id),
             features={**one.features, "slot": slot.id, **{f"slot.{n}": v for n, v in slot.features.items()}},
             offers=offers,
@@ -79,7 +77,7 @@ def prepare_page(
     out: list[Prepared] = []
     for slot, one in zip(request.slots, slot_requests(request, page, digest), strict=True):
         try:
-            prepared = prepare(replace(one, placed=placed))
+            prepared = prepare(one._replace(placed=placed))
         except NoEligibleOfferError as error:
             raise NoEligibleOfferError([0], subject=f"{one.subject} in slot {slot.id}") from error
         placed = (*placed, prepared.decision.offer)

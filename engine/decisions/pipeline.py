@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.decisions.configuration import Configuration, LivePlacement, offer_set_document
 from engine.decisions.ladder import BASELINE, DEADLINE_S, Ladder, Rung, baseline
@@ -44,8 +43,7 @@ OUT_OF_STOCK = "out_of_stock"
 _MAX_KNOWN_NAMES = 10_000
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
+class Prepared(NamedTuple):
     """A decision that is made but not yet on disk."""
 
     decision: Decision
@@ -248,8 +246,7 @@ class Pipeline:
         rank = {offer: i for i, offer in enumerate(order)}
         offers = tuple(o for o in prepared.showable if o not in taken) or decision.offers
         best = min(range(len(offers)), key=lambda i: rank.get(offers[i], len(rank) + i))
-        return replace(
-            decision,
+        return decision._replace(
             offers=offers,
             probabilities=tuple(float(i == best) for i in range(len(offers))),
             chosen=best,

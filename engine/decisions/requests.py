@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 from policies.records import Decision, Event, Features, Offer, OfferId
 
 Role = Literal["policy", "bot", "apprentice"]
 
 
-@dataclass(frozen=True, slots=True)
-class DecisionRequest:
+_NO_FEATURES: Features = MappingProxyType({})
+
+
+class DecisionRequest(NamedTuple):
     """Which offer to show one subject at one placement.
 
     Parameters
@@ -50,7 +53,7 @@ class DecisionRequest:
 
     placement: str
     subject: str
-    features: Features = field(default_factory=dict)
+    features: Features = _NO_FEATURES
     id: str | None = None
     offers: tuple[Offer, ...] | None = None
     exclude: tuple[str, ...] = ()
@@ -74,8 +77,7 @@ class Explanation:
     probabilities: Mapping[OfferId, float]
 
 
-@dataclass(frozen=True, slots=True)
-class DecisionAnswer:
+class DecisionAnswer(NamedTuple):
     """A decision, what the site needs to show it, and whether it was answered before.
 
     ``decision.recorded`` says whether it is on disk: if not, the offer is the fallback and nothing will be learned from it.

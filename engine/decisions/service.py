@@ -466,7 +466,7 @@ class DecisionService:
             again = self._shown_again(kept, [request], lambda decision_id, _: decision_id)
             if again is not None:
                 return again[1][0]
-            request = replace(request, id=kept.next_id, digest=kept.digest)
+            request = request._replace(id=kept.next_id, digest=kept.digest)
         try:
             prepared = self._pipeline.prepare(request)
         except NoEligibleOfferError:

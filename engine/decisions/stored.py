@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import literal_column, select
@@ -38,10 +37,10 @@ def stored_decision(database: Database, decision_id: str) -> Decision:
             raise UnknownDecisionError(decision_id)
         decision = facts.decision_from_values(row[1:-1])
         if not row.stands:
-            decision = replace(decision, recorded=False, activated=False)
+            decision = decision._replace(recorded=False, activated=False)
         elif not decision.activated:
             seen = connection.execute(select(activations.c.at_us).where(activations.c.decision == decision_id)).first()
-            decision = replace(decision, activated=seen is not None)
+            decision = decision._replace(activated=seen is not None)
     return decision
 
 

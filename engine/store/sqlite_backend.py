@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from engine.store.database import tune_sqlite
 from engine.store.facts import (
@@ -34,6 +35,10 @@ _INSERTS = {
     VOID: "INSERT INTO voids VALUES (?,?,?)",
     LINK: "INSERT INTO links VALUES (?,?,?,?)",
 }
+_DECISION_ALONE = (
+    "INSERT INTO decisions (ledger_offset, id, placement, subject, at_us, is_activated, policy, offer, propensity, body) "
+    "VALUES (?,?,?,?,?,?,?,?,?,?)"
+)
 _HEAD = "UPDATE ledger_head SET next_offset = next_offset + ? WHERE id = 1 RETURNING next_offset"
 _KEY = "INSERT INTO fact_keys VALUES (?,?,?,?)"
 _STORED = "SELECT digest, ledger_offset FROM fact_keys WHERE kind = ? AND id = ?"
@@ -79,8 +84,8 @@ class SqliteBackend:
         next_offset = int(run(_HEAD, (len(rows),)).fetchone()[0])
         offset = next_offset - len(rows)
         receipts: list[Receipt] = []
-        keys: dict[tuple[int, str], tuple[int, str, bytes, int]] = {}
-        fresh: dict[int, list[tuple[object, ...]]] = {}
+        keys: dict[tuple[int, str], tuple[int, str, bytes | bytearray, int]] = {}
+        fresh: dict[str, list[tuple[object, ...]]] = {}
         assignments: list[tuple[object, ...]] = []
         offer_sets: list[tuple[str, str]] = []
         for row in rows:
@@ -102,8 +107,9 @@ class SqliteBackend:
                     Receipt(REPEAT if is_same(bytes(before[2]), row.digest) else CONFLICT, before[3], joined)
                 )
                 continue
-            keys[key] = (*key, row.digest, offset)
-            fresh.setdefault(row.kind, []).append((offset, *row.values))
+            keys[key] = (*key, bytearray(row.digest), offset)
+            sql, values = _as_sqlite_takes_it(row.kind, row.values)
+            fresh.setdefault(sql, []).append((offset, *values))
             if row.assignment is not None:
                 assignments.append(row.assignment)
             if row.offer_set is not None:
@@ -112,8 +118,8 @@ class SqliteBackend:
             offset += 1
         many = self._connection.executemany
         many(_KEY, keys.values())
-        for kind, values in fresh.items():
-            many(_INSERTS[kind], values)
+        for sql, many_values in fresh.items():
+            many(sql, many_values)
         if assignments:
             many(_ASSIGNMENT, assignments)
         if offer_sets:
@@ -125,6 +131,21 @@ class SqliteBackend:
     def close(self) -> None:
         """Let go of the file."""
         self._connection.close()
+
+
+def _as_sqlite_takes_it(kind: int, values: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
+    """Statement and values of a fact.
+
+    Python's sqlite3 binds plain ``int``, ``float``, ``str`` and ``bytearray`` as they are and looks everything else (``bool``,
+    ``None``, ``bytes``) up among its adapters: most of the cost of a decision's row, whose experiment is mostly absent.
+    """
+    if kind != DECISION:
+        return _INSERTS[kind], values
+    id_, placement, subject, at_us, is_activated, experiment, phase, variant, policy, offer, propensity, body = values
+    head, tail = (id_, placement, subject, at_us, int(is_activated)), (policy, offer, propensity, bytearray(body))
+    if experiment is None and phase is None and variant is None:
+        return _DECISION_ALONE, head + tail
+    return _INSERTS[kind], (*head, experiment, phase, variant, *tail)
 
 
 def _unavailable(error: sqlite3.Error) -> StoreUnavailableError:

@@ -277,7 +277,7 @@ class SocketWriter:
                     self._n_pending -= n_rows
                     if kind == "receipts":
                         self._is_healthy = True
-                        heard.append((future, [Receipt(*receipt) for receipt in content]))
+                        heard.append((future, [Receipt._make(receipt) for receipt in content]))
                     elif kind == "invalid":
                         heard.append((future, InvalidInputError(content)))
                     else:

@@ -91,7 +91,7 @@ def serve(listener: socket.socket, open_backend: Callable[[], Backend], *, linge
                     continue
                 for frame in frames:
                     for number, rows in frame:
-                        batch.append((stream, number, [FactRow(*row) for row in rows]))
+                        batch.append((stream, number, [FactRow._make(row) for row in rows]))
                         n_rows += len(rows)
             if batch:
                 answers: dict[Stream, list[Answer]] = {}

@@ -72,7 +72,7 @@ def test_what_its_own_view_used_up_does_not_take_a_kept_offer_back(tmp_path: Pat
 def test_a_machine_s_answer_is_not_kept_for_a_person(tmp_path: Path) -> None:
     """A subject taken for a machine once gets a decision of its own when it is a person again."""
     with open_shop(tmp_path) as service:
-        machine = service.decide(replace(ASK, role="bot")).decision
+        machine = service.decide(ASK._replace(role="bot")).decision
         person = service.decide(ASK)
         assert person.decision.id != machine.id
         assert person.decision.activated

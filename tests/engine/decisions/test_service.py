@@ -73,7 +73,7 @@ def test_a_retry_is_answered_although_nothing_may_be_shown_any_more(tmp_path: Pa
         service.put_placement(replace(shop(), rules=(never,)))
         assert service.decide(request).decision == first.decision
         with pytest.raises(NoEligibleOfferError):
-            service.decide(replace(request, id="d2"))
+            service.decide(request._replace(id="d2"))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_the_same_id_for_another_request_is_a_conflict(tmp_path: Path, change: d
     with open_shop(tmp_path) as service:
         service.decide(request)
         with pytest.raises(ConflictError, match="'d1' was used before"):
-            service.decide(replace(request, **change))  # type: ignore[arg-type]
+            service.decide(request._replace(**change))  # type: ignore[arg-type]
 
 
 def test_in_bulk_one_by_one_and_in_an_event_loop_the_log_is_the_same(tmp_path: Path) -> None:
@@ -118,10 +118,10 @@ def test_a_dry_run_decides_and_writes_nothing(tmp_path: Path) -> None:
     """A dry run gives the decision that a real one would, and leaves no trace."""
     request = DecisionRequest("shop", "u1", id="d1")
     with open_shop(tmp_path) as service:
-        dry = service.decide(replace(request, dry_run=True)).decision
+        dry = service.decide(request._replace(dry_run=True)).decision
         assert service.database.head() == 1
         assert not dry.recorded
-        assert replace(service.decide(request).decision, recorded=False) == dry
+        assert service.decide(request).decision._replace(recorded=False) == dry
 
 
 def test_rules_dates_stock_and_exclusions_form_the_logged_eligible_set(tmp_path: Path) -> None:

@@ -67,13 +67,13 @@ def test_a_visitor_nobody_knows_is_answered_while_the_store_is_away(tmp_path: Pa
         with away(service):
             answers = [
                 service.decide(ask),
-                service.decide(replace(ask, ttl_s=600.0)),
-                service.decide(replace(ask, explain=True)),
+                service.decide(ask._replace(ttl_s=600.0)),
+                service.decide(ask._replace(explain=True)),
                 asyncio.run(service.adecide(ask)),
-                *service.decide_many([ask, replace(ask, subject="other")]),
+                *service.decide_many([ask, ask._replace(subject="other")]),
             ]
-            page = PageRequest(replace(ask, id="page"), (Slot("one"), Slot("two")))
-            slots = [service.decide_page(page), service.decide_page(replace(page, decision=replace(ask, ttl_s=600.0)))]
+            page = PageRequest(ask._replace(id="page"), (Slot("one"), Slot("two")))
+            slots = [service.decide_page(page), service.decide_page(replace(page, decision=ask._replace(ttl_s=600.0)))]
             for answer in answers:
                 assert (answer.decision.recorded, answer.decision.rung) == (False, "unrecorded")
                 assert (answer.decision.offer, answer.payload) == ("a", {"title": "Offer a"})
@@ -81,7 +81,7 @@ def test_a_visitor_nobody_knows_is_answered_while_the_store_is_away(tmp_path: Pa
             assert [[a.decision.offer for _, a in p.slots] for p in slots] == [["a", "b"], ["a", "b"]]
             assert not any(a.decision.recorded for p in slots for _, a in p.slots)
             with pytest.raises(StoreUnavailableError):
-                service.decide(replace(ask, dry_run=True))
+                service.decide(ask._replace(dry_run=True))
         assert service.decide(ask).decision.recorded
 
 

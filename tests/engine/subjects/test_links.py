@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -190,4 +189,4 @@ def test_a_logged_decision_keeps_the_id_it_was_made_for(tmp_path: Path) -> None:
         service.decide(request)
         service.identify(IdentifyRequest("cookie", "login"))
         assert service.get_decision("d1").subject == "cookie"
-        assert service.decide(replace(request, explain=True)).is_repeat
+        assert service.decide(request._replace(explain=True)).is_repeat
