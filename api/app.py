@@ -37,7 +37,8 @@ from api.settings import Settings
 from api.subjects import routes as subjects
 from api.visitors import Visitors
 from api.workers import metrics_folder
-from engine.decisions.service import DecisionService, open_service, utc_now
+from engine.decisions.opening import open_service
+from engine.decisions.service import DecisionService, utc_now
 
 OPERATIONS: tuple[Operation, ...] = (
     *decisions.OPERATIONS,

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 from api.settings import Settings
-from engine.decisions.service import DecisionService, open_service, utc_now
+from engine.decisions.opening import open_service
+from engine.decisions.service import DecisionService, utc_now
 from engine.learner.shards import Job, Learners, all_jobs
 from engine.learner.snapshots import load_state
 from policies.errors import InvalidInputError

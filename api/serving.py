@@ -25,7 +25,8 @@ from api.learning import learn_until
 from api.protocol import ExchangeProtocol
 from api.settings import Settings, load_settings
 from api.workers import Supervisor
-from engine.decisions.service import DecisionService, open_service, utc_now
+from engine.decisions.opening import open_service
+from engine.decisions.service import DecisionService, utc_now
 from engine.offers.placement import CatalogueOffer, Placement
 from engine.rewards.definition import RewardDefinition
 from policies.errors import InvalidInputError, NextofferError

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from api.auth import KeyFile, new_key
-from engine.decisions.service import open_service
+from engine.decisions.opening import open_service
 from engine.learner.audit import audit
 from engine.offers.placement import CatalogueOffer, Placement
 from engine.registry.versions import Registry

@@ -26,8 +26,9 @@ from api.operation import authorise, first_headers, parse_body
 from api.settings import Settings
 from benchmarks._noop import app as noop
 from benchmarks._servers import Site, prepare
+from engine.decisions.opening import open_service
 from engine.decisions.requests import DecisionAnswer, DecisionRequest
-from engine.decisions.service import DecisionService, open_service
+from engine.decisions.service import DecisionService
 from engine.store.database import Database, sqlite_url
 from engine.store.facts import NEW, FactRow, Receipt, decision_row
 from policies.records import DecisionOfOne

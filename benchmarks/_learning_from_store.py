@@ -24,8 +24,9 @@ from api.auth import KeyFile, new_key
 from benchmarks._figures import Figure
 from benchmarks._load import Load, drive, requests_of
 from benchmarks._shop import open_shop, visitors
+from engine.decisions.opening import open_service
 from engine.decisions.requests import DecisionRequest, RewardRequest
-from engine.decisions.service import DecisionService, open_service
+from engine.decisions.service import DecisionService
 from engine.learner.audit import audit
 from engine.learner.learner import Learner
 from engine.learner.ticks import read_ticks

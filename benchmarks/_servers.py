@@ -16,7 +16,7 @@ import numpy as np
 
 from api.auth import KeyFile, new_key
 from benchmarks._load import cpu_s, family, requests_of
-from engine.decisions.service import open_service
+from engine.decisions.opening import open_service
 from engine.offers.placement import CatalogueOffer, Placement
 from engine.registry.versions import snapshot_folder
 from engine.store import tables

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.decisions.service import open_service
+from engine.decisions.opening import open_service
 from engine.offers.placement import CatalogueOffer, Placement
 from engine.rewards.definition import RewardDefinition
 from policies.features import FeatureSpace

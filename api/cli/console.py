@@ -258,6 +258,6 @@ def _fill_sample(home: Path) -> None:
 
 def _opened(settings: Settings) -> DecisionService:
     """The service over the store; it writes no fact, so that the server stays the only one who does."""
-    from engine.decisions.service import open_service
+    from engine.decisions.opening import open_service
 
     return open_service(settings.home, url=settings.database_url)

@@ -40,7 +40,7 @@ def existing(home: Path | None, config: Path | None, **overrides: Any) -> Settin
 def opened(home: Path | None, config: Path | None) -> Iterator[DecisionService]:
     """Service of a home folder or a settings file, closed at the end."""
     from api.settings import load_settings
-    from engine.decisions.service import open_service
+    from engine.decisions.opening import open_service
 
     settings = load_settings(config) if home is None else load_settings(config, home=home)
     with open_service(settings.home, url=settings.database_url) as service:

@@ -14,8 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from engine.decisions.opening import open_service
 from engine.decisions.requests import DecisionRequest, EventRequest
-from engine.decisions.service import open_service
 from engine.demo.people import TRAITS, People
 from engine.experiments.records import Counting, Experiment, Plan
 from engine.offers.placement import CatalogueOffer, Placement

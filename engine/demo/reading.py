@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from math import sqrt
 from pathlib import Path
 
-from engine.decisions.service import open_service
+from engine.decisions.opening import open_service
 from engine.demo.config import DemoConfig
 from engine.demo.live import EXPERIMENT
 from engine.experiments.reading import read_experiment as read

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.decisions.service import open_service
+from engine.decisions.opening import open_service
 from engine.demo import jobs
 from engine.demo.candidates import FIRST_SUBJECT, INCUMBENT, TrainingLogs, artifacts, collect, halves, train
 from engine.demo.config import DemoConfig

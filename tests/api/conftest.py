@@ -13,7 +13,8 @@ from starlette.testclient import TestClient
 from api.app import create_app, keys_path
 from api.auth import KeyFile, Scope, new_key
 from api.settings import Settings
-from engine.decisions.service import DecisionService, open_service
+from engine.decisions.opening import open_service
+from engine.decisions.service import DecisionService
 from engine.offers.placement import placement_from_json
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -18,7 +18,7 @@ import pytest
 from api.cli.serve import first_calls
 from api.serving import prepare_sandbox
 from api.settings import Settings
-from engine.decisions.service import open_service
+from engine.decisions.opening import open_service
 from engine.rewards.definition import RewardDefinition
 from tests.api.process import ServerProcess, start_server
 

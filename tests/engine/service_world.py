@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from engine.decisions.service import DecisionService, open_service
+from engine.decisions.opening import open_service
+from engine.decisions.service import DecisionService
 from engine.offers.placement import CatalogueOffer, Placement
 from engine.rewards.definition import DAY_S, RewardDefinition, RewardTerm
 from policies.records import Offer, OfferId

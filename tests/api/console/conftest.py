@@ -17,8 +17,9 @@ from starlette.testclient import TestClient
 from api.auth import KeyFile
 from api.console.app import create_console
 from engine.accounts.accounts import Accounts
+from engine.decisions.opening import open_service
 from engine.decisions.requests import DecisionRequest, OutcomeRequest
-from engine.decisions.service import DecisionService, open_service
+from engine.decisions.service import DecisionService
 from engine.experiments.records import Experiment, Plan
 from engine.offers.placement import CatalogueOffer, Placement
 from offline_eval.report import SHARE, Interval, Page, Section, interval_chart

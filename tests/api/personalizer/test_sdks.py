@@ -18,7 +18,7 @@ from azure.core.exceptions import HttpResponseError
 from msrest.authentication import CognitiveServicesCredentials
 from msrest.exceptions import HttpOperationError
 
-from engine.decisions.service import open_service
+from engine.decisions.opening import open_service
 from policies.features import FeatureSpace
 from policies.linear import LinTS
 from policies.records import Context, DecisionTable, Offer, OfferId, OfferSet, SubjectId

@@ -16,8 +16,9 @@ import pytest
 
 from engine.decisions.ladder import BaselineOrder, Ladder
 from engine.decisions.log import BULK
+from engine.decisions.opening import open_service
 from engine.decisions.requests import DecisionRequest, RewardRequest
-from engine.decisions.service import DecisionService, open_service
+from engine.decisions.service import DecisionService
 from engine.registry.versions import LoadedPolicy, Registry
 from engine.rewards.export import export_interactions
 from engine.store.database import Database, sqlite_url
@@ -185,7 +186,8 @@ TRAFFIC = """
 import sys, threading
 from pathlib import Path
 from engine.decisions.requests import DecisionRequest, RewardRequest
-from engine.decisions.service import DecisionService, open_service
+from engine.decisions.opening import open_service
+from engine.decisions.service import DecisionService
 from policies.errors import OverloadedError, StoreUnavailableError
 from tests.engine.service_world import SECRET
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.decisions.opening import open_service
 from engine.decisions.requests import DecisionRequest, EventRequest, OutcomeRequest, RewardRequest
-from engine.decisions.service import open_service
 from engine.offers.placement import CatalogueOffer, Placement
 from policies.eligibility import Condition, EligibilityRule
 from policies.errors import (

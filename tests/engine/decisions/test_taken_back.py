@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from engine.decisions.configuration import Configuration
 from engine.decisions.requests import DecisionRequest, RewardRequest
-from engine.decisions.service import DecisionService, open_service
+from engine.decisions.service import DecisionService
 from engine.experiments.history import history_of
 from engine.offers.limits import Budget, FrequencyCap, Limits
 from engine.offers.placement import CatalogueOffer, Placement
+from engine.store.backends import opener
+from engine.store.database import Database, sqlite_url
 from engine.store.facts import void_row
+from engine.store.writer import ThreadWriter
 from tests.engine.service_world import SECRET, START, Clock, offer, open_shop, shop
 
 CAP = FrequencyCap("once", 1, 9.0)
@@ -32,8 +34,11 @@ def rare(stock: int) -> Placement:
 
 def shown(folder: Path, *, is_shared: bool) -> list[str]:
     """Two offers that a server gives which starts over what is stored."""
-    with open_service(folder, secret=SECRET, clock=Clock()) as service:
-        service._configuration = service._pipeline._configuration = Configuration(service.database, is_shared=is_shared)
+    database = Database(sqlite_url(folder / "nextoffer.db"))
+    writer = ThreadWriter(opener(database))
+    with DecisionService(
+        database, writer, artifacts=folder / "artifacts", secret=SECRET, clock=Clock(), is_shared=is_shared
+    ) as service:
         return [service.decide(DecisionRequest("p", f"v{i}")).decision.offer for i in range(2)]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.decisions.service import open_service
+from engine.decisions.opening import open_service
 from engine.demo.candidates import artifacts
 from engine.demo.live import CONTROL, TREATMENT, OverHttp, live_through, load_traits, prepare, running_server
 from engine.demo.people import latent_correlation

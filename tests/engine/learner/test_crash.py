@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from engine.decisions.opening import open_service
 from engine.decisions.requests import DecisionRequest, RewardRequest
-from engine.decisions.service import DecisionService, open_service
+from engine.decisions.service import DecisionService
 from engine.learner.audit import audit
 from engine.learner.snapshots import load_state
 from engine.learner.ticks import read_ticks

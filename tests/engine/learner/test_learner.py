@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.decisions.opening import open_service
 from engine.decisions.requests import DecisionRequest, OutcomeRequest, RewardRequest
-from engine.decisions.service import DecisionService, open_service
+from engine.decisions.service import DecisionService
 from engine.learner.audit import audit
 from engine.learner.learner import Learner
 from engine.learner.snapshots import load_state

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from engine.decisions.service import open_service
+from engine.decisions.opening import open_service
 from engine.offers.placement import CatalogueOffer, Placement
 from policies.fixed import FixedOrder
 from policies.records import Offer, OfferId

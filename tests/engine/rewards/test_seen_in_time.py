@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from engine.decisions.opening import open_service
 from engine.decisions.requests import DecisionRequest
-from engine.decisions.service import open_service
 from engine.offers.placement import CatalogueOffer, Placement
 from engine.rewards.definition import DAY_S, RewardDefinition
 from engine.rewards.export import export_interactions

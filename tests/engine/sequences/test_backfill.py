@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.decisions.backfill import Backfilled, backfill
-from engine.decisions.service import open_service
+from engine.decisions.opening import open_service
 from engine.sequences.build import register_tables
 from engine.sequences.recent import recent_events
 from engine.sources.description import load_source

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from engine.decisions.opening import open_service
 from engine.decisions.requests import DecisionRequest, EventRequest, RewardRequest
-from engine.decisions.service import open_service
 from engine.rewards.definition import RewardDefinition, RewardTerm
 from tests.engine.service_world import shop
 from tests.howto import run_page

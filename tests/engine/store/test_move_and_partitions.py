@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from engine.decisions.opening import open_service
 from engine.decisions.requests import DecisionRequest, EventRequest
-from engine.decisions.service import open_service
 from engine.learner.audit import audit
 from engine.learner.ownership import AdvisoryOwnership, ownership_of
 from engine.rewards.export import export_interactions

@@ -12,6 +12,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 
+from engine.decisions.opening import open_service
 from engine.decisions.requests import (
     DecisionRequest,
     EventRequest,
@@ -21,7 +22,7 @@ from engine.decisions.requests import (
     RewardRequest,
     Slot,
 )
-from engine.decisions.service import DecisionService, open_service
+from engine.decisions.service import DecisionService
 from engine.decisions.stored import placement_of
 from engine.experiments.history import history_of
 from engine.experiments.records import Experiment

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from engine.decisions.opening import open_service
 from engine.decisions.requests import DecisionRequest, EventRequest, RewardRequest
-from engine.decisions.service import DecisionService, open_service
+from engine.decisions.service import DecisionService
 from engine.offers.placement import CatalogueOffer, Placement
 from engine.store.writer_process import socket_path
 from policies.errors import ConflictError

@@ -12,8 +12,9 @@ from typing import Literal
 
 import pytest
 
+from engine.decisions.opening import open_service
 from engine.decisions.requests import DecisionRequest
-from engine.decisions.service import DecisionService, open_service
+from engine.decisions.service import DecisionService
 from tests.engine.decisions.test_failure import helper_of
 from tests.engine.service_world import SECRET, Clock, open_shop
 
