@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
@@ -10,7 +12,11 @@ from engine.decisions.opening import open_service
 from engine.decisions.service import DecisionService, utc_now
 from engine.learner.shards import Job, Learners, all_jobs
 from engine.learner.snapshots import load_state
-from policies.errors import InvalidInputError
+from policies.errors import InvalidInputError, StoreUnavailableError
+
+RETRY_S = 2.0
+_LOOK_S = 0.05
+_log = logging.getLogger("nextoffer.learner")
 
 
 def learn_until(
@@ -37,7 +43,10 @@ def learn_until(
     StateError
         If the version that was asked for does not learn online.
     """
-    with open_service(settings.home, url=settings.database_url) as service:
+    service = _opened(settings, should_stop)
+    if service is None:
+        return 0
+    with service:
         if placement_id is not None:
             load_state(service.policies, next(iter(_job_of(service, placement_id, ref))), None)
 
@@ -57,6 +66,22 @@ def _looking(service: DecisionService, settings: Settings) -> AbstractContextMan
 
     clock = clock_of(service.database, is_sandbox=settings.is_sandbox)
     return looking(service.database, habits_of(settings), clock=clock, in_simulation=settings.is_sandbox)
+
+
+def _opened(settings: Settings, should_stop: Callable[[], bool]) -> DecisionService | None:
+    """The service, as soon as its store answers; None where it was told to stop before."""
+    is_told = False
+    while not should_stop():
+        try:
+            return open_service(settings.home, url=settings.database_url)
+        except StoreUnavailableError as error:
+            if not is_told:
+                _log.warning("learning waits: %s", error)
+                is_told = True
+        until = time.monotonic() + RETRY_S
+        while time.monotonic() < until and not should_stop():
+            time.sleep(_LOOK_S)
+    return None
 
 
 def _job_of(service: DecisionService, placement_id: str, ref: str | None) -> dict[str, Job]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+from policies.records import Features
 
 # Crawlers name themselves with one of these words, tools and headless browsers with the others.
 _MACHINE = re.compile(
@@ -40,9 +42,28 @@ class Asked(Protocol):
         ...
 
 
+class Visitor(NamedTuple):
+    """What a door that has only features knows of a visitor."""
+
+    subject: str
+    bot: bool
+    user_agent: str | None
+
+    @classmethod
+    def of(cls, subject: str, features: Features) -> Visitor:
+        """Read the features ``bot`` (true) and ``user_agent`` or ``userAgent``, where they are sent."""
+        agent = features.get("user_agent", features.get("userAgent"))
+        return cls(subject, features.get("bot") is True, agent if isinstance(agent, str) else None)
+
+
 def is_machine_agent(user_agent: str) -> bool:
     """Whether a User-Agent is one of a crawler, a tool or a headless browser; an empty one is."""
     return not user_agent.strip() or _MACHINE.search(user_agent) is not None
+
+
+def is_said_machine(asked: Asked) -> bool:
+    """Whether the site or the User-Agent says so."""
+    return asked.bot or (asked.user_agent is not None and is_machine_agent(asked.user_agent))
 
 
 class Visitors:
@@ -62,7 +83,7 @@ class Visitors:
 
     def is_machine(self, asked: Asked) -> bool:
         """Whether to answer as to a machine."""
-        if asked.bot or (asked.user_agent is not None and is_machine_agent(asked.user_agent)):
+        if is_said_machine(asked):
             return True
         return self._most is not None and self._count(asked.subject) > self._most
 

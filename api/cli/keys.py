@@ -25,6 +25,7 @@ def create(
     public: bool = False,
     rotate: bool = False,
     days: int | None = None,
+    new_placement: bool = False,
     config: Path | None = None,
     home: Path | None = None,
 ) -> int:
@@ -44,6 +45,8 @@ def create(
         A second key of a name that exists; revoke the older one when nothing uses it any more.
     days
         It expires after so many days.
+    new_placement
+        The placement is not there yet: it is made later, as by the first request of an Azure Personalizer client.
     config
         TOML file of settings.
     home
@@ -53,6 +56,8 @@ def create(
 
     if days is not None and days < 1:
         raise InvalidInputError(f"--days is {days}; expected 1 or more, or leave it out for a key without an end")
+    if placement and not new_placement:
+        _check_placements(placement, config, home)
     file = _file(config, home)
     if not rotate:
         check_free_name(file, name)
@@ -128,6 +133,19 @@ def revoke(name: str, /, *, digest_start: str = "", config: Path | None = None, 
     n = _file(config, home).revoke(name, digest_start=digest_start)
     print(f"revoked {n} key{'s' if n > 1 else ''} of {name!r}", file=sys.stderr)  # noqa: T201
     return 0
+
+
+def _check_placements(named: list[str], config: Path | None, home: Path | None) -> None:
+    """Refuse to bind a key to a placement that is not there: a mistyped one would open nothing."""
+    from api.cli.opening import opened
+
+    with opened(home, config) as service:
+        known = service.placements()
+    for placement in named:
+        if placement not in known:
+            raise InvalidInputError(
+                f"there is no placement {placement!r}; known: {', '.join(known) or 'none'}; for one that is made later add --new-placement"
+            )
 
 
 def _file(config: Path | None, home: Path | None):  # type: ignore[no-untyped-def]  # its type lives in a module that needs the serve extra

@@ -22,8 +22,9 @@ def learn(
 ) -> int:
     """Learn from the log as reward windows close, and publish a snapshot a second.
 
-    Several of these may run: each version is learned by one of them, and by another one when that has died. Scheduled starts, ramps,
-    planned ends, news and the digest are looked after here too, unless a console or another learner does.
+    Several of these may run: each version is learned by one of them, and by another one when that has died. A database that
+    does not answer is waited for, also at the start. Scheduled starts, ramps, planned ends, news and the digest are looked
+    after here too, unless a console or another learner does.
 
     Parameters
     ----------
@@ -38,9 +39,9 @@ def learn(
     config
         TOML file of settings.
     """
+    from api.cli.opening import existing
     from api.learning import learn_until
     from api.logs import set_up
-    from api.settings import load_settings
 
     if all is (placement is not None):
         raise InvalidInputError("name a placement, or give --all")
@@ -49,7 +50,7 @@ def learn(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    settings = load_settings(config) if home is None else load_settings(config, home=home)
+    settings = existing(home, config)
     set_up(settings.log_level, settings.log_format)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     n = learn_until(settings, placement, stop.is_set, ref=policy, looks_after=True)

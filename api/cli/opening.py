@@ -38,11 +38,10 @@ def existing(home: Path | None, config: Path | None, **overrides: Any) -> Settin
 
 @contextmanager
 def opened(home: Path | None, config: Path | None) -> Iterator[DecisionService]:
-    """Service of a home folder or a settings file, closed at the end."""
-    from api.settings import load_settings
+    """Service of a home folder or a settings file, which has run before; closed at the end."""
     from engine.decisions.opening import open_service
 
-    settings = load_settings(config) if home is None else load_settings(config, home=home)
+    settings = existing(home, config)
     with open_service(settings.home, url=settings.database_url) as service:
         yield service
 

@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from api.console.page import Page
-from engine.decisions.service import DecisionService, open_service
+from engine.decisions.opening import open_service
+from engine.decisions.service import DecisionService
 from engine.experiments.moments import latest_moment
 from engine.sample.folder import SampleFolder
 

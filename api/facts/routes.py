@@ -6,7 +6,7 @@ from typing import Any
 
 from api.facts.schemas import EventBody, EventReply, OutcomeBody, OutcomeReply, RewardBody, RewardReply
 from api.operation import Call, Operation
-from engine.decisions.requests import EventRequest, OutcomeRequest, RewardReceipt, RewardRequest
+from engine.decisions.requests import EventRequest, OutcomeRequest, RewardReceipt, RewardRequest, Uncounted
 from engine.learner.progress import learned_from
 
 
@@ -25,6 +25,7 @@ async def reward(call: Call, body: RewardBody) -> dict[str, Any]:
             "joined": False,
             "offset": None,
             "learned_in": None,
+            "counts": False,
             "message": message,
         }
     await call.allow_decision(body.decision)
@@ -36,6 +37,9 @@ async def reward(call: Call, body: RewardBody) -> dict[str, Any]:
     # A new reward cannot have been learned from: the window of its decision is open, or it is too late.
     asked_again = receipt.status == "repeat" and receipt.joined
     learned = await call.in_thread(learned_from, call.service.database, receipt.decision) if asked_again else None
+    uncounted = None
+    if receipt.joined and not call.service.counts_everywhere(body.kind):
+        uncounted = await call.in_thread(call.service.uncounted, receipt.decision, body.kind)
     return {
         "id": receipt.id,
         "decision": receipt.decision,
@@ -43,7 +47,8 @@ async def reward(call: Call, body: RewardBody) -> dict[str, Any]:
         "joined": receipt.joined,
         "offset": receipt.offset,
         "learned_in": learned,
-        "message": _in_words(receipt, learned),
+        "counts": receipt.status != "ignored" and uncounted is None,
+        "message": _in_words(receipt, learned, body.kind, uncounted),
     }
 
 
@@ -105,11 +110,16 @@ OPERATIONS = (
 )
 
 
-def _in_words(receipt: RewardReceipt, learned: int | None) -> str:
+def _in_words(receipt: RewardReceipt, learned: int | None, kind: str, uncounted: Uncounted | None) -> str:
     if receipt.status == "ignored":
         return f"decision {receipt.decision} was not recorded, so this reward is accepted and ignored"
     again = " (it had arrived before; counted once)" if receipt.status == "repeat" else ""
     if not receipt.joined:
         return f"reward waits for decision {receipt.decision}"
+    if uncounted is not None:
+        return (
+            f"reward joined to decision {receipt.decision}{again}, but nothing learns from kind {kind!r}: the reward definition "
+            f"of placement {uncounted.placement!r} names {', '.join(uncounted.kinds)}"
+        )
     where = f", learned in snapshot {learned}" if learned is not None else ""
     return f"reward joined to decision {receipt.decision}{again}{where}"

@@ -23,6 +23,7 @@ class RewardReply(Reply):
     """What it joined. ``ignored``: its decision was answered with ``recorded: false``, so it is no exposure.
 
     ``learned_in``: the snapshot that has learned from the decision, known when the reward is sent again after that.
+    ``counts``: false where it is kept and nothing learns from it, since the reward definition of the placement does not name its kind.
     """
 
     id: str
@@ -31,6 +32,7 @@ class RewardReply(Reply):
     joined: bool
     offset: int | None
     learned_in: int | None
+    counts: bool
     message: str
 
 

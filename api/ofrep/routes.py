@@ -46,7 +46,7 @@ Handler = Callable[[Request, Parts, ApiKey], Awaitable[Response]]
 
 async def evaluate(request: Request, parts: Parts, key: ApiKey) -> Response:
     """One flag."""
-    flags = Flags(parts.service, only_visible=key.is_public)
+    flags = _flags(parts, key)
     context = await _context(request, parts)
     name = str(request.path_params["key"])
     if name == NEXT_BEST_OFFER and not key.is_public:
@@ -58,7 +58,7 @@ async def evaluate(request: Request, parts: Parts, key: ApiKey) -> Response:
 
 async def evaluate_all(request: Request, parts: Parts, key: ApiKey) -> Response:
     """Every flag; 304 where neither the configuration nor the context has changed."""
-    flags = Flags(parts.service, only_visible=key.is_public)
+    flags = _flags(parts, key)
     context = await _context(request, parts)
     tag = await run_in_threadpool(flags.tag, context)
     headers = {"etag": f'"{tag}"', "cache-control": "private, no-cache"}
@@ -114,6 +114,10 @@ def _endpoint(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         return response
 
     return endpoint
+
+
+def _flags(parts: Parts, key: ApiKey) -> Flags:
+    return Flags(parts.service, only_visible=key.is_public, visitors=parts.visitors, waited_s=parts.pulse.lag_s)
 
 
 def _authorise(request: Request, parts: Parts) -> ApiKey:

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from api.visitors import Visitor, Visitors
 from engine.decisions.requests import DecisionRequest
 from engine.decisions.service import DecisionService
 from engine.experiments.records import Experiment
@@ -83,10 +84,18 @@ class Flags:
     ----------
     only_visible
         Whether the caller may only know what is marked as visible to clients.
+    visitors
+        Tells machines from persons; needed where a decision may be asked for.
+    waited_s
+        How long the request has waited already.
     """
 
-    def __init__(self, service: DecisionService, *, only_visible: bool) -> None:
+    def __init__(
+        self, service: DecisionService, *, only_visible: bool, visitors: Visitors | None = None, waited_s: float = 0.0
+    ) -> None:
         self._service = service
+        self._visitors = visitors
+        self._waited_s = waited_s
         self._only_visible = only_visible
 
     def experiments(self) -> list[Experiment]:
@@ -118,9 +127,16 @@ class Flags:
 
     async def next_best_offer(self, context: FlagContext, *, is_seen: bool, decision_id: str | None = None) -> Flag:
         """A decision: recorded, and counted as seen at once or when it is activated."""
+        visitor = Visitor.of(context.subject, context.features)
         answer = await self._service.adecide(
             DecisionRequest(
-                self.placement_of(context), context.subject, context.features, id=decision_id, is_activated=is_seen
+                self.placement_of(context),
+                context.subject,
+                context.features,
+                id=decision_id,
+                is_activated=is_seen,
+                waited_s=self._waited_s,
+                role="bot" if self._visitors is not None and self._visitors.is_machine(visitor) else "policy",
             )
         )
         decision = answer.decision

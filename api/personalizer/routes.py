@@ -32,8 +32,9 @@ from api.personalizer.schemas import (
     RewardValue,
     ServiceConfiguration,
 )
+from api.visitors import Visitor, is_said_machine
 from engine.decisions.pages import slot_decision_id
-from engine.decisions.requests import DecisionAnswer, DecisionRequest, PageRequest, RewardRequest
+from engine.decisions.requests import DecisionAnswer, DecisionRequest, PageRequest, RewardRequest, Role
 from engine.decisions.requests import Slot as PageSlot
 from policies.errors import (
     ConflictError,
@@ -47,7 +48,7 @@ from policies.errors import (
     UnknownNameError,
 )
 from policies.nested_features import flatten
-from policies.records import Offer, OfferId
+from policies.records import Features, Offer, OfferId
 
 KEY_HEADER = "ocp-apim-subscription-key"
 CLIENT_REQUEST_HEADERS = ("x-ms-client-request-id", "repeatability-request-id")
@@ -104,6 +105,12 @@ class Ask:
         raw = await read_body(self.request, limit=settings.body_limit_bytes)
         return parse_body(model, raw, depth_limit=settings.depth_limit)
 
+    def role(self, context: Features) -> Role:
+        """How the loop decides for this context; how often a visitor asks is not known, since the contract names events only."""
+        if is_said_machine(Visitor.of("", context)):
+            return "bot"
+        return role_in(self.parts.service.live_placement(self.placement))
+
     async def ensure_loop(self) -> None:
         """Make the loop's placement on its first request; later ones find it in memory."""
         if self.placement not in self.parts.service.placements():
@@ -120,16 +127,18 @@ async def rank(ask: Ask) -> Response:
     await ask.ensure_loop()
     excluded = tuple(body.excluded_actions or ())
     event_id = body.event_id or uuid.uuid4().hex
+    context = flatten(body.context_features or (), where="contextFeatures")
     answer = await ask.parts.service.adecide(
         DecisionRequest(
             placement=ask.placement,
             subject=event_id,  # the contract knows events only, not who they belong to
-            features=flatten(body.context_features or (), where="contextFeatures"),
+            features=context,
             id=event_id,
             offers=tuple(Offer(OfferId(a.id), flatten(a.features, where=f"action {a.id!r}")) for a in body.actions),
             exclude=tuple(e for e in excluded if any(e == a.id for a in body.actions)),
             is_activated=not body.defer_activation,
-            role=role_in(ask.parts.service.live_placement(ask.placement)),
+            waited_s=ask.parts.pulse.lag_s,
+            role=ask.role(context),
         )
     )
     content = {
@@ -193,7 +202,8 @@ async def multi_slot_rank(ask: Ask) -> Response:
                 id=event_id,
                 offers=tuple(Offer(OfferId(a), features) for a, features in actions.items()),
                 is_activated=not body.defer_activation,
-                role=role_in(ask.parts.service.live_placement(ask.placement)),
+                waited_s=ask.parts.pulse.lag_s,
+                role=ask.role(context),
             ),
             tuple(
                 PageSlot(

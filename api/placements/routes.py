@@ -13,16 +13,20 @@ from engine.decisions.requests import PlacementStatus
 from engine.decisions.service import DecisionService
 from engine.learner.progress import LastReward, Learning, last_reward, learning_of
 from engine.offers.placement import placement_from_json
+from policies.errors import InvalidInputError, UnknownNameError
 
 
 async def put_placement(call: Call, body: PlacementBody) -> dict[str, Any]:
     """Create a placement or replace its configuration; decisions follow within a quarter of a second."""
     placement_id = call.path("placement")
     document = body.model_dump(mode="json", exclude={"expected_revision"})
-    placement = placement_from_json({**document, "id": placement_id})
-    revision = await call.in_thread(
-        call.service.put_placement, placement, expected_revision=body.expected_revision, actor=call.actor
-    )
+    try:
+        placement = placement_from_json({**document, "id": placement_id})
+        revision = await call.in_thread(
+            call.service.put_placement, placement, expected_revision=body.expected_revision, actor=call.actor
+        )
+    except UnknownNameError as error:  # a name in the body: what is at the address of the request is there, or is made
+        raise InvalidInputError(str(error)) from error
     return {"id": placement_id, "revision": revision}
 
 

@@ -20,7 +20,9 @@ from engine.decisions.requests import (
     OutcomeRequest,
     RewardReceipt,
     RewardRequest,
+    Uncounted,
 )
+from engine.decisions.stored import placement_of
 from engine.rewards.attribution import exposures_of, last_exposure
 from engine.store import facts
 from engine.store.database import Database
@@ -109,6 +111,18 @@ class FactIntake:
             _ignored(q) if r is None else _reward_receipt(r, next(receipts))
             for q, r in zip(requests, taken, strict=True)
         ]
+
+    def counts_everywhere(self, kind: str) -> bool:
+        """Whether the reward definition of every placement names a kind; looks at nothing but memory."""
+        return all(kind in live.placement.reward.kinds for live in self._configuration.all().values())
+
+    def uncounted(self, decision_id: str, kind: str) -> Uncounted | None:
+        """Where a reward of a kind is kept and nothing learns from it; None where it counts, or the decision is not known."""
+        placement_id = placement_of(self._database, decision_id)
+        live = None if placement_id is None else self._configuration.all().get(placement_id)
+        if live is None or kind in live.placement.reward.kinds:
+            return None
+        return Uncounted(live.placement.id, tuple(sorted(live.placement.reward.kinds)))
 
     def outcome(self, request: OutcomeRequest) -> OutcomeReceipt:
         """Take in an outcome of a subject, and say which decisions it is attributed to so far.

@@ -160,6 +160,13 @@ class RewardReceipt:
     offset: int | None = None
 
 
+class Uncounted(NamedTuple):
+    """A placement whose reward definition does not name a kind, and the kinds that it does name."""
+
+    placement: str
+    kinds: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class OutcomeRequest:
     """Something that became known of a subject: ``subscribed``, ``active_30d``, ``margin_eur``, ``refund``."""

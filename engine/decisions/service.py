@@ -125,6 +125,7 @@ class DecisionService:
         self.decide_page, self.adecide_page = pages.decide_page, pages.adecide_page
         self.activate, self.aactivate = intake.activate, intake.aactivate
         self.reward, self.areward, self.reward_many = intake.reward, intake.areward, intake.reward_many
+        self.counts_everywhere, self.uncounted = intake.counts_everywhere, intake.uncounted
         self.outcome, self.aoutcome, self.outcome_many = intake.outcome, intake.aoutcome, intake.outcome_many
         self.event, self.aevent, self.event_many = intake.event, intake.aevent, intake.event_many
         self.identify, self.aidentify = intake.identify, intake.aidentify

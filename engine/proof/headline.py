@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import select
 
-from engine.decisions.service import open_service
+from engine.decisions.opening import open_service
 from engine.demo.candidates import INCUMBENT, artifacts
 from engine.demo.live import CONTROL, TREATMENT, OverHttp, live_through, load_traits, prepare, running_server
 from engine.demo.people import People

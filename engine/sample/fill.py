@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
-from engine.decisions.service import DecisionService, open_service
+from engine.decisions.opening import open_service
+from engine.decisions.service import DecisionService
 from engine.experiments.records import Experiment, Plan
 from engine.offers.placement import Placement
 from engine.rewards.definition import DAY_S, RewardDefinition, RewardTerm

@@ -81,9 +81,9 @@ def test_unknown_addresses_and_methods_have_the_same_shape(site: Site) -> None:
     ("change", "status", "words"),
     [
         ({"offers": [{"id": "a"}, {"id": "a"}]}, 400, "appears more than once"),
-        ({"baseline": ["anual"]}, 404, "did you mean 'annual'"),
+        ({"baseline": ["anual"]}, 400, "did you mean 'annual'"),
         ({"explore_share": 1.5}, 422, "explore_share"),
-        ({"policy": "nobody@1"}, 404, "unknown policy version"),
+        ({"policy": "nobody@1"}, 400, "unknown policy version"),
         (
             {"rules": [{"id": "r", "requires": [{"feature": "a", "operator": "in", "value": 3}]}]},
             400,

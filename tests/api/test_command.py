@@ -63,6 +63,15 @@ def test_importing_the_application_loads_no_training_framework() -> None:
         (["db", "move", "sqlite:///x.db", "--home", "/nonexistent-home"], 2, "there is no store at"),
         (["replay", "--audit", "--home", "/nonexistent-home"], 2, "there is no store at"),
         (["replay", "--rederive", "--home", "/nonexistent-home"], 2, "there is no store at"),
+        (["learn", "--all", "--home", "/nonexistent-home"], 2, "there is no store at"),
+        (["policies", "list", "--home", "/nonexistent-home"], 2, "there is no store at"),
+        (["experiment", "list", "--home", "/nonexistent-home"], 2, "there is no store at"),
+        (["evaluate", "--placement", "p", "--policy", "a@1", "--home", "/nonexistent-home"], 2, "there is no store at"),
+        (
+            ["keys", "create", "k", "--scope", "decide", "--placement", "p", "--home", "/nonexistent-home"],
+            2,
+            "there is no store at",
+        ),
         (["serve", "--home", "/dev/null/home", "--port", "0"], 2, "cannot make the home folder"),
     ],
 )
@@ -109,6 +118,17 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path, capsys: pytest.Capture
     assert run(["keys", "revoke", "shop", "--digest-start", rows[0]["digest_start"], *home]) == 0
     assert run(["keys", "list", *home]) == 0
     assert capsys.readouterr().out.count("shop") == 1
+
+
+def test_a_key_is_bound_to_placements_that_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A mistyped placement is refused with the known ones; one that is made later has to be announced."""
+    home = ["--home", str(tmp_path)]
+    prepare_sandbox(Settings(home=tmp_path, mode="sandbox"))
+    create = ["keys", "create", "shop", "--scope", "decide", "--placement"]
+    assert run([*create, "offer_pag", *home]) == 2
+    assert "there is no placement 'offer_pag'; known: offer_page;" in capsys.readouterr().err
+    assert run([*create, "offer_page", *home]) == 0
+    assert run([*create, "menu", "--new-placement", "--rotate", *home]) == 0
 
 
 def test_policies_experiments_and_the_schema_from_a_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

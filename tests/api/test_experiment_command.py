@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from api.cli.main import run
-from engine.decisions.service import open_service
+from engine.decisions.opening import open_service
 from engine.experiments.audit import read_audit
 from engine.experiments.controls import controls_of
 from tests.engine.service_world import open_shop

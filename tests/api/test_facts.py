@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from tests.api.conftest import NOW, Site
+from tests.api.conftest import NOW, PLACEMENT, Site
 
 
 def test_a_reward_says_what_it_joined_and_counts_once(site: Site) -> None:
@@ -19,6 +19,24 @@ def test_a_reward_says_what_it_joined_and_counts_once(site: Site) -> None:
     assert other.status_code == 409
     status = site.call("GET", "/v1/placements/offer_page/status", key="read").json()
     assert (status["n_decisions"], status["n_rewards"]) == (1, 1)
+
+
+def test_a_reward_of_a_kind_that_nothing_learns_from_says_so(site: Site) -> None:
+    """A kind that the placement's reward definition does not name is kept, and the answer names the kinds that count."""
+    site.decide({"id": "d1", "subject": "u1"})
+    mistyped = site.call("POST", "/v1/rewards", {"decision": "d1", "kind": "subscribd"}, key="reward").json()
+    assert (mistyped["status"], mistyped["joined"], mistyped["counts"]) == ("recorded", True, False)
+    assert mistyped["message"] == (
+        "reward joined to decision d1, but nothing learns from kind 'subscribd': the reward definition of placement "
+        "'offer_page' names subscribed"
+    )
+    right = site.call("POST", "/v1/rewards", {"decision": "d1", "kind": "subscribed"}, key="reward").json()
+    assert right["counts"] is True
+    other = {**PLACEMENT, "reward": {"terms": [{"kind": "clicked"}], "window_s": 60.0}}
+    site.call("PUT", "/v1/placements/other", other)
+    for kind, counts in (("clicked", False), ("subscribed", True)):
+        body = {"decision": "d1", "kind": kind, "id": f"again-{kind}"}
+        assert site.call("POST", "/v1/rewards", body, key="reward").json()["counts"] is counts
 
 
 def test_a_reward_for_an_unknown_decision_is_refused(site: Site) -> None:

@@ -67,6 +67,19 @@ def test_the_next_best_offer_is_a_decision(site: Site) -> None:
     assert site.call("POST", "/v1/rewards", {"decision": logged["id"], "kind": "subscribed"}).status_code == 200
 
 
+def test_a_machine_gets_an_offer_that_counts_nowhere(site: Site) -> None:
+    """A context that says so, or whose User-Agent does, is answered with the baseline order under the policy name bot."""
+    machines: list[dict[str, Any]] = [{"bot": True}, {"userAgent": "Googlebot/2.1"}, {"user_agent": "curl/8.0"}]
+    for i, said in enumerate(machines):
+        flag = _ask(site, "next-best-offer", targetingKey=f"m{i}", **said).json()
+        assert flag["value"]["offer"] == "annual"
+        policy = site.call("GET", f"/v1/decisions/{flag['metadata']['decisionId']}").json()["policy"]
+        assert policy.startswith("bot@")
+    flag = _ask(site, "next-best-offer", targetingKey="person", userAgent="Mozilla/5.0 Firefox/140.0").json()
+    policy = site.call("GET", f"/v1/decisions/{flag['metadata']['decisionId']}").json()["policy"]
+    assert not policy.startswith("bot@")
+
+
 @pytest.mark.parametrize(
     ("flag", "body", "status", "code"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from engine.offers.placement import CatalogueOffer, Placement, placement_from_js
 from policies.eligibility import Condition, EligibilityRule
 from policies.errors import InvalidInputError, NoEligibleOfferError
 from policies.records import Features, Offer, OfferId, OfferSet
-from tests.engine.service_world import open_shop
+from tests.engine.service_world import open_shop, shop
 
 TOPICS, REGIONS = ("news", "sport", "arts"), ("north", "south")
 
@@ -90,6 +91,31 @@ def test_a_decision_compares_its_candidates_and_logs_them(tmp_path: Path) -> Non
             assert len(rows) == 1
         again = service.decide(DecisionRequest("shop", "u0", {"topic": "arts"}, id=decisions[0].id))
         assert (again.is_repeat, again.payload) == (True, {"title": f"Offer {decisions[0].offer[1:]}"})
+
+
+@pytest.mark.slow
+def test_a_hundred_placements_and_ten_thousand_offers(tmp_path: Path) -> None:
+    """Each placement decides from its own catalogue; of 10,000 offers a decision compares k, those that match the visitor first."""
+    large = Placement(
+        "large",
+        tuple(
+            CatalogueOffer(Offer(OfferId(f"o{i}"), {"category": f"c{i % 100}", "price_eur": float(i)}))
+            for i in range(10_000)
+        ),
+        candidates=CandidateRule(20, match=("category",)),
+    )
+    small = [shop(1 + i % 5, placement=f"p{i}") for i in range(99)]
+    with open_shop(tmp_path, placements=[*small, large]) as service:
+        assert len(service.placements()) == 100
+        for placement in small:
+            decision = service.decide(DecisionRequest(placement.id, "u")).decision
+            assert (decision.placement, decision.offers) == (placement.id, placement.offer_set.ids)
+        started = time.process_time()
+        for i in range(100):
+            decision = service.decide(DecisionRequest("large", f"u{i}", {"category": f"c{i}"})).decision
+            assert len(decision.offers) == 20
+            assert {int(o[1:]) % 100 for o in decision.offers} == {i}
+        assert (time.process_time() - started) / 100 < 0.02  # looking at all 10,000 would take longer than that
 
 
 def test_where_no_candidate_may_be_shown_the_next_are_looked_at(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from engine.decisions.service import DecisionService, open_service
+from engine.decisions.opening import open_service
+from engine.decisions.service import DecisionService
 from engine.experiments.moments import latest_moment
 from engine.experiments.reading import read_experiment
 from engine.sample.content import TRIALS, catalogue

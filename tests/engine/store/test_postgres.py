@@ -238,3 +238,21 @@ def test_processes_at_once_look_after_experiments_once(tmp_path: Path, url: str)
     with open_service(tmp_path / "home", url=url, secret=SECRET, clock=Clock()) as service:
         service.put_placement(shop())
         check_once(service)
+
+
+def test_lost_connections_are_made_anew_without_a_restart(tmp_path: Path, url: str) -> None:
+    """When PostgreSQL ends all sessions, visitors are answered, at worst unrecorded; then decisions are recorded and read again."""
+    with open_service(tmp_path, url=url, secret=SECRET, clock=Clock()) as service:
+        service.put_placement(shop())
+        for round_ in range(3):
+            assert service.decide(DecisionRequest("shop", "u", id=f"before-{round_}")).decision.recorded
+            with Database(url) as other, other.writing() as connection:
+                connection.execute(
+                    text(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid != pg_backend_pid() AND datname = current_database()"
+                    )
+                )
+            answers = [service.decide(DecisionRequest("shop", "u", id=f"{round_}-{i}")).decision for i in range(3)]
+            assert answers[-1].recorded
+            assert service.get_decision(answers[-1].id).offer == answers[-1].offer
+            assert service.reward(RewardRequest(answers[-1].id, "subscribed")).joined
