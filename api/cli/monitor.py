@@ -53,7 +53,8 @@ def monitor(
     from api.cli.opening import existing
     from api.logs import set_up
     from api.monitoring import HealthMetrics, exposed, look, run
-    from engine.decisions.service import open_service, utc_now
+    from engine.decisions.opening import open_service
+    from engine.decisions.service import utc_now
     from engine.experiments.moments import latest_moment
     from engine.monitoring.thresholds import Thresholds
     from policies.errors import InvalidInputError

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.decisions.opening import open_service
 from engine.decisions.requests import DecisionRequest, OutcomeRequest, RewardRequest
-from engine.decisions.service import DecisionService, open_service
+from engine.decisions.service import DecisionService
 from engine.learner.learner import Learner
 from engine.monitoring.faults import Fact, Fault, Features
 from engine.monitoring.health import read_health
