@@ -12,7 +12,7 @@ app = App(name="sequences", help="Build decision points with event sequences in 
 
 
 @app.command
-def build(*, source: Path, out: Path, data: Path | None = None, json: bool = False) -> int:
+def build(*, source: Path, out: Path, data: Path | None = None, words: Path | None = None, json: bool = False) -> int:
     """Read, clean and join a source and write decision points with sequences.
 
     Parameters
@@ -23,10 +23,13 @@ def build(*, source: Path, out: Path, data: Path | None = None, json: bool = Fal
         Folder for points, manifest, cleaning report and rejected rows.
     data
         Folder with the raw files; where it is missing, what the description's provider brings, or the description's folder.
+    words
+        Folder of earlier decision points whose vocabularies are kept, so that a model trained on those can score these.
     json
         Print the manifest on stdout.
     """
     arguments = ["--source", str(source), "--out", str(out), *(["--data", str(data)] if data else [])]
+    arguments += ["--words", str(words)] if words else []
     command = [sys.executable, "-m", "engine.sequences.build", *arguments, *(["--json"] if json else [])]
     return subprocess.run(command, check=False).returncode
 
@@ -95,4 +98,30 @@ def backfill(
     else:
         told = f"{done['n_recorded']} events of {done['n_subjects']} subjects recorded, {done['n_repeated']} were there"
         print(told)  # noqa: T201 - data on stdout
+    return 0
+
+
+@app.command
+def traits(*, file: Path, home: Path | None = None, config: Path | None = None) -> int:
+    """Replace the traits of the subjects of a Parquet file (or a folder of them): what is known of them beside their events.
+
+    Parameters
+    ----------
+    file
+        One row a subject: a column ``subject``, and every other column a trait (number, text or boolean; null: none).
+        ``nextoffer train score`` writes one.
+    home
+        Home folder of the service.
+    config
+        Settings file of the service.
+    """
+    from datetime import UTC, datetime
+
+    from api.cli.opening import opened
+    from engine.subjects.trait_files import load_trait_files
+
+    with opened(home, config) as service:
+        at = datetime.now(UTC)
+        n = load_trait_files(file, lambda rows: service.subjects.load_traits(rows, at=at))
+    print(f"traits of {n} subjects loaded")  # noqa: T201 - data on stdout
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import subprocess
 import sys
 from pathlib import Path
 
@@ -166,6 +167,30 @@ def explain(*, run: Path, data: Path, subject: str = "", model: str = "", seed: 
     lines += [f"  {n:<36}{m['mean_change']:.4f}{m['share_moved']:>8.1%}" for n, m in moved.items()]
     print("\n".join(lines))  # noqa: T201 - data on stdout
     return 0
+
+
+@app.command
+def score(*, run: Path, data: Path, out: Path, name: str = "propensity", by_offer: bool = False) -> int:
+    """Score every decision point with the model a run chose, in Spark: probabilities by row, and traits by subject for the service.
+
+    ``nextoffer sequences traits --file OUT/traits`` hands the traits to the service.
+
+    Parameters
+    ----------
+    run
+        Folder that ``train propensity --out`` wrote.
+    data
+        Folder of decision points, numbered by the words of the training (``sequences build --words``).
+    out
+        Folder for ``scores`` and ``traits``.
+    name
+        Name of the trait.
+    by_offer
+        One trait an offer of a subject's latest moment, instead of their mean.
+    """
+    arguments = ["--run", str(run), "--data", str(data), "--out", str(out), "--name", name]
+    command = [sys.executable, "-m", "engine.training.batch_scores", *arguments, *(["--by-offer"] if by_offer else [])]
+    return subprocess.run(command, check=False).returncode
 
 
 def _say(line: str) -> None:

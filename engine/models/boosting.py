@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from engine.models.dataset import SequenceDataset
 from engine.models.linear import best_ridge_logistic
 from engine.models.metrics import expit, log_loss
+from engine.models.onnx_propensity import forest_graph
 from engine.models.propensity import FitReport, describe
+from engine.models.served import served_artifact
 from engine.models.summaries import SequenceSummary
 from engine.models.tabular import TabularEncoder
 from policies.artifact import Artifact
@@ -164,7 +166,7 @@ class LightGBMModel:
         return {self.feature_names[i]: float(share[i]) for i in order}
 
     def to_artifacts(self) -> Mapping[str, Artifact]:
-        """LightGBM's own text form with the encoders; ``engine.training.reward`` exports servable ONNX graphs."""
+        """LightGBM's own text form with the encoders, which explanations read, and the trees as an ONNX graph."""
         if self._columns is None or self._summary is None:
             raise NotFittedError("the boosted trees are not fitted; call fit first")
         texts = {
@@ -176,7 +178,13 @@ class LightGBMModel:
             "summary": self._summary.to_manifest(),
             "config": {**describe(self.config), "ignore": list(self.config.ignore), "seeds": list(self.config.seeds)},
         }
-        return {"propensity": Artifact("propensity_lightgbm", manifest, blobs=texts, arrays={"start": self._start})}
+        lightgbm = _lightgbm()
+        plain = [lightgbm.Booster(model_str=_as_regression(text.decode())) for text in texts.values()]
+        graph = forest_graph(plain, self._start, n_columns=len(self.feature_names))
+        return {
+            "propensity": Artifact("propensity_lightgbm", manifest, blobs=texts, arrays={"start": self._start}),
+            "served": served_artifact(graph, name=self.name, columns=self._columns, summary=self._summary),
+        }
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Self:
@@ -189,6 +197,13 @@ class LightGBMModel:
         texts = [artifact.blobs[name].decode() for name in sorted(artifact.blobs)]
         model._boosters = [lightgbm.Booster(model_str=text) for text in texts]
         return model
+
+
+def _as_regression(text: str) -> str:
+    """The same trees under an objective whose raw score a converter leaves as it is."""
+    return text.replace("objective=binary sigmoid:1", "objective=regression").replace(
+        "[objective: binary]", "[objective: regression]"
+    )
 
 
 def _lightgbm() -> Any:

@@ -51,8 +51,8 @@ class SequenceEncoder:
         self._n_items = int(manifest["n_items"])
         self._event_ids = _ids(manifest["vocabularies"], "event_type")
         self._item_ids = _ids(manifest["vocabularies"], "item")
-        self._encoder = _session(artifact.blobs["encoder.onnx"])
-        self._step = _session(artifact.blobs["step.onnx"])
+        self._encoder = onnx_session(artifact.blobs["encoder.onnx"])
+        self._step = onnx_session(artifact.blobs["step.onnx"])
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Self:
@@ -90,8 +90,8 @@ class SequenceEncoder:
         if not len(lengths):
             return np.zeros((0, self.width), np.float32)
         feed = {
-            "event_type": _known(event_type, self._n_event_types),
-            "item": _known(item, self._n_items),
+            "event_type": known_ids(event_type, self._n_event_types),
+            "item": known_ids(item, self._n_items),
             "gap_s": np.ascontiguousarray(gap_s, dtype=np.float32),
             "value": np.ascontiguousarray(value, dtype=np.float32),
             "lengths": np.ascontiguousarray(lengths, dtype=np.int64),
@@ -114,8 +114,8 @@ class SequenceEncoder:
         """
         feed = {
             "state": np.ascontiguousarray(state, dtype=np.float32),
-            "event_type": _known(event_type, self._n_event_types),
-            "item": _known(item, self._n_items),
+            "event_type": known_ids(event_type, self._n_event_types),
+            "item": known_ids(item, self._n_items),
             "gap_s": np.ascontiguousarray(gap_s, dtype=np.float32),
             "value": np.ascontiguousarray(value, dtype=np.float32),
         }
@@ -149,7 +149,7 @@ class SequenceEncoder:
         return out
 
 
-def _known(ids: NDArray[np.integer[Any]], size: int) -> NDArray[np.int64]:
+def known_ids(ids: NDArray[np.integer[Any]], size: int) -> NDArray[np.int64]:
     """Ids outside the vocabulary of the fit become unknown (0)."""
     wide = ids.astype(np.int64)
     return np.ascontiguousarray(np.where((wide < 0) | (wide >= size), 0, wide))
@@ -163,7 +163,14 @@ def _ids(vocabularies: Mapping[str, Any], name: str) -> dict[str, int]:
     return {str(word): position + 1 for position, word in enumerate(words)}
 
 
-def _session(graph: bytes) -> Any:
+def onnx_session(graph: bytes) -> Any:
+    """A session of ONNX Runtime on one thread.
+
+    Raises
+    ------
+    MissingExtraError
+        If ONNX Runtime is not installed.
+    """
     try:
         import onnxruntime
     except ImportError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from engine.models.linear import best_ridge_logistic
 from engine.models.metrics import expit, log_loss
 from engine.models.onnx_cnn import CNNWeights, cnn_graph
 from engine.models.propensity import FitReport
+from engine.models.served import served_artifact
 from engine.models.tabular import TabularEncoder
 from policies.artifact import Artifact
 from policies.errors import NotFittedError
@@ -253,11 +254,15 @@ class KerasCNN:
             deep_bias=layer("deep", 1),
             wide=layer("wide"),
         )
-        manifest = {
-            "columns": self._columns.to_manifest(),
-            "n_event_types": self._sizes[0],
-            "n_items": self._sizes[1],
-            "last_events": self.config.last_events,
-            "config": {**asdict(self.config), "ignore": list(self.config.ignore)},
+        return {
+            "served": served_artifact(
+                cnn_graph(weights),
+                name=self.name,
+                columns=self._columns,
+                events={
+                    "last_events": self.config.last_events,
+                    "n_event_types": self._sizes[0],
+                    "n_items": self._sizes[1],
+                },
+            )
         }
-        return {"propensity": Artifact("propensity_cnn", manifest, blobs={"propensity.onnx": cnn_graph(weights)})}

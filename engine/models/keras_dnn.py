@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from engine.models.dataset import SequenceDataset
 from engine.models.linear import best_ridge_logistic
 from engine.models.metrics import expit, log_loss
+from engine.models.onnx_propensity import wide_and_deep_graph
 from engine.models.propensity import FitReport
+from engine.models.served import served_artifact
 from engine.models.summaries import SequenceSummary
 from engine.models.tabular import TabularEncoder
 from policies.artifact import Artifact
@@ -138,17 +140,19 @@ class KerasDNN:
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def to_artifacts(self) -> Mapping[str, Artifact]:
-        """Weights of each layer with the encoders."""
+        """The network as an ONNX graph over its columns and summaries."""
         if self._columns is None or self._summary is None or self._mean is None or self._scale is None:
             raise NotFittedError("the network is not fitted; call fit first")
-        arrays = {f"weight_{i:02d}": np.asarray(w) for i, w in enumerate(self._net.get_weights())}
-        manifest = {
-            "columns": self._columns.to_manifest(),
-            "summary": self._summary.to_manifest(),
-            "layers": list(self.config.layers),
-        }
-        arrays |= {"summary_mean": self._mean, "summary_scale": self._scale}
-        return {"propensity": Artifact("propensity_dnn", manifest, arrays=arrays)}
+        dense = [layer for layer in self._net.layers if "dense" in layer.name or layer.name == "deep"]
+        layers = [(np.asarray(w), np.asarray(b)) for w, b in (layer.get_weights() for layer in dense)]
+        graph = wide_and_deep_graph(
+            layers,
+            np.asarray(self._net.get_layer("wide").get_weights()[0]),
+            n_plain=self._columns.width,
+            mean=self._mean,
+            scale=self._scale,
+        )
+        return {"served": served_artifact(graph, name=self.name, columns=self._columns, summary=self._summary)}
 
 
 def import_keras() -> Any:

@@ -126,8 +126,7 @@ class RidgeLogistic:
         """Coefficients and the encoder of columns."""
         if self._beta is None or self._columns is None:
             raise NotFittedError("the logistic regression is not fitted; call fit first")
-        manifest = {"columns": self._columns.to_manifest()}
-        return {"propensity": Artifact("propensity_logistic", manifest, arrays={"beta": self._beta})}
+        return logistic_artifacts(self._beta, self._columns, name=self.name)
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Self:
@@ -136,3 +135,15 @@ class RidgeLogistic:
         model._columns = TabularEncoder.from_manifest(artifact.manifest["columns"])
         model._beta = np.asarray(artifact.arrays["beta"], dtype=np.float64)
         return model
+
+
+def logistic_artifacts(beta: FloatArray, columns: TabularEncoder, *, name: str) -> Mapping[str, Artifact]:
+    """What any logistic regression over the encoder's columns leaves: its coefficients, and the same as an ONNX graph."""
+    from engine.models.onnx_propensity import linear_graph
+    from engine.models.served import served_artifact
+
+    manifest = {"columns": columns.to_manifest()}
+    return {
+        "propensity": Artifact("propensity_logistic", manifest, arrays={"beta": beta}),
+        "served": served_artifact(linear_graph(beta), name=name, columns=columns),
+    }

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from engine.models.dataset import SequenceDataset
+from engine.models.linear import logistic_artifacts
 from engine.models.metrics import expit, log_loss
 from engine.models.propensity import FitReport
 from engine.models.tabular import NumberSpec, TabularEncoder
@@ -106,8 +107,7 @@ class MLlibLogistic:
         """Coefficients and the encoder of columns, in the form of ``engine.models.linear``."""
         if self._beta is None or self._columns is None:
             raise NotFittedError("the MLlib regression is not fitted; call fit first")
-        manifest = {"columns": self._columns.to_manifest()}
-        return {"propensity": Artifact("propensity_logistic", manifest, arrays={"beta": self._beta})}
+        return logistic_artifacts(self._beta, self._columns, name=self.name)
 
 
 def encode_in_spark(frame: DataFrame, columns: TabularEncoder) -> DataFrame:

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from engine.models.dataset import SequenceDataset
 from engine.models.metrics import expit, log_loss
 from engine.models.mllib import encode_in_spark, rows_in_spark
+from engine.models.onnx_propensity import tree_sum_graph
 from engine.models.propensity import FitReport
+from engine.models.served import served_artifact
 from engine.models.tabular import TabularEncoder
 from engine.sequences.spark import start_spark
 from policies.artifact import Artifact
@@ -132,12 +134,12 @@ class MLlibBoosting:
         return _probability(margins[:, : self._n_kept].sum(axis=1))
 
     def to_artifacts(self) -> Mapping[str, Artifact]:
-        """The trees as arrays with the encoder of columns."""
+        """The trees as an ONNX graph over the encoder's columns."""
         if self._trees is None or self._columns is None:
             raise NotFittedError("the MLlib trees are not fitted; call fit first")
-        arrays = {name: getattr(self._trees, name) for name in Trees.__dataclass_fields__}
-        manifest = {"columns": self._columns.to_manifest(), "n_kept": self._n_kept}
-        return {"propensity": Artifact("propensity_mllib_gbt", manifest, arrays=arrays)}
+        # Half the log odds: see ``_probability``.
+        graph = tree_sum_graph(self._trees, n_columns=self._columns.width, n_kept=self._n_kept, factor=2.0)
+        return {"served": served_artifact(graph, name=self.name, columns=self._columns)}
 
 
 def _probability(margin: FloatArray) -> FloatArray:

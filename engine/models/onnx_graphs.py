@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,7 +131,8 @@ def boosted_graph(
     booster: Any, *, widths: tuple[int, int], is_binary: bool, calibrator: LogisticCalibrator | None
 ) -> bytes:
     """LightGBM's trees over every pair of a context and an offer, by onnxmltools, between a pairing and a reshaping."""
-    trees, features = _converted_trees(booster, width=sum(widths))
+    features = "pair_features"
+    trees = converted_trees(booster, inputs=features, width=sum(widths))
     b = Builder()
     first, second = b.constant([1], np.int64), b.constant([0], np.int64)
     n = b.add("Shape", "context", start=0, end=1)
@@ -151,14 +152,19 @@ def boosted_graph(
     return b.reward_model(out, widths=widths, opsets=others)
 
 
-def _converted_trees(booster: Any, *, width: int) -> tuple[Any, str]:
+def converted_trees(booster: Any, *, inputs: str, width: int, prefix: str = "") -> Any:
+    """LightGBM's trees as an ONNX model from the named input (rows, width); other names begin with ``prefix``."""
     import onnxmltools
     from onnxmltools.convert.common.data_types import FloatTensorType
 
     trees = onnxmltools.convert_lightgbm(
-        booster, initial_types=[("pair_features", FloatTensorType([None, width]))], target_opset=15, zipmap=False
+        booster, initial_types=[(inputs, FloatTensorType([None, width]))], target_opset=15, zipmap=False
     )
-    return trees, "pair_features"
+    if prefix:
+        from onnx.compose import add_prefix_graph
+
+        trees.graph.CopyFrom(add_prefix_graph(trees.graph, prefix, rename_inputs=False))
+    return trees
 
 
 def _probability_of(trees: Any, b: Builder) -> str:
@@ -168,15 +174,13 @@ def _probability_of(trees: Any, b: Builder) -> str:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class GRUWeights:
-    """A one-layer GRU over embedded events, as plain arrays.
+class EventWeights:
+    """What any network that reads events keeps of them, as plain arrays.
 
     Parameters
     ----------
     event, item, gap
         Embedding tables.
-    input_weight, state_weight, input_bias, state_bias
-        As PyTorch keeps them: gates in the order reset, update, new; shapes ``(3 h, width)``, ``(3 h, h)``, ``(3 h,)`` twice.
     value_mean, value_scale
         Of the signed log amount.
     """
@@ -184,26 +188,43 @@ class GRUWeights:
     event: NDArray[np.float32]
     item: NDArray[np.float32]
     gap: NDArray[np.float32]
+    value_mean: float
+    value_scale: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GRUWeights(EventWeights):
+    """A one-layer GRU over embedded events.
+
+    Parameters
+    ----------
+    input_weight, state_weight, input_bias, state_bias
+        As PyTorch keeps them: gates in the order reset, update, new; shapes ``(3 h, width)``, ``(3 h, h)``, ``(3 h,)`` twice.
+    """
+
     input_weight: NDArray[np.float32]
     state_weight: NDArray[np.float32]
     input_bias: NDArray[np.float32]
     state_bias: NDArray[np.float32]
-    value_mean: float
-    value_scale: float
 
 
 def encoder_graph(weights: GRUWeights) -> bytes:
     """Padded events (n, t) with ``lengths`` (n,) to ``state`` (n, h); zeros for a row without events."""
     b = Builder()
+    b.add("Identity", last_state(b, weights), out="state")
+    whole, real = b.onnx.TensorProto.INT64, b.onnx.TensorProto.FLOAT
+    events = [(name, kind, ["n", "t"]) for name, kind in zip(EVENT_PARTS, (whole, whole, real, real), strict=True)]
+    return b.finish(inputs=[*events, ("lengths", whole, ["n"])], output=("state", ["n", weights.state_weight.shape[1]]))
+
+
+def last_state(b: Builder, weights: GRUWeights) -> str:
+    """State after the last of ``lengths`` padded events, (n, h); zeros for a row without events."""
     x = b.add("Transpose", event_inputs(b, weights), perm=[1, 0, 2])  # (t, n, width)
     # At least one step is read and then wiped out where there was none: length 0 is not defined for the operator.
     steps = b.add("Max", "lengths", b.constant(1, np.int64))
     last = _gru(b, weights, x, steps=b.add("Cast", steps, to=b.onnx.TensorProto.INT32))
     some = b.add("Cast", b.add("Greater", "lengths", b.constant(0, np.int64)), to=b.onnx.TensorProto.FLOAT)
-    b.add("Mul", last, b.add("Unsqueeze", some, b.constant([1], np.int64)), out="state")
-    whole, real = b.onnx.TensorProto.INT64, b.onnx.TensorProto.FLOAT
-    events = [(name, kind, ["n", "t"]) for name, kind in zip(EVENT_PARTS, (whole, whole, real, real), strict=True)]
-    return b.finish(inputs=[*events, ("lengths", whole, ["n"])], output=("state", ["n", weights.state_weight.shape[1]]))
+    return b.add("Mul", last, b.add("Unsqueeze", some, b.constant([1], np.int64)))
 
 
 def step_graph(weights: GRUWeights) -> bytes:
@@ -219,36 +240,7 @@ def step_graph(weights: GRUWeights) -> bytes:
     return b.finish(inputs=[("state", real, ["n", hidden]), *events], output=("next_state", ["n", hidden]))
 
 
-class EventTables(Protocol):
-    """What any network that reads events keeps of them."""
-
-    @property
-    def event(self) -> NDArray[np.float32]:
-        """Embeddings of event types."""
-        ...
-
-    @property
-    def item(self) -> NDArray[np.float32]:
-        """Embeddings of items."""
-        ...
-
-    @property
-    def gap(self) -> NDArray[np.float32]:
-        """Embeddings of time gaps."""
-        ...
-
-    @property
-    def value_mean(self) -> float:
-        """Mean of the signed log amount."""
-        ...
-
-    @property
-    def value_scale(self) -> float:
-        """Spread of the signed log amount."""
-        ...
-
-
-def event_inputs(b: Builder, weights: EventTables) -> str:
+def event_inputs(b: Builder, weights: EventWeights) -> str:
     """Events of any shape to numbers along a new last axis, as ``torch_sequence.EventInputs`` makes them."""
     one, last = b.constant(1.0), b.constant([-1], np.int64)
     log_gap = b.add("Log", b.add("Add", b.add("Max", "gap_s", b.constant(0.0)), one))

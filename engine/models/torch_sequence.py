@@ -24,7 +24,9 @@ from engine.models.imbalance import GAMMA, Imbalance, checked_imbalance, correct
 from engine.models.linear import best_ridge_logistic
 from engine.models.metrics import log_loss, logit
 from engine.models.onnx_graphs import GRUWeights, encoder_graph, step_graph
+from engine.models.onnx_propensity import gru_graph
 from engine.models.propensity import FitReport
+from engine.models.served import served_artifact
 from engine.models.tabular import TabularEncoder
 from policies.artifact import Artifact
 from policies.errors import NotFittedError
@@ -372,8 +374,26 @@ class TorchSequenceModel:
         return self._net, self._columns
 
     def to_artifacts(self) -> Mapping[str, Artifact]:
-        """Nothing that can be served, unless a subclass exports something."""
-        return {}
+        """The whole network as an ONNX graph, servable through ONNX Runtime."""
+        net, columns = self._fitted()
+        served = served_artifact(
+            self._graph({name: _array(block) for name, block in net.state_dict().items()}),
+            name=self.name,
+            columns=columns,
+            events={
+                "last_events": self.config.last_events,
+                "n_event_types": net.encoder.inputs.event.num_embeddings,
+                "n_items": net.encoder.inputs.item.num_embeddings,
+            },
+            imbalance=self.config.imbalance,
+            rate=self._rate,
+            has_kept=self._has_kept,
+        )
+        return {"served": served}
+
+    def _graph(self, weights: dict[str, NDArray[np.float32]]) -> bytes:
+        """Events and columns to ``score`` (n, 2)."""
+        raise NotImplementedError
 
 
 class TorchGRU(TorchSequenceModel):
@@ -391,24 +411,19 @@ class TorchGRU(TorchSequenceModel):
         return PropensityNet(encoder, n_columns=self._columns.width, config=self.config)
 
     def to_artifacts(self) -> Mapping[str, Artifact]:
-        """The encoder, servable through ONNX Runtime."""
+        """The encoder beside the whole network."""
         net, _ = self._fitted()
-        return {"sequence_encoder": export_encoder(net.encoder, config=self.config, vocabularies=self._vocabularies)}
+        encoder = export_encoder(net.encoder, config=self.config, vocabularies=self._vocabularies)
+        return {"sequence_encoder": encoder, **super().to_artifacts()}
+
+    def _graph(self, weights: dict[str, NDArray[np.float32]]) -> bytes:
+        net, _ = self._fitted()
+        return gru_graph(_gru_weights(net.encoder), weights)
 
 
 def export_encoder(encoder: SequenceEncoderNet, *, config: GRUConfig, vocabularies: Mapping[str, Any]) -> Artifact:
     """Write the encoder and its step cell as ONNX graphs under kind ``sequence_encoder``."""
-    weights = GRUWeights(
-        event=_array(encoder.inputs.event.weight),
-        item=_array(encoder.inputs.item.weight),
-        gap=_array(encoder.inputs.gap.weight),
-        input_weight=_array(encoder.gru.weight_ih_l0),
-        state_weight=_array(encoder.gru.weight_hh_l0),
-        input_bias=_array(encoder.gru.bias_ih_l0),
-        state_bias=_array(encoder.gru.bias_hh_l0),
-        value_mean=encoder.inputs.value_mean,
-        value_scale=encoder.inputs.value_scale,
-    )
+    weights = _gru_weights(encoder)
     return Artifact(
         kind=KIND,
         manifest={
@@ -421,6 +436,27 @@ def export_encoder(encoder: SequenceEncoderNet, *, config: GRUConfig, vocabulari
         },
         blobs={"encoder.onnx": encoder_graph(weights), "step.onnx": step_graph(weights)},
     )
+
+
+def _gru_weights(encoder: SequenceEncoderNet) -> GRUWeights:
+    return GRUWeights(
+        **event_weights(encoder.inputs),
+        input_weight=_array(encoder.gru.weight_ih_l0),
+        state_weight=_array(encoder.gru.weight_hh_l0),
+        input_bias=_array(encoder.gru.bias_ih_l0),
+        state_bias=_array(encoder.gru.bias_hh_l0),
+    )
+
+
+def event_weights(inputs: EventInputs) -> dict[str, Any]:
+    """Fields of ``onnx_graphs.EventWeights``."""
+    return {
+        "event": _array(inputs.event.weight),
+        "item": _array(inputs.item.weight),
+        "gap": _array(inputs.gap.weight),
+        "value_mean": inputs.value_mean,
+        "value_scale": inputs.value_scale,
+    }
 
 
 def _array(parameter: torch.Tensor) -> NDArray[np.float32]:

@@ -11,11 +11,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from engine.models.dataset import SequenceDataset
-from engine.models.torch_sequence import EventInputs, TorchConfig, TorchSequenceModel, recency_inputs, two_heads
+from engine.models.onnx_graphs import EventWeights
+from engine.models.onnx_propensity import transformer_graph
+from engine.models.torch_sequence import (
+    EventInputs,
+    TorchConfig,
+    TorchSequenceModel,
+    event_weights,
+    recency_inputs,
+    two_heads,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,3 +135,8 @@ class TorchTransformer(TorchSequenceModel):
         assert self._columns is not None
         encoder = EventTransformer(config=self.config, **self._input_sizes(train))
         return TargetAttentionNet(encoder, n_columns=self._columns.width, config=self.config)
+
+    def _graph(self, weights: dict[str, NDArray[np.float32]]) -> bytes:
+        net, _ = self._fitted()
+        events = EventWeights(**event_weights(net.encoder.inputs))
+        return transformer_graph(events, weights, heads=self.config.heads, layers=self.config.layers)

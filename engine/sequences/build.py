@@ -39,7 +39,13 @@ Say = Callable[[str], None]
 
 
 def build(
-    spark: SparkSession, source: Source, *, out: Path, data: Path | None = None, say: Say = lambda _: None
+    spark: SparkSession,
+    source: Source,
+    *,
+    out: Path,
+    data: Path | None = None,
+    words_of: Path | None = None,
+    say: Say = lambda _: None,
 ) -> dict[str, Any]:
     """Build decision points.
 
@@ -48,6 +54,8 @@ def build(
     data
         Folder that relative paths of the description are below; where missing, the provider's data are exported to ``out/_raw``, or else
         the description's own folder is meant.
+    words_of
+        Folder of earlier decision points whose vocabularies are kept; else they are made of these events.
     say
         Told in words what is being done.
 
@@ -71,13 +79,8 @@ def build(
     say("decision points: labels and splits")
     points = decision_points(spark, source, events, observed_until=observed_until, people=people).persist()
     _check_points(points)
-    vocabulary_until = min((p.start for p in source.split if p.start and "test" in p.shares), default=None)
-    known = events if vocabulary_until is None else events.where(_before(vocabulary_until))
     spec = source.sequence
-    words = {
-        "event_type": vocabulary(known, "kind", min_count=1, max_words=1_000),
-        "item": vocabulary(known, "item", min_count=spec.min_count, max_words=spec.max_items),
-    }
+    words = _words_of(words_of) if words_of is not None else _words(source, events)
     say(f"sequences: last {spec.last_events} events before each decision")
     rows = _assemble(spark, source, events, points, words, people=people)
     staging = out / ".points"
@@ -97,6 +100,27 @@ def build(
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True, default=str))
     (out / "cleaning.txt").write_text(cleaning_text(tables))
     return manifest
+
+
+def _words(source: Source, events: DataFrame) -> dict[str, list[str]]:
+    """Vocabularies of the events before any test period."""
+    until = min((p.start for p in source.split if p.start and "test" in p.shares), default=None)
+    known = events if until is None else events.where(_before(until))
+    spec = source.sequence
+    return {
+        "event_type": vocabulary(known, "kind", min_count=1, max_words=1_000),
+        "item": vocabulary(known, "item", min_count=spec.min_count, max_words=spec.max_items),
+    }
+
+
+def _words_of(folder: Path) -> dict[str, list[str]]:
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise InvalidInputError(
+            f"{folder} has no manifest.json to take vocabularies from; name a folder of decision points"
+        )
+    words: dict[str, list[str]] = json.loads(path.read_text())["vocabularies"]
+    return words
 
 
 def provide(source: Source, folder: Path, *, say: Say) -> Path:
@@ -309,6 +333,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--source", type=Path, required=True, help="TOML description of the source")
     parser.add_argument("--out", type=Path, required=True, help="folder for points, manifest and rejected rows")
     parser.add_argument("--data", type=Path, help="folder with the raw files")
+    parser.add_argument("--words", type=Path, help="folder of decision points whose vocabularies are kept")
     parser.add_argument("--json", action="store_true", help="print the manifest on stdout")
     options = parser.parse_args(arguments)
     started = time.monotonic()
@@ -324,7 +349,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         say("starting Spark")
         with spark_session() as spark:
-            manifest = build(spark, source, out=options.out, data=options.data, say=say)
+            manifest = build(spark, source, out=options.out, data=options.data, words_of=options.words, say=say)
     except NextofferError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 (the one clear error)
         return 2

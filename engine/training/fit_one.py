@@ -28,6 +28,8 @@ from policies.artifact import save_artifact
 from policies.errors import InvalidInputError, NextofferError
 from policies.records import FloatArray, IntArray
 
+SERVED = "served"
+
 
 def fit_one(
     data: SequenceDataset,
@@ -97,7 +99,11 @@ def fit_one(
         columns["kept"] = expit(kept_scores)
     pq.write_table(pa.table(columns), out / "predictions.parquet")
     for artifact_name, artifact in model.to_artifacts().items():
-        save_artifact(artifact, out / "artifacts" / artifact_name)
+        if artifact_name != SERVED:
+            save_artifact(artifact, out / "artifacts" / artifact_name)
+    for k, fold_model in enumerate(models):
+        # Scores are the mean over the folds' models, so all of them are served.
+        save_artifact(fold_model.to_artifacts()[SERVED], out / SERVED / str(k))
     described = {"model": name, "seed": seed, "n_folds": n_folds, **asdict(report), "scoring_seconds": scoring_seconds}
     described |= {"notes": notes}
     described |= {"seconds": sum(r.seconds for r in reports), "best_steps": [r.best_step for r in reports]}

@@ -42,6 +42,7 @@ from engine.models.segments import segments_of
 from engine.training.candidates import CANDIDATES, known_candidate
 from engine.training.fit_one import checked_part
 from engine.training.plots import reliability, reliability_svg
+from engine.training.scoring import words_digests
 from policies.errors import InvalidInputError, NextofferError
 from policies.records import FloatArray
 
@@ -132,6 +133,7 @@ def train_propensity(
     reports = {n: json.loads((out / "models" / n / "report.json").read_text()) for n in models}
     result = compare(data, predictions, config=config)
     result |= {
+        "vocabularies": words_digests(data.manifest),
         "encoder": _encoder_of(result, models),
         "kept": judge_kept(data, {n: _kept_of(out / "models" / n) for n in models}, seed=config.seed),
         "data": str(data.manifest.get("source", data_folder.name)),
@@ -242,7 +244,10 @@ def compare(data: SequenceDataset, predictions: Mapping[str, FloatArray], *, con
             data.label[part], p[part], data.subject[part], seed=config.seed
         )
         calibrated[name] = calibrators[name](p)
-        table[name] = {"calibration": {"kind": kind, "log_loss": losses, **calibrators[name].to_manifest()}}
+        table[name] = {
+            "members": _blended(predictions) if name == BLEND else [name],
+            "calibration": {"kind": kind, "log_loss": losses, **calibrators[name].to_manifest()},
+        }
     test, label = rows["test"], data.label[rows["test"]]
     for name, p in calibrated.items():
         rng = np.random.default_rng(config.seed)  # the same resamples for every model

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from engine.models.metrics import roc_auc
+from engine.models.propensity import PropensityModel
+from engine.models.served import ServedPropensity
 from engine.training.candidates import CANDIDATES, build_model
 from policies.artifact import load_artifact, save_artifact
 from policies.errors import NotFittedError, UnknownNameError
@@ -44,12 +47,24 @@ def test_learns_saves_and_respects_what_it_may_see(name: str, tmp_path: Path) ->
     np.testing.assert_allclose(model.predict(test.take(order)), p[order], atol=1e-5)
     np.testing.assert_allclose(model.predict(test.take(np.array([3]))), p[3:4], atol=1e-5)
     assert np.isfinite(model.predict(DATA.take(~DATA.is_matured))).all()
-    for key, artifact in model.to_artifacts().items():
+    artifacts = model.to_artifacts()
+    _assert_served_equals(model, ServedPropensity.from_artifact(artifacts["served"]))
+    for key, artifact in artifacts.items():
         assert load_artifact(save_artifact(artifact, tmp_path / key)).digest == artifact.digest
     if not name.startswith("mllib"):  # deterministic too, but each fit costs seconds of Spark
         again = build_model(name, seed=1, quick=True)
         again.fit(train, validation)
         np.testing.assert_allclose(again.predict(test), p, atol=1e-6)
+
+
+def _assert_served_equals(model: PropensityModel, served: ServedPropensity) -> None:
+    """ONNX Runtime gives the framework's probabilities for one row, for short and for long rows, and for ids of a later vocabulary."""
+    by_length = np.argsort(DATA.lengths, kind="stable")
+    for rows in (by_length[:1], by_length[:9], by_length[400:411], by_length[-13:]):
+        part = DATA.take(rows)
+        np.testing.assert_allclose(served.predict(part), model.predict(part), atol=2e-6)
+    later = replace(DATA.take(by_length[-5:]), item=np.full(DATA.lengths[by_length[-5:]].sum(), 10_000, np.int32))
+    np.testing.assert_allclose(served.predict(later), model.predict(later), atol=2e-6)
 
 
 def test_unknown_model_offers_the_nearest() -> None:

@@ -24,6 +24,7 @@ from engine.training.propensity import (
     table_text,
     train_propensity,
 )
+from engine.training.scoring import RunScorer
 from policies.errors import InvalidInputError, NextofferError, UnknownNameError
 from policies.records import FloatArray
 from tests.engine.models.tables import decision_points
@@ -67,6 +68,13 @@ def test_whole_run_leaves_every_file_and_figures_that_can_be_recomputed(tmp_path
     assert log_loss(DATA.label[test], again[test]) == pytest.approx(result["models"]["lightgbm"]["test"]["log_loss"])
     assert json.loads((tmp_path / "out" / "comparison.json").read_text())["chosen"] == result["chosen"]
     assert "synthetic" in result["data"]
+    # What was exported gives the same scores again, to any row that no fold was trained on.
+    unseen = ~(np.isin(DATA.split, ("train", "validation")) & DATA.is_matured)
+    scorer = RunScorer.of_run(tmp_path / "out")
+    scorer.check_words(DATA.manifest)
+    np.testing.assert_allclose(scorer.probability(DATA.take(unseen)), p[unseen], atol=2e-6)
+    with pytest.raises(InvalidInputError, match="other words of 'item'"):
+        scorer.check_words({"vocabularies": {**DATA.manifest["vocabularies"], "item": ["milk"]}})
     text = table_text(result)
     assert f"{result['chosen']}*" in text
     assert result["verdict"] in text
