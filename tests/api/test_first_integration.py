@@ -1,4 +1,4 @@
-"""The page of the first ten minutes, block by block, against a real server."""
+"""The pages of the first ten minutes and of a new offer, block by block, against a real server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.howto import run_page
 
 @pytest.mark.slow
 def test_the_first_ten_minutes(tmp_path: Path) -> None:
-    """Placement, decision, reward, fallback, login and billing's outcome: every block runs, and the service knows of all of it."""
+    """Placement, decision, reward, fallback, login, billing's outcome, one more offer: every block runs, and the service knows of all."""
     server = start_server(tmp_path / "home")
     environment = {
         "SERVICE_URL": server.url,
@@ -23,6 +23,7 @@ def test_the_first_ten_minutes(tmp_path: Path) -> None:
     }
     try:
         printed = run_page("first-integration.md", tmp_path, environment)
+        run_page("add-an-offer.md", tmp_path, environment)
         status = httpx.get(f"{server.url}/v1/placements/paywall/status", headers=server.headers).json()
     finally:
         code = server.stop()
