@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class NextofferError(Exception):
-    """Root of all errors raised on purpose; its text says what was found, what was expected and what to do."""
+    """Root of all errors raised on purpose; its text says what was found, what was expected and what to do.
+
+    Survives the way back from another process: an error that cannot be rebuilt there takes a whole process pool down.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), self.args, self.__dict__)
 
 
 class InvalidInputError(NextofferError, ValueError):
@@ -150,3 +157,10 @@ class OverloadedError(NextofferError, RuntimeError):
     def __init__(self, n_waiting: int, *, retry_after_s: float = 1.0) -> None:
         self.retry_after_s = retry_after_s
         super().__init__(f"{n_waiting} facts wait for the log; expected fewer: retry after {retry_after_s:g} s")
+
+
+def _rebuilt(kind: type[NextofferError], args: tuple[Any, ...], facts: dict[str, Any]) -> NextofferError:
+    """An error as it was, without asking its constructor, which takes other arguments than its text."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(facts)
+    return error
