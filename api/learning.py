@@ -65,7 +65,7 @@ def _looking(service: DecisionService, settings: Settings) -> AbstractContextMan
     from api.alerts.looking import clock_of, habits_of, looking  # loads statistics
 
     clock = clock_of(service.database, is_sandbox=settings.is_sandbox)
-    return looking(service.database, habits_of(settings), clock=clock, in_simulation=settings.is_sandbox)
+    return looking(service, habits_of(settings), clock=clock, in_simulation=settings.is_sandbox)
 
 
 def _opened(settings: Settings, should_stop: Callable[[], bool]) -> DecisionService | None:

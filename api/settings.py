@@ -107,8 +107,24 @@ class Settings(BaseSettings):
     )
     digest_hour: Annotated[int, Field(ge=0, le=23)] = Field(default=7, description="Hour of the digest, in UTC")
     console_url: str = Field(
-        default="", pattern=r"^(https?://\S+)?$", description="Address of the console, for links in messages"
+        default="",
+        pattern=r"^(https?://\S+)?$",
+        description="Address of the console, for links in messages and for coming back from the identity provider",
     )
+    oidc_issuer: str | None = Field(
+        default=None, pattern=r"^https?://", description="OpenID provider that signs people in to the console"
+    )
+    oidc_client_id: str = Field(default="", description="Name of the console at the provider")
+    oidc_client_secret: SecretStr | None = Field(default=None, description="Its secret; a public client has none")
+    oidc_client_secret_file: Path | None = Field(default=None, description="File that holds `oidc_client_secret`")
+    oidc_scope: str = Field(default="openid profile email", description="What is asked of the provider")
+    oidc_name_claim: str = Field(default="email", description="Claim that names the account")
+    oidc_role_claim: str = Field(
+        default="groups", description="Claim that decides the role; dots lead into it, as in `realm_access.roles`"
+    )
+    oidc_admins: tuple[str, ...] = Field(default=(), description="Values of the role claim that make an admin")
+    oidc_experimenters: tuple[str, ...] = Field(default=(), description="Values that make an experimenter")
+    oidc_viewers: tuple[str, ...] = Field(default=(), description="Values that make a viewer; `*` is everybody")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level that is logged"
     )
@@ -197,7 +213,7 @@ def from_plain(values: dict[str, Any]) -> Settings:
     return Settings(**values)
 
 
-_SECRETS = ("draw_secret", "database_url", "alert_secret", "smtp_password", "telegram_token")
+_SECRETS = ("draw_secret", "database_url", "alert_secret", "smtp_password", "telegram_token", "oidc_client_secret")
 
 
 def _secret_files(from_file: dict[str, Any], overrides: dict[str, Any]) -> dict[str, str]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import UTC, datetime
 
-from api.alerts.looking import clock_of, habits_of, look_after
+from api.alerts.looking import clock_of, habits_of, one_round
 from api.logs import set_up
 from api.settings import from_plain
-from engine.store.database import Database, sqlite_url
+from engine.decisions.service import open_service
 from policies.errors import NextofferError
 
 
@@ -18,9 +17,9 @@ def main() -> int:
     settings = from_plain(json.load(sys.stdin))
     set_up(settings.log_level)
     try:
-        with Database(settings.database_url or sqlite_url(settings.home / "nextoffer.db")) as database:
-            at = clock_of(database, is_sandbox=settings.is_sandbox)()
-            look_after(database, habits_of(settings), at=at, now=datetime.now(UTC), in_simulation=settings.is_sandbox)
+        with open_service(settings.home, url=settings.database_url) as service:
+            clock = clock_of(service.database, is_sandbox=settings.is_sandbox)
+            one_round(service, habits_of(settings), clock=clock, in_simulation=settings.is_sandbox)
     except NextofferError as error:
         print(f"nextoffer: {error}", file=sys.stderr)  # noqa: T201 - words on stderr
         return 1

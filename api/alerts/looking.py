@@ -14,6 +14,7 @@ from api.alerts.news import happening, verdict_of
 from api.settings import Settings
 from engine.alerts.message import Channel
 from engine.alerts.outbox import deliver, last_state, tell
+from engine.decisions.service import DecisionService
 from engine.experiments.automation import tick
 from engine.experiments.keeper import Keeper
 from engine.experiments.lifecycle import Experiments
@@ -89,31 +90,33 @@ def look_after(database: Database, habits: Habits, *, at: datetime, now: datetim
     return deliver(database, habits.channels, at=now)
 
 
+def one_round(service: DecisionService, habits: Habits, *, clock: Callable[[], datetime], in_simulation: bool) -> None:
+    """All that is to be looked after: versions on their way to serving, experiments, messages."""
+    from engine.gate.promotion import Promotion
+    from engine.gate.watch import look_after as promote
+
+    at = clock()
+    for line in promote(Promotion(service), at=at, in_simulation=in_simulation):
+        _log.info("%s", line)
+    look_after(service.database, habits, at=at, now=datetime.now(UTC), in_simulation=in_simulation)
+
+
 @contextmanager
 def looking(
-    database: Database,
+    service: DecisionService,
     habits: Habits,
     *,
     clock: Callable[[], datetime],
     in_simulation: bool,
     every_s: float = EVERY_S,
-    also: Callable[[datetime], object] = lambda _: None,
 ) -> Iterator[None]:
-    """Look after experiments in a thread, as long as no other process does.
-
-    Parameters
-    ----------
-    also
-        Called before the news is sent, with the same moment: for what rests on experiments, such as promotion.
-    """
+    """Go round in a thread, as long as no other process does."""
     stop = threading.Event()
 
     def work() -> None:
-        at = clock()
-        also(at)
-        look_after(database, habits, at=at, now=datetime.now(UTC), in_simulation=in_simulation)
+        one_round(service, habits, clock=clock, in_simulation=in_simulation)
 
-    keeper = Keeper(ownership_of(database), work)
+    keeper = Keeper(ownership_of(service.database), work)
     thread = threading.Thread(target=keeper.run, args=(stop,), kwargs={"every_s": every_s}, name="keeper", daemon=True)
     thread.start()
     try:

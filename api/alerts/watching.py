@@ -22,6 +22,7 @@ from engine.experiments.automation import due
 from engine.experiments.keeper import Keeper
 from engine.experiments.moments import latest_moment
 from engine.learner.ownership import ownership_of
+from engine.registry.states import States
 from engine.store.database import Database, sqlite_url
 
 EVERY_S = 20.0
@@ -46,11 +47,15 @@ class Watch:
         at = (latest_moment(self._database) if self._settings.is_sandbox else None) or datetime.now(UTC)
         found, now = due(self._database, at=at), time.monotonic()
         is_new = bool(found - self._last)
-        if not is_new and (now - self._last_at < AGAIN_S or not (found or has_channels(self._settings))):
+        if not is_new and (now - self._last_at < AGAIN_S or not (found or self._is_watched())):
             return False
         self._last, self._last_at = found, now
         self._start(self._settings)
         return True
+
+    def _is_watched(self) -> bool:
+        """Whether something may come up that has no time of its own: a verdict to tell of, a version that may have to go back."""
+        return has_channels(self._settings) or any(s.state != "retired" for s in States(self._database).all())
 
 
 def has_channels(settings: Settings) -> bool:

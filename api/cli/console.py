@@ -50,6 +50,7 @@ def serve(
     from api.alerts.looking import habits_of
     from api.app_files import key_file
     from api.console.app import create_console, setup_token
+    from api.console.oidc import openid_of
     from engine.accounts.accounts import Accounts
 
     settings = _settings(home, config, sandbox, must_exist=not sample)
@@ -66,6 +67,7 @@ def serve(
             habits=habits,
             home=settings.home,
             sample_first=sample,
+            openid=openid_of(settings),
         )
         server = uvicorn.Server(uvicorn.Config(console, host=host, port=port, log_level="warning"))
         sock = server.config.bind_socket()

@@ -30,6 +30,7 @@ from api.console import (
     lesson,
     links,
     offers,
+    oidc,
     reports,
     rules,
     sample,
@@ -68,6 +69,7 @@ _log = logging.getLogger("nextoffer.console")
 # A module of pages is added here; a page that says so (``menu``) then stands in the menu by itself.
 PAGES: tuple[Page, ...] = (
     *signing.PAGES,
+    *oidc.PAGES,
     *home.PAGES,
     *offers.PAGES,
     *drafts.PAGES,
@@ -94,6 +96,7 @@ def create_console(
     habits: Habits | None = None,
     home: Path | None = None,
     sample_first: bool = False,
+    openid: oidc.OpenId | None = None,
 ) -> ASGIApp:
     """Make the console over an open service, which stays the caller's to close.
 
@@ -111,6 +114,8 @@ def create_console(
         Data folder of the service: reports lie there, and the sample beside the store; None: neither.
     sample_first
         Whether a browser that has not chosen looks at the sample.
+    openid
+        Signs people in beside local accounts.
     """
 
     def now() -> datetime:
@@ -119,8 +124,9 @@ def create_console(
     shown = None if home is None else sample.Sample(home, is_first=sample_first)
     pages = tuple(p for p in PAGES if shown is not None or p not in (*sample.PAGES, *reports.PAGES, *links.PAGES))
     parts = Parts(
-        service, Accounts(service.database), keys, _templates(), now, is_sandbox, setup_token, pages, home, shown
-    )
+        service, Accounts(service.database), keys, _templates(), now, is_sandbox, setup_token, pages, home, shown,
+        openid=openid,
+    )  # fmt: skip
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -128,35 +134,13 @@ def create_console(
             if shown is not None:
                 stack.callback(shown.close)
             if ticks:
-                stack.enter_context(
-                    looking(
-                        service.database,
-                        habits or Habits(),
-                        clock=now,
-                        in_simulation=is_sandbox,
-                        also=_promote(service, in_simulation=is_sandbox),
-                    )
-                )
+                stack.enter_context(looking(service, habits or Habits(), clock=now, in_simulation=is_sandbox))
             yield
 
     routes = [Route(p.path, _endpoint(p, parts), methods=list(p.methods), name=p.name) for p in pages]
     routes.append(Route("/static/{name}", _static))
     routes.append(Route("/{rest:path}", _nowhere(parts)))
     return _Guarded(Starlette(routes=routes, lifespan=lifespan))
-
-
-def _promote(service: DecisionService, *, in_simulation: bool) -> Callable[[datetime], None]:
-    """What else is due in each round: the steps of candidates on their way to serving."""
-    from engine.gate.promotion import Promotion
-    from engine.gate.watch import look_after
-
-    promotion = Promotion(service)
-
-    def promote(at: datetime) -> None:
-        for line in look_after(promotion, at=at, in_simulation=in_simulation):
-            _log.info("%s", line)
-
-    return promote
 
 
 def setup_token() -> str:

@@ -21,6 +21,7 @@ from engine.decisions.service import DecisionService
 from policies.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from api.console.oidc import OpenId
     from api.console.sample import Sample
 
 COOKIE = "nextoffer_session"
@@ -35,6 +36,8 @@ class Parts:
     ----------
     home
         Data folder that goes with the store; None where a test has none.
+    openid
+        Provider that signs people in; None where there are local accounts only.
     """
 
     service: DecisionService
@@ -48,6 +51,7 @@ class Parts:
     home: Path | None = None
     sample: Sample | None = None
     is_sample: bool = False
+    openid: OpenId | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -30,8 +30,9 @@ def sign_in_form(ask: Ask) -> Response:
         return go_to("/")
     is_new = not ask.parts.accounts.list()
     return ask.page(
-        "sign_in.html.j2", title=ask.words("Sign in"), next=ask.query("next"), failed=False, name="", is_new=is_new
-    )
+        "sign_in.html.j2", title=ask.words("Sign in"), next=ask.query("next"), failed=False, name="", is_new=is_new,
+        has_openid=ask.parts.openid is not None,
+    )  # fmt: skip
 
 
 def sign_in(ask: Ask) -> Response:
@@ -47,8 +48,9 @@ def sign_in(ask: Ask) -> Response:
             failed=True,
             name=name,
             is_new=False,
+            has_openid=ask.parts.openid is not None,
         )
-    return _signed_in(ask, cookie, ask.text("next"))
+    return signed_in(ask, cookie, ask.text("next"))
 
 
 def sign_out(ask: Ask) -> Response:
@@ -73,13 +75,13 @@ def setup(ask: Ask) -> Response:
     password = ask.form.get("password", [""])[0]
     ask.parts.accounts.create(ask.text("name"), role="admin", password=password, at=ask.now, actor="setup")
     cookie = ask.parts.accounts.sign_in(ask.text("name"), password, at=datetime.now(UTC))
-    return go_to("/sign-in") if cookie is None else _signed_in(ask, cookie, "/")
+    return go_to("/sign-in") if cookie is None else signed_in(ask, cookie, "/")
 
 
 def choose_language(ask: Ask) -> Response:
     """Remember a language in this browser."""
     chosen = ask.text("language")
-    answer = go_to(_local(ask.text("next")))
+    answer = go_to(local(ask.text("next")))
     if chosen in LANGUAGES:
         answer.set_cookie(LANGUAGE_COOKIE, chosen, max_age=_YEAR_S, samesite="lax", httponly=True)
     return answer
@@ -93,16 +95,21 @@ def _check_setup(ask: Ask, token: str) -> None:
         )
 
 
-def _signed_in(ask: Ask, cookie: str, then: str) -> Response:
-    answer = go_to(_local(then))
-    is_safe = ask.request.url.scheme == "https" or ask.request.headers.get("x-forwarded-proto") == "https"
+def signed_in(ask: Ask, cookie: str, then: str) -> Response:
+    """Give the browser its session, and send it on."""
+    answer = go_to(local(then))
     answer.set_cookie(
-        COOKIE, cookie, max_age=int(SESSION.total_seconds()), httponly=True, samesite="lax", secure=is_safe
+        COOKIE, cookie, max_age=int(SESSION.total_seconds()), httponly=True, samesite="lax", secure=is_secure(ask)
     )
     return answer
 
 
-def _local(path: str) -> str:
+def is_secure(ask: Ask) -> bool:
+    """Whether the browser came by TLS."""
+    return ask.request.url.scheme == "https" or ask.request.headers.get("x-forwarded-proto") == "https"
+
+
+def local(path: str) -> str:
     """A path of this site and nothing else."""
     return path if path.startswith("/") and not path.startswith(("//", "/\\")) else "/"
 

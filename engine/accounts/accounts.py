@@ -1,4 +1,4 @@
-"""Local accounts of the console, and the sessions that a sign-in opens.
+"""Accounts of the console, local and of a provider of identities, and the sessions that a sign-in opens.
 
 Passwords are kept as argon2id hashes. Of a session the store has the SHA-256 of its cookie, so that who reads the store cannot sign
 in with it; a session ends after half a day, when its account is changed, and at sign-out.
@@ -17,7 +17,7 @@ from sqlalchemy import delete, insert, select, update
 from engine.store import tables
 from engine.store.database import Database, record_change
 from engine.store.facts import from_us, to_us
-from policies.errors import ConflictError, InvalidInputError, UnknownNameError
+from policies.errors import ConflictError, InvalidInputError, StateError, UnknownNameError
 
 Role = Literal["viewer", "experimenter", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -80,10 +80,7 @@ class Accounts:
         InvalidInputError
             If the name, the role or the password will not do.
         """
-        if not name or len(name) > 64 or not all(c.isalnum() or c in "-_.@" for c in name):
-            raise InvalidInputError(
-                f"name {name[:80]!r} is not usable; expected 1 to 64 letters, digits, '-', '_', '.' or '@'"
-            )
+        _check_name(name)
         if role not in ROLES:
             raise UnknownNameError("role", role, ROLES)
         hashed = _hash(password)
@@ -174,6 +171,54 @@ class Accounts:
             self._failures[name] = [*recent, at]
             return None
         self._failures.pop(name, None)
+        return self._open(name, at=at)
+
+    def sign_in_identity(self, identity: str, *, name: str, role: Role, at: datetime) -> str:
+        """Open a session for whoever a provider has vouched for; the account is made at the first sign-in.
+
+        The provider decides the role: one that differs is changed, and earlier sessions end.
+
+        Parameters
+        ----------
+        identity
+            Issuer and subject: what stays when a name changes.
+        name
+            Of a new account.
+
+        Raises
+        ------
+        ConflictError
+            If the name is another account's: nobody becomes a local account because a provider gave them its name.
+        StateError
+            If an admin has closed the account.
+        """
+        _check_name(name)
+        table = tables.accounts
+        with self._database.writing() as connection:
+            row = connection.execute(select(table).where(table.c.identity == identity)).first()
+            if row is None:
+                if connection.execute(select(table.c.name).where(table.c.name == name)).first() is not None:
+                    raise ConflictError(
+                        f"account {name!r} exists already and is not yours; ask an admin to free the name"
+                    )
+                values = {"role": role, "password_hash": "", "created_at_us": to_us(at), "is_active": True}
+                connection.execute(insert(table).values(name=name, identity=identity, **values))
+                document = {"before": None, "after": {"role": role, "identity": identity}}
+                record_change(
+                    connection, at_us=to_us(at), actor="identity provider", action="create", what=f"account {name}", document=document
+                )  # fmt: skip
+            elif not row.is_active:
+                raise StateError(f"account {row.name!r} is closed; ask an admin to open it")
+            elif row.role != role:
+                connection.execute(update(table).where(table.c.name == row.name).values(role=role))
+                connection.execute(delete(tables.sessions).where(tables.sessions.c.account == row.name))
+                document = {"before": {"role": row.role}, "after": {"role": role}}
+                record_change(
+                    connection, at_us=to_us(at), actor="identity provider", action="change", what=f"account {row.name}", document=document
+                )  # fmt: skip
+        return self._open(name if row is None else row.name, at=at)
+
+    def _open(self, name: str, *, at: datetime) -> str:
         cookie = secrets.token_urlsafe(32)
         sessions = tables.sessions
         with self._database.writing() as connection:
@@ -206,6 +251,13 @@ class Accounts:
         """End a session."""
         with self._database.writing() as connection:
             connection.execute(delete(tables.sessions).where(tables.sessions.c.digest == _digest(cookie)))
+
+
+def _check_name(name: str) -> None:
+    if not name or len(name) > 64 or not all(c.isalnum() or c in "-_.@" for c in name):
+        raise InvalidInputError(
+            f"name {name[:80]!r} is not usable; expected 1 to 64 letters, digits, '-', '_', '.' or '@'"
+        )
 
 
 def _digest(cookie: str) -> str:

@@ -442,6 +442,9 @@ accounts = Table(
     Column("password_hash", Text, nullable=False),
     Column("created_at_us", BigInteger, nullable=False),
     Column("is_active", Boolean, nullable=False),
+    # Issuer and subject of whoever a provider of identities signs in; without a password of its own.
+    Column("identity", Text),
+    Index("accounts_by_identity", "identity", unique=True),
 )
 
 sessions = Table(
