@@ -8,7 +8,7 @@ import sys
 from api.alerts.looking import clock_of, habits_of, one_round
 from api.logs import set_up
 from api.settings import from_plain
-from engine.decisions.service import open_service
+from engine.decisions.opening import open_service
 from policies.errors import NextofferError
 
 
