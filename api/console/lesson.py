@@ -60,7 +60,7 @@ def _side_by_side(t: Words, reading: ExperimentReading) -> str:
 def _over_time(t: Words, lesson: Lesson) -> str:
     unit = difference_unit(_conversion(lesson.found.now))
     single, always = _points(lesson.found)
-    marks = {t("look {i}", i=i): day for i, (day, _) in enumerate(lesson.found.looks, start=1)}
+    marks = {str(i): day for i, (day, _) in enumerate(lesson.found.looks, start=1)}
     lines = [Line(t("for a single look"), single), Line(t("however often one looks"), always)]
     chart = line_chart(
         t("The difference between two sides that saw the same"),
@@ -71,7 +71,7 @@ def _over_time(t: Words, lesson: Lesson) -> str:
         reference=0.0,
         marks=marks,
         note=t(
-            "The narrow band leaves the zero line for a while: whoever looked then saw a winner. The wide one never does."
+            "Numbers mark the planned looks. The narrow band leaves the zero line for a while: whoever looked then saw a winner. The wide one never does."
         ),
     )
     return render_blocks([chart], in_simulation=False)

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from api.console.ask import Ask
 from api.console.page import Page
 from engine.decisions.requests import DecisionRequest
-from engine.experiments.history import history_of, last_visitors
+from engine.experiments.history import history_of, last_context, last_visitors
 from policies.errors import NextofferError
 
 
@@ -20,7 +20,7 @@ def visitors(ask: Ask) -> Response:
     values: dict[str, Any] = {"subject": subject, "ids": (), "shown": [], "told": [], "now": [], "last": []}
     if subject:
         ids, shown, told = history_of(ask.service.database, subject)
-        now = [_would_get(ask, place, subject) for place in places] if shown or ask.query("try") else []
+        now = [_would_get(ask, place, subject, ids) for place in places] if shown or ask.query("try") else []
         titles = {o: title for place in places for o, title in _titles(ask, place).items()}
         values |= {"ids": ids, "shown": [(d, titles.get(d.offer, d.offer)) for d in shown], "told": told, "now": now}
     else:
@@ -28,8 +28,10 @@ def visitors(ask: Ask) -> Response:
     return ask.page("visitors.html.j2", title=ask.words("Visitors"), here="/visitors", **values)
 
 
-def _would_get(ask: Ask, placement: str, subject: str) -> dict[str, Any]:
-    request = DecisionRequest(placement, subject, at=ask.now, dry_run=True, explain=True)
+def _would_get(ask: Ask, placement: str, subject: str, ids: tuple[str, ...]) -> dict[str, Any]:
+    """A decision on trial, with what was known of the visitor the last time."""
+    known = last_context(ask.service.database, ids, placement)
+    request = DecisionRequest(placement, subject, known, at=ask.now, dry_run=True, explain=True)
     try:
         answer = ask.service.decide(request)
     except NextofferError as error:
@@ -39,6 +41,11 @@ def _would_get(ask: Ask, placement: str, subject: str) -> dict[str, Any]:
     chances = sorted(explanation.probabilities.items(), key=lambda i: -i[1]) if explanation else []
     return {
         "placement": placement,
+        "known": ", ".join(
+            f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}"
+            for k, v in sorted(known.items())
+            if v not in (None, "")
+        ),
         "error": "",
         "title": answer.payload.get("title") or answer.decision.offer,
         "image": str(answer.payload.get("image") or ""),

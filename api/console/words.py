@@ -59,7 +59,7 @@ def _russian(reading: ExperimentReading, t: Words) -> str:
     so_far = f"{power.matured:,} из {power.planned:,} запланированных посетителей прослежены достаточно долго".replace(
         ",", "\u00a0"
     )
-    days = "" if power.days_left is None else f", осталось примерно {power.days_left:,.0f} дн."
+    days = "" if power.days_left is None else f", осталось дней: примерно {power.days_left:,.0f}"
     primary = {m.treatment: m for m in reading.metrics if m.metric.role == "primary"}
     shown = "; ".join(f"{name}: {_difference(m)}" for name, m in primary.items())
     names = ", ".join(plan.treatments)

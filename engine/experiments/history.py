@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import orjson
 from sqlalchemy import literal_column, select
@@ -65,6 +67,20 @@ def history_of(database: Database, subject: str, *, limit: int = 50) -> tuple[tu
         [Shown(r[0], from_us(r[1]), r[2], r[3], r[4], r[5], r[6], bool(r[7]), r[8], r[9], r[10]) for r in shown],
         [Told(from_us(r.at_us), *r[1:]) for r in told],
     )
+
+
+def last_context(database: Database, ids: Sequence[str], placement: str) -> dict[str, Any]:
+    """What was known of a person at its newest decision, at this place where it has been there; empty for somebody new."""
+    table = tables.decisions
+    query = (
+        select(table.c.body)
+        .where(table.c.subject.in_(ids))
+        .order_by((table.c.placement == placement).desc(), table.c.at_us.desc())
+        .limit(1)
+    )
+    with database.reading() as connection:
+        body = connection.execute(query).scalar()
+    return {} if body is None else dict(orjson.loads(body)["x"])
 
 
 def last_visitors(database: Database, *, limit: int = 10) -> list[str]:

@@ -76,7 +76,7 @@ def _verdict(told: dict[str, Any]) -> Callout:
 
 
 def _winner(entry: dict[str, Any], outcome: str) -> str:
-    return str(max(entry["policies"], key=lambda row: row[outcome]["mean"])["policy"])
+    return _short(str(max(entry["policies"], key=lambda row: row[outcome]["mean"])["policy"]))
 
 
 def _sweep(told: dict[str, Any]) -> Section:

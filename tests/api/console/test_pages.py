@@ -60,7 +60,7 @@ def test_pages_speak_russian(console: Console) -> None:
     assert '<html lang="ru">' in html
     assert "Что показал" in html
     sources = [p.read_text(encoding="utf-8") for p in (*FOLDER.glob("templates/*.j2"), *FOLDER.glob("*.py"))]
-    said = {m for s in sources for m in re.findall(r'\bt\("((?:[^"\\]|\\.)+)"', s)}
+    said = {m for s in sources for m in re.findall(r'\bt\(\s*"((?:[^"\\]|\\.)+)"', s)}
     said |= {m for s in sources for m in re.findall(r'\bask\.words\(\s*"((?:[^"\\]|\\.)+)"', s)}
     said |= {p.title for p in PAGES if p.menu} | set(OPERATORS.values()) | set(AGGREGATIONS.values())
     missing = {s for s in said if s not in translations("ru")}
@@ -244,6 +244,7 @@ def test_a_visitor_shows_what_it_got_and_would_get(console: Console) -> None:
     assert "spring-welcome" in html
     assert "What this visitor would get now" in html
     assert "may be shown" in html
+    assert re.search(r"With what was known at the last visit:\s*device (phone|desktop|tablet)", html)
     assert console.service.database.head() == head
     assert "Nothing is known of this visitor." in console.get("/visitors?id=nobody")
 
