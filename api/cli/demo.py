@@ -36,12 +36,16 @@ def demo(
     from engine.demo.progress import Narrator
     from engine.demo.report import summary_rows, write_report
     from engine.demo.story import tell
+    from engine.proof.config import ProofConfig
+    from engine.proof.report import short_section
+    from engine.proof.story import short_proof
 
     config = DemoConfig.quick(out, seed=seed, world=world) if quick else DemoConfig(out, seed=seed, world=world)
     narrator = Narrator()
     told = tell(config, narrator)
+    proof = short_proof(ProofConfig.short(out / "proof", seed=seed, is_quick=quick), narrator)
     with narrator.step("Report"):
-        report = write_report(told, out)
+        report = write_report(told, out, more=[short_section(*proof)])
     if json is not None:
         json.parent.mkdir(parents=True, exist_ok=True)
         json.write_text(json_module.dumps(demo_figures(told), indent=1))

@@ -39,13 +39,13 @@ from offline_eval.report import (
 _Z = 1.959964
 
 
-def write_report(told: Told, folder: Path) -> Path:
+def write_report(told: Told, folder: Path, *, more: Sequence[Section] = ()) -> Path:
     """Write ``report.html`` and its JSON twin; returns the path of the page."""
-    return page(told).write(folder / "report.html")[0]
+    return page(told, more=more).write(folder / "report.html")[0]
 
 
-def page(told: Told) -> Page:
-    """The report of a run."""
+def page(told: Told, *, more: Sequence[Section] = ()) -> Page:
+    """The report of a run, with further sections behind its own."""
     config = told.config
     world = "a site where offers make no difference (null world)" if config.world == "null" else "the reference site"
     return Page(
@@ -58,6 +58,7 @@ def page(told: Told) -> Page:
             _evaluation(told),
             experiment_section(told.reading, title="Live experiment"),
             _honesty(told),
+            *more,
         ],
         in_simulation=True,
         subtitle=f"Incumbent against {told.challenger} on {world}; histories are real, what visitors do about offers is simulated",

@@ -47,7 +47,7 @@ def committed(config: ProofConfig) -> dict[str, Any]:
             "rule": "required_subjects for the worthwhile lift of kept per visitor, from the training log's kept per visitor",
         },
         "learners": {"candidates": CANDIDATES, "rewards": REWARDS, "ridge": RIDGE},
-        "answer": "lift where the log does not say 'do not use' and the live experiment says ship; otherwise cannot say",
+        "answer": "lift where the challenger shows other offers than the incumbent, the log does not say 'do not use' and the live experiment says ship; otherwise cannot say",
         "method": {name: _source(name) for name in _METHOD},
     }  # fmt: skip
     plain = json.loads(json.dumps(told))

@@ -77,6 +77,20 @@ class ProofConfig:
             n_http_subjects=40,
         )
 
+    @classmethod
+    def short(cls, keep: Path, *, seed: int = 2026, is_quick: bool = False) -> Self:
+        """A few sealed worlds alone, less than a minute: how a demonstration ends."""
+        return cls(
+            keep=keep,
+            seed=seed,
+            is_quick=True,
+            n_sealed=3 if is_quick else 9,
+            n_grid=1,
+            n_agreement=0,
+            n_log_subjects=6_000 if is_quick else 9_000,
+            n_truth_subjects=8_000 if is_quick else 15_000,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, without the folder: the same proof may be kept anywhere."""
         return {name: value for name, value in asdict(self).items() if name != "keep"}

@@ -148,6 +148,8 @@ class Learned:
     ----------
     loses_margin
         Candidates that are no challenger because the log shows that they lose margin.
+    same
+        Candidates that are none because they show what the incumbent shows.
     """
 
     candidates: Mapping[str, SaveablePolicy]
@@ -155,6 +157,7 @@ class Learned:
     word: str
     panel: Panel
     loses_margin: tuple[str, ...]
+    same: tuple[str, ...] = ()
 
 
 def challenge(log: TrainingLog, config: ProofConfig, *, seed: int) -> Learned:
@@ -173,6 +176,8 @@ def challenge(log: TrainingLog, config: ProofConfig, *, seed: int) -> Learned:
         estimators=[estimators["SNIPS"]], fit_reward=None,
     )  # fmt: skip
     loses = [n for n in candidates if (b := margin.differences[n]["SNIPS"].bounds) is not None and b.high < 0]
-    left = [n for n in candidates if n not in loses] or list(candidates)
+    # What shows the same earns the same, which the log knows without error: its verdict would beat that of every real candidate.
+    same = [n for n in candidates if panel.differences[n]["SNIPS"].standard_error == 0.0]
+    left = [n for n in candidates if n not in loses and n not in same] or list(candidates)
     challenger, _ = choose_challenger(replace(panel, verdicts={n: panel.verdicts[n] for n in left}))
-    return Learned(candidates, challenger, panel.verdicts[challenger].word, panel, tuple(loses))
+    return Learned(candidates, challenger, panel.verdicts[challenger].word, panel, tuple(loses), tuple(same))

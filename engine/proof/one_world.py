@@ -74,7 +74,7 @@ def judged_live(
 
 def answer(learned: Learned, reading: ExperimentReading) -> str:
     """Lift where the log does not advise against it and the live experiment says ship; otherwise the system cannot say."""
-    if learned.word == "do not use":
+    if learned.word == "do not use" or learned.challenger in learned.same:
         return CANNOT_SAY
     return LIFT if reading.verdict.decision == "ship" else CANNOT_SAY
 

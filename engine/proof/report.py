@@ -242,6 +242,28 @@ def _sealed(proof: Proof) -> Section:
     return Section("Sealed worlds", blocks, in_simulation=True)
 
 
+def short_section(commitment: str, worlds: Sequence[Mapping[str, Any]]) -> Section:
+    """World by world, for a run that has too few to speak in shares."""
+    rows: list[dict[str, Cell]] = []
+    for w in worlds:
+        true = w["truth"][w["challenger"]]["kept_30d"]
+        answers = {name: "cannot say" if w["answers"][name] is None else "lift" for name in _WHO}
+        rows.append({"number": f"world {w['number']}", "kind": w["kind"], "true": _span(true), **answers})
+    columns = [
+        Column("number", "world"), Column("kind", "kind"), Column("true", "true lift of the challenger, kept", RELATIVE),
+        Column("ours", "Nextoffer"), Column("peeking", "peeking"), Column("plain IPS", "plain IPS"),
+    ]  # fmt: skip
+    blocks: list[Any] = [
+        Text(
+            "Live visitors above follow the laws of the training log, which flatters every model. These worlds follow other laws, and a third "
+            f"of them are traps. They were committed to before anything was trained: {commitment}. `nextoffer prove` does the same for two "
+            "hundred and judges it."
+        ),
+        Table(columns, rows, caption="What is answered, and what is true"),
+    ]
+    return Section("A short proof in sealed worlds", blocks, in_simulation=True)
+
+
 def _grid(proof: Proof) -> Section | None:
     if not proof.grid:
         return None
