@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
@@ -182,8 +182,13 @@ def _histories(site: LiveSite | HabitSite, people: People) -> Iterator[EventRequ
 
 
 @contextmanager
-def running_server(home: Path, *, log: Path) -> Iterator[tuple[str, str]]:
+def running_server(home: Path, *, log: Path, settings: Mapping[str, str] | None = None) -> Iterator[tuple[str, str]]:
     """Run ``nextoffer serve`` as a process of its own on a free port; yields its address and sandbox key.
+
+    Parameters
+    ----------
+    settings
+        Of the server, as environment variables, beside those of this process.
 
     Raises
     ------
@@ -201,7 +206,9 @@ def running_server(home: Path, *, log: Path) -> Iterator[tuple[str, str]]:
         "--json",
     ]
     with log.open("wb") as errors:
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=dict(os.environ), text=True)
+        server = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, env={**os.environ, **(settings or {})}, text=True
+        )
     try:
         assert server.stdout is not None
         line = server.stdout.readline()

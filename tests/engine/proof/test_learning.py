@@ -9,7 +9,7 @@ import pytest
 
 from engine.proof.config import ProofConfig
 from engine.proof.grid import RANGES, grid_worlds
-from engine.proof.learning import CANDIDATES, SINGLE, collect, halves, learn, to_go
+from engine.proof.learning import CANDIDATES, SINGLE, challenge, collect, halves, learn, to_go
 from policies.records import DecisionTable, InteractionBatch, Offer, OfferId, OfferSet
 from simulator.habit import HabitScenario
 from simulator.scenarios.car_subscription import reference
@@ -63,3 +63,13 @@ def test_grid_stays_within_what_is_plausible() -> None:
         assert {n for n in plain if plain[n] != values[n]} <= set(RANGES)
     spread = np.asarray([list(p.at.values()) for p in points]).std(axis=0)
     assert (spread > 0).all()
+
+
+def test_what_shows_the_same_is_no_challenger() -> None:
+    """A candidate that shows the incumbent's offers is known without error to gain nothing, and is not chosen for that."""
+    log = collect(HabitScenario(), CONFIG, seed=4, n_subjects=1_200)
+    learned = challenge(log, CONFIG, seed=1)
+    first = learned.candidates[SINGLE].probabilities(log.rewards["kept_30d"].table)
+    incumbent = log.incumbent.probabilities(log.rewards["kept_30d"].table)
+    assert (SINGLE in learned.same) == bool((first == incumbent).all())
+    assert learned.challenger not in (*learned.same, *learned.loses_margin)
