@@ -88,11 +88,15 @@ def truths(
 
 
 def claimed(reading: ExperimentReading, experiment: Replay) -> dict[str, Any]:
-    """What the live experiment claims, in absolute terms and as lift."""
+    """What the live experiment claims, in absolute terms and as lift: the primary metric by its last planned look.
+
+    Between planned looks the primary metric is shown by the wider interval that holds at any moment; the plan's own is narrower.
+    """
+    at_look = experiment.looks[-1][1] if experiment.looks else reading
     told: dict[str, Any] = {"decision": reading.verdict.decision, "reason": reading.verdict.reason}
     told["n_looks_taken"] = len(experiment.looks)
     for metric in ("conversion", "kept", "margin"):
-        found = reading.of(metric, TREATMENT)
+        found = (at_look if metric == "kept" else reading).of(metric, TREATMENT)
         lift = found.effect.lift
         told[metric] = {
             "control": found.effect.control, "treatment": found.effect.treatment, "estimate": found.interval.estimate,

@@ -124,14 +124,14 @@ def _reference(told: Mapping[str, Any]) -> Section:
         lift = found["lift"]
         live.append(
             {
-                "metric": _TITLES[outcome], "control": found["control"], "treatment": found["treatment"],
+                "metric": _TITLES[outcome], "control": found["control"],
                 "difference": Interval(found["estimate"], found["low"], found["high"], found["level"], found["method"]),
                 "lift": None if lift is None else Interval(lift["lift"], lift["low"], lift["high"]),
                 "true": _span(true),
             }
         )  # fmt: skip
     columns = [
-        Column("metric", "metric"), Column("control", "incumbent, live", NUMBER), Column("treatment", "challenger, live", NUMBER),
+        Column("metric", "metric"), Column("control", "incumbent, live", NUMBER),
         Column("difference", "claimed difference", NUMBER, signed=True), Column("lift", "lift, one look", RELATIVE),
         Column("true", "true lift", RELATIVE),
     ]  # fmt: skip
