@@ -52,6 +52,7 @@ def serve(
     from api.console.app import create_console, setup_token
     from api.console.oidc import openid_of
     from engine.accounts.accounts import Accounts
+    from engine.monitoring.thresholds import Thresholds
 
     settings = _settings(home, config, sandbox, must_exist=not sample)
     habits = habits_of(settings)
@@ -68,6 +69,7 @@ def serve(
             home=settings.home,
             sample_first=sample,
             openid=openid_of(settings),
+            thresholds=Thresholds.changed(settings.alarm_thresholds),
         )
         server = uvicorn.Server(uvicorn.Config(console, host=host, port=port, log_level="warning"))
         sock = server.config.bind_socket()

@@ -45,6 +45,7 @@ from api.errors import ForbiddenError
 from engine.accounts.accounts import Accounts
 from engine.decisions.service import DecisionService
 from engine.experiments.moments import latest_moment
+from engine.monitoring.thresholds import Thresholds
 from offline_eval.report.page import stylesheet
 from policies.errors import ConflictError, NextofferError, UnknownNameError
 
@@ -97,6 +98,7 @@ def create_console(
     home: Path | None = None,
     sample_first: bool = False,
     openid: oidc.OpenId | None = None,
+    thresholds: Thresholds | None = None,
 ) -> ASGIApp:
     """Make the console over an open service, which stays the caller's to close.
 
@@ -116,6 +118,8 @@ def create_console(
         Whether a browser that has not chosen looks at the sample.
     openid
         Signs people in beside local accounts.
+    thresholds
+        From where on alarms ring; the defaults if left out.
     """
 
     def now() -> datetime:
@@ -125,7 +129,7 @@ def create_console(
     pages = tuple(p for p in PAGES if shown is not None or p not in (*sample.PAGES, *reports.PAGES, *links.PAGES))
     parts = Parts(
         service, Accounts(service.database), keys, _templates(), now, is_sandbox, setup_token, pages, home, shown,
-        openid=openid,
+        openid=openid, thresholds=thresholds or Thresholds(),
     )  # fmt: skip
 
     @asynccontextmanager

@@ -18,6 +18,7 @@ from api.console.page import Page
 from api.console.words import Words
 from engine.accounts.accounts import Account, Accounts, Role, Session
 from engine.decisions.service import DecisionService
+from engine.monitoring.thresholds import Thresholds
 from policies.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Parts:
     sample: Sample | None = None
     is_sample: bool = False
     openid: OpenId | None = None
+    thresholds: Thresholds = field(default_factory=Thresholds)
 
 
 @dataclass(slots=True, eq=False)

@@ -60,7 +60,10 @@ def _told(episodes: list[Episode], wanted: str) -> list[Episode]:
 
 
 def _read(ask: Ask, placement: str) -> Health:
-    report = read_health(ask.service.database, placement, ask.now, registry=ask.service.policies)
+    service = ask.service
+    report = read_health(
+        service.database, placement, ask.now, registry=service.policies, thresholds=ask.parts.thresholds
+    )
     lines = [Line(c, _TONES[c.state], ask.words(_WORDS[c.state]), _figure(c)) for c in report.checks]
     # The order of alarms stands within each state.
     return Health(report, tuple(sorted(lines, key=lambda line: _ORDER[line.check.state])))
@@ -69,7 +72,7 @@ def _read(ask: Ask, placement: str) -> Health:
 def _figure(check: Check) -> str:
     if check.value is None or check.limit is None:
         return ""
-    return f"{check.value:.3g} / {check.limit:.3g}"
+    return f"{check.value:,.4g} / {check.limit:,.4g}"
 
 
 PAGES = (Page("health", "/health", health, title="Health", menu="experts"),)

@@ -46,7 +46,7 @@ MISSING = "∅"
 ALWAYS = 0
 
 _ADD = (
-    "INSERT INTO health_cells (placement, hour, what, key, n, a, b, c) VALUES (:placement, :hour, :what, :key, :n, :a, :b, :c) "
+    "INSERT INTO health_cells (placement, hour, what, key, n, a, b, c) VALUES ({values}) "
     "ON CONFLICT (placement, hour, what, key) DO UPDATE SET n = health_cells.n + excluded.n, a = health_cells.a + excluded.a, "
     "b = health_cells.b + excluded.b, c = health_cells.c + excluded.c"
 )
@@ -74,12 +74,11 @@ class Sums:
 
     def write(self, connection: Connection) -> None:
         """Add all to the store."""
-        rows = [
-            {"placement": p, "hour": h, "what": w, "key": k, "n": round(n), "a": a, "b": b, "c": c}
-            for (p, h, w, k), (n, a, b, c) in sorted(self._cells.items())
-        ]
+        # Sorted, so that two who write wait for each other and do not lock each other out.
+        rows = [(*cell, round(n), a, b, c) for cell, (n, a, b, c) in sorted(self._cells.items())]
         if rows:
-            connection.execute(text(_ADD), rows)
+            mark = "?" if connection.dialect.name == "sqlite" else "%s"
+            connection.exec_driver_sql(_ADD.format(values=", ".join([mark] * 8)), rows)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

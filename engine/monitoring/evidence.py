@@ -7,6 +7,8 @@ Howard, Ramdas, McAuliffe and Sekhon (2020), "Time-uniform Chernoff bounds via n
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
@@ -67,6 +69,14 @@ def bin_of(values: FloatArray) -> IntArray:
         place = np.floor(np.log2(size) * _BINS_AN_OCTAVE) + 20 * _BINS_AN_OCTAVE
     place = np.clip(np.where(size > 0, place, 0.0), 1, _LARGEST_BIN)
     return np.asarray(np.where(size > 0, np.sign(values) * place, 0), dtype=np.int64)
+
+
+def bin_of_one(value: float) -> int:
+    """``bin_of`` of one number."""
+    if not value:
+        return 0
+    place = min(max(math.floor(math.log2(abs(value)) * _BINS_AN_OCTAVE) + 20 * _BINS_AN_OCTAVE, 1), _LARGEST_BIN)
+    return place if value > 0 else -place
 
 
 def smallest_of(bin_number: int) -> float:

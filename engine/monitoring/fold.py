@@ -12,13 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from sqlalchemy import select, text
 
 from engine.decisions.imported import IMPORTED
 from engine.monitoring import decisions
-from engine.monitoring.cells import ALWAYS, HOUR_US, Sums, key_of, prune
-from engine.monitoring.evidence import bin_of
+from engine.monitoring.cells import ALWAYS, DAY_HOURS, HOUR_US, Sums, key_of, prune
+from engine.monitoring.evidence import bin_of_one
 from engine.monitoring.placements import Watched, watched
 from engine.rewards.attribution import exposures_of, last_exposure
 from engine.rewards.seen import BOT
@@ -30,6 +29,7 @@ CHUNK = 20_000
 KEEP_DAYS = 35
 # Another text makes the cells anew.
 RULES = "1"
+DAY_US = DAY_HOURS * HOUR_US
 BEHIND_US = 60_000_000
 AHEAD_US = 300_000_000
 _TWICE_US = 600_000_000
@@ -86,9 +86,12 @@ def refresh(database: Database, *, until_offset: int | None = None) -> int:
     while first < head:
         end = min(head, first + CHUNK)
         sums = Sums()
-        before_us = _fold(database, known, sums, many, first=first, end=end, before_us=before_us)
-        if not _write(database, sums, first=first, end=end, at_us=before_us):
+        after_us = _fold(database, known, sums, many, first=first, end=end, before_us=before_us)
+        if not _write(
+            database, sums, first=first, end=end, at_us=after_us, is_new_day=after_us // DAY_US != before_us // DAY_US
+        ):
             return n  # somebody else was faster, and goes on
+        before_us = after_us
         n += end - first
         first = end
     return n
@@ -117,13 +120,14 @@ def _cursor(database: Database) -> tuple[int, int]:
     return 1, 0
 
 
-def _write(database: Database, sums: Sums, *, first: int, end: int, at_us: int) -> bool:
+def _write(database: Database, sums: Sums, *, first: int, end: int, at_us: int, is_new_day: bool) -> bool:
     moved = text("UPDATE health_cursor SET next_offset = :end, at_us = :at WHERE id = 1 AND next_offset = :first")
     with database.writing() as connection:
         if connection.execute(moved, {"first": first, "end": end, "at": at_us}).rowcount != 1:
             return False
         sums.write(connection)
-        prune(connection, below_hour=at_us // HOUR_US - KEEP_DAYS * 24)
+        if is_new_day:
+            prune(connection, below_hour=at_us // HOUR_US - KEEP_DAYS * DAY_HOURS)
     return True
 
 
@@ -228,7 +232,7 @@ def _fact(
 
 
 def _bin(value: float) -> str:
-    return str(int(bin_of(np.asarray([value]))[0]))
+    return str(bin_of_one(value))
 
 
 def _outcomes(

@@ -53,7 +53,10 @@ class Rehearsal:
     def __init__(self, folder: Path, *, seed: int, a_day: int = 700, day: int = 0) -> None:
         self.folder, self.seed, self.a_day, self.day = folder, seed, a_day, day
         self.now = START + timedelta(days=day)
-        self.service: DecisionService = open_service(folder, secret=b"rehearsal rehearsal", clock=lambda: self.now)
+        # A machine that is busy with other things must not look like a site whose policies are slow.
+        self.service: DecisionService = open_service(
+            folder, secret=b"rehearsal rehearsal", clock=lambda: self.now, policy_deadline_s=60.0, commit_timeout_s=60.0
+        )
         if not self.service.placements():
             self._set_up()
         placement, _ = self.service.placement(PLACEMENT)
@@ -107,6 +110,7 @@ class Rehearsal:
                     while self._learner.tick():
                         pass
                     self._learner.publish()
+                    self.service.policies.follow()
                 if look_every_h and (slot + 1) % (2 * look_every_h) == 0:
                     reports.append(self.health())
             self.day += 1

@@ -7,6 +7,7 @@ import numpy as np
 from engine.monitoring.records import Check
 from engine.monitoring.sample import recent_sample
 from engine.monitoring.window import Window
+from engine.registry.states import States
 from engine.registry.versions import Registry
 from engine.store.database import Database
 from offline_eval.diagnostics import effective_sample_size
@@ -22,7 +23,7 @@ def overlap(database: Database, window: Window, registry: Registry | None) -> Ch
     """Effective rows and the tail of the weights of each candidate on the newest decisions."""
     if registry is None:
         return Check("overlap", "off", "Asked without a registry of policies.")
-    names = candidates(window)
+    names = candidates(database, window)
     if not names:
         return Check("overlap", "off", "No policy waits to be tried here.")
     batches = recent_sample(database, window)
@@ -50,9 +51,11 @@ def overlap(database: Database, window: Window, registry: Registry | None) -> Ch
     return Check("overlap", "ringing" if bad else "ok", told, value, window.limits.overlap_ess, tuple(bad or lines))
 
 
-def candidates(window: Window) -> list[str]:
-    """Policies of experiments that have not started."""
-    found = {
+def candidates(database: Database, window: Window) -> list[str]:
+    """Policies that wait: of experiments that have not started, and candidates and shadows of the promotion."""
+    standings = States(database).all(placement=window.watched.placement.id)
+    found = {s.policy for s in standings if s.state in ("candidate", "shadow")}
+    found |= {
         v.policy
         for e in window.watched.experiments
         if e.state in ("draft", "scheduled")

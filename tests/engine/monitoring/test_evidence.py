@@ -7,7 +7,15 @@ import math
 import numpy as np
 import pytest
 
-from engine.monitoring.evidence import bin_of, fingerprint, grouped, log_evidence, smallest_of, stability_index
+from engine.monitoring.evidence import (
+    bin_of,
+    bin_of_one,
+    fingerprint,
+    grouped,
+    log_evidence,
+    smallest_of,
+    stability_index,
+)
 
 
 def test_evidence_of_one_cell_is_the_mean_of_its_bets() -> None:
@@ -52,6 +60,8 @@ def test_bins_are_half_octaves_with_a_sign() -> None:
     assert found.tolist() == [0, 40, 40, 41, 42, -42, 80]
     assert smallest_of(42) == pytest.approx(2.0)
     assert smallest_of(0) == 0.0
+    numbers = np.random.default_rng(6).normal(size=500) * 10.0 ** np.arange(-10, 15, 0.05)
+    assert [bin_of_one(float(x)) for x in numbers] == bin_of(numbers).tolist()
 
 
 def test_a_fingerprint_tells_what_stands_from_what_moves() -> None:

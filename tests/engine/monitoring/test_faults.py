@@ -18,15 +18,14 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, Path], Rehearsal]:
     """Copies of a site with five healthy days behind it, by seed."""
-    made: dict[int, Path] = {}
+    made: dict[int, Rehearsal] = {}
 
     def copy(seed: int, to: Path) -> Rehearsal:
         if seed not in made:
-            made[seed] = tmp_path_factory.mktemp("healthy") / "home"
-            base = Rehearsal(made[seed], seed=seed)
-            base.live(HEALTHY_DAYS)
-            base.close()
-        return Rehearsal(made[seed], seed=seed, day=HEALTHY_DAYS).copy(to)
+            made[seed] = Rehearsal(tmp_path_factory.mktemp("healthy") / "home", seed=seed)
+            made[seed].live(HEALTHY_DAYS)
+            made[seed].close()
+        return made[seed].copy(to)
 
     return copy
 
