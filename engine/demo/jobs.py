@@ -14,7 +14,7 @@ from policies.errors import NextofferError
 
 
 class JobError(NextofferError, RuntimeError):
-    """A step of the demo ended with an error.
+    """A step that is a process of its own ended with an error.
 
     Attributes
     ----------

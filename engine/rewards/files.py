@@ -28,6 +28,7 @@ from engine.rewards.joined import MICROSECONDS, Joined, Stretch, end_of_closed, 
 from engine.store.cold import sync_folder, write_whole
 from engine.store.database import Database
 from engine.store.facts import from_us, to_us
+from engine.subjects.erasure import pseudonyms
 from offline_eval.interop.arrow import OFFERS_KEY
 from offline_eval.interop.columns import Columns
 from policies.errors import InvalidInputError, StoreUnavailableError
@@ -90,7 +91,7 @@ def export_files(
     if form not in ("parquet", "dsjson"):
         raise InvalidInputError(f"form is {form!r}; expected parquet or dsjson")
     definition = definition or definition_of(database, placement)
-    manifest = _Manifest.open(folder, form=form, placement=placement, definition=definition)
+    manifest = Manifest.open(folder, form=form, placement=placement, definition=definition)
     as_of_us, known = to_us(as_of), database.head()
     end = end_of_closed(
         database, placement, definition, first_offset=manifest.next_offset, known_offset=known, as_of_us=as_of_us
@@ -109,7 +110,7 @@ def export_files(
             part = range(first, last)
             path = folder / f"day={day}" / f"{rows.offsets[first]:012d}.{form}"
             if form == "parquet":
-                write_whole(_table(rows, bodies, part, sets, manifest), path)
+                write_whole(parquet_table(rows, bodies, part, sets, manifest), path)
             else:
                 _write_lines(path, (_line(rows, bodies[i], i, sets) for i in part))
             manifest.add(path.relative_to(folder), len(part))
@@ -118,19 +119,27 @@ def export_files(
         manifest.next_offset = stretch.end_offset
         manifest.write()
         progress(n_rows)
+    manifest.known(database, known)
     manifest.write()
     return Exported(folder, form, n_rows, n_files, manifest.next_offset, tuple(sorted(manifest.mixed)))
 
 
 @dataclass(slots=True)
-class _Manifest:
+class Manifest:
     """What the folder holds."""
 
     folder: Path
     document: dict[str, Any]
 
     @classmethod
-    def open(cls, folder: Path, *, form: Form, placement: str, definition: RewardDefinition) -> _Manifest:
+    def open(cls, folder: Path, *, form: Form, placement: str, definition: RewardDefinition) -> Manifest:
+        """The manifest of a folder, or that of a new export.
+
+        Raises
+        ------
+        InvalidInputError
+            If the folder holds something else.
+        """
         path = folder / "_manifest.json"
         wanted = {"format": FORMAT, "form": form, "placement": placement, "definition": definition.to_json()}
         if path.exists():
@@ -147,6 +156,7 @@ class _Manifest:
 
     @property
     def next_offset(self) -> int:
+        """Where the next run goes on."""
         return int(self.document["next_offset"])
 
     @next_offset.setter
@@ -155,19 +165,31 @@ class _Manifest:
 
     @property
     def columns(self) -> dict[str, str]:
+        """Whether each feature was text or a number when it was first exported."""
         columns: dict[str, str] = self.document["columns"]
         return columns
 
     @property
     def mixed(self) -> list[str]:
+        """Features that were text in some rows and numbers in others."""
         mixed: list[str] = self.document["mixed"]
         return mixed
 
+    def known(self, database: Database, offset: int) -> None:
+        """Up to where facts are in the files, and how many erasures: what comes later is for ``corrections``.
+
+        A manifest that has its own corrections due keeps what it knew: only ``correct_files`` may move past it.
+        """
+        self.document.setdefault("known_offset", offset)
+        self.document.setdefault("n_erasures", len(pseudonyms(database)))
+
     def add(self, path: Path, n_rows: int) -> None:
+        """List a file that lies there whole."""
         self.document["files"].append({"path": path.as_posix(), "n_rows": n_rows})
         self.document["n_rows"] += n_rows
 
     def write(self) -> None:
+        """Put it on disk, whole."""
         content = json.dumps(self.document, indent=1, sort_keys=True).encode()
         _write_lines(self.folder / "_manifest.json", [content, b"\n"])
 
@@ -195,9 +217,20 @@ def _line(rows: Joined, body: dict[str, Any], i: int, sets: dict[str, OfferSet])
     return line_of(row, body, sets[body["r"]], reward=rows.rewards[i], placement=rows.placement)
 
 
-def _table(
-    rows: Joined, bodies: Sequence[dict[str, Any]], part: range, sets: dict[str, OfferSet], manifest: _Manifest
+def parquet_table(
+    rows: Joined, bodies: Sequence[dict[str, Any]], part: range, sets: dict[str, OfferSet], manifest: Manifest
 ) -> Any:
+    """Some joined decisions as an Arrow table.
+
+    Parameters
+    ----------
+    bodies
+        Of the rows, parsed.
+    part
+        Which rows.
+    sets
+        Offers by revision.
+    """
     names = Columns()
     picked = [bodies[i] for i in part]
     data: dict[str, Any] = {
@@ -229,7 +262,7 @@ def _table(
     return pa.table(data).replace_schema_metadata({OFFERS_KEY: described})
 
 
-def _feature(name: str, values: list[Any], manifest: _Manifest) -> Any:
+def _feature(name: str, values: list[Any], manifest: Manifest) -> Any:
     """A column of the type that the feature had when it was first exported."""
     known = [v for v in values if v is not None]
     if name not in manifest.columns and known:

@@ -1,0 +1,43 @@
+"""Time is the judge: what is old is learned from, what is new is judged on, and nobody is on both sides."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from engine.retrain.records import MIN_ROWS
+from policies.errors import InvalidInputError
+from policies.records import IntArray, InteractionBatch
+
+
+def by_time(batch: InteractionBatch, *, held_out_share: float) -> tuple[IntArray, IntArray]:
+    """Rows to learn from and, later, rows of other subjects to be judged on.
+
+    Raises
+    ------
+    InvalidInputError
+        If either side has fewer than 200 rows.
+    """
+    at = batch.table.at
+    if at is None:
+        raise InvalidInputError("the log has no times; held-out time needs them")
+    cut = np.sort(at)[int((1.0 - held_out_share) * (len(at) - 1))]
+    is_old = at < cut
+    learn = np.flatnonzero(is_old)
+    subjects = batch.table.subjects
+    judge = np.flatnonzero(~is_old if subjects is None else ~is_old & ~np.isin(subjects, np.unique(subjects[is_old])))
+    for what, rows in (("to learn from", learn), ("to be judged on", judge)):
+        if len(rows) < MIN_ROWS:
+            raise InvalidInputError(
+                f"the log leaves {len(rows)} decisions {what}; it takes {MIN_ROWS}: wait for more closed windows"
+            )
+    return learn, judge
+
+
+def remembered(batch: InteractionBatch, rows: IntArray, *, days: float) -> IntArray:
+    """Those of some rows that lie at most so many days before the newest of them; all where ``days`` is 0."""
+    if not days:
+        return rows
+    at = batch.table.at
+    assert at is not None
+    since = at[rows].max() - np.timedelta64(round(days * 86_400e6), "us")
+    return np.asarray(rows[at[rows] >= since], dtype=np.int64)
