@@ -18,6 +18,7 @@ def retrain(
     every: str | None = None,
     candidates: str = "greedy_logistic,greedy_lightgbm",
     memory_days: str = "0",
+    window_days: float = 0.0,
     held_out: float = 0.3,
     simulator: bool = True,
     source: Path | None = None,
@@ -43,6 +44,8 @@ def retrain(
         Which ones, separated by commas.
     memory_days
         How far back candidates look, separated by commas: 7,28,0 tries a week, four weeks and everything.
+    window_days
+        How far back the log is looked at, held-out time included; 0: everything.
     held_out
         Share of the decisions, the newest ones, on which all are judged.
     simulator
@@ -84,6 +87,7 @@ def retrain(
         placement,
         candidates=tuple(c.strip() for c in candidates.split(",") if c.strip()),
         memories_days=tuple(float(d) for d in memory_days.split(",")),
+        window_days=window_days,
         held_out_share=held_out,
         has_simulator=simulator,
         source=source,

@@ -161,6 +161,9 @@ def guardrail_part(name: str, panel: Panel, candidate: str, *, limits: Limits) -
     if difference.bounds is None or difference.value is None or value is None:
         return Part(name, "open", (f"The log gives no estimate: {difference.note or 'no rows'}.",), figures)
     low, high = difference.bounds.low, difference.bounds.high
+    if low == high == 0.0 and not value:
+        told = "The log credits no such outcome to these decisions, so it says nothing; the canary watches it."
+        return Part(name, "open", (told,), figures, is_needed=False)
     accepted = limits.loss_tolerance * abs(value)
     told = f"difference to the incumbent {difference.value:+.4g}, interval {low:+.4g} to {high:+.4g}, incumbent {value:.4g}"
     if high < 0:

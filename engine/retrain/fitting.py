@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = config_from_json(json.loads(given.config.read_text(encoding="utf-8")))
         batch = read_parquet(given.log)
-        learn, _ = by_time(batch, held_out_share=config.held_out_share)
+        learn, _ = by_time(batch, held_out_share=config.held_out_share, window_days=config.window_days)
         for name, policy in fit_candidates(batch, learn, config).items():
             save_artifact(policy.to_artifact(), given.out / name)
             print(f"{name} fitted", flush=True)  # noqa: T201 - the job's log

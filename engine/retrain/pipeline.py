@@ -134,7 +134,12 @@ def retrain(
         incumbent, incumbent_digest = _incumbent(service, placement, folder)
         _sequences(steps, config, at=at)
         given = {"log": _log_digest(logs["primary"]), "seed": config.seed, "held_out_share": config.held_out_share}
-        fitted = {**given, "candidates": config.candidates, "memories_days": config.memories_days}
+        fitted = {
+            **given,
+            "candidates": config.candidates,
+            "memories_days": config.memories_days,
+            "window_days": config.window_days,
+        }
         candidates, candidates_digest = steps.run("candidates", fitted, lambda out: _fit(config, logs["primary"], out))
         share = placement.explore_share if config.explore_share is None else config.explore_share
         asked = {
@@ -315,7 +320,7 @@ def _judge(
     config: RetrainConfig, logs: Mapping[str, Path], candidates: Path, incumbent: Path, explore_share: float, out: Path
 ) -> None:
     batches = {name: read_parquet(path) for name, path in logs.items()}
-    _, held_out = by_time(batches["primary"], held_out_share=config.held_out_share)
+    _, held_out = by_time(batches["primary"], held_out_share=config.held_out_share, window_days=config.window_days)
     rows = {name: batch.take(held_out) for name, batch in batches.items()}
     policies = {p.parent.name: load_policy(load_artifact(p.parent)) for p in sorted(candidates.glob("*/manifest.json"))}
     found = judge(

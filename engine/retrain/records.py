@@ -33,6 +33,9 @@ class RetrainConfig:
         Names of ``CANDIDATES``.
     memories_days
         How far back each candidate looks: the longest gives the most data, a short one forgets what is over. 0: everything.
+    window_days
+        How far back the whole log is looked at, held-out time included; 0: everything. A site that changes needs a window so short
+        that held-out time is after the change soon.
     held_out_share
         Share of the decisions, the newest ones, that no candidate learns from and all are judged on.
     explore_share
@@ -54,6 +57,7 @@ class RetrainConfig:
     placement: str
     candidates: tuple[str, ...] = ("greedy_logistic", "greedy_lightgbm")
     memories_days: tuple[float, ...] = (0.0,)
+    window_days: float = 0.0
     held_out_share: float = 0.3
     explore_share: float | None = None
     has_simulator: bool = True
@@ -73,7 +77,7 @@ class RetrainConfig:
         for name in self.candidates:
             if name not in CANDIDATES:
                 raise UnknownNameError("candidate", name, CANDIDATES)
-        if not self.candidates or not self.memories_days or min(self.memories_days) < 0:
+        if not self.candidates or not self.memories_days or min(*self.memories_days, self.window_days) < 0:
             raise InvalidInputError("a retraining needs at least one candidate and one memory of 0 or more days")
         if not 0.05 <= self.held_out_share <= 0.8:
             raise InvalidInputError(f"held_out_share is {self.held_out_share}; expected 0.05 to 0.8")

@@ -9,8 +9,13 @@ from policies.errors import InvalidInputError
 from policies.records import IntArray, InteractionBatch
 
 
-def by_time(batch: InteractionBatch, *, held_out_share: float) -> tuple[IntArray, IntArray]:
+def by_time(batch: InteractionBatch, *, held_out_share: float, window_days: float = 0.0) -> tuple[IntArray, IntArray]:
     """Rows to learn from and, later, rows of other subjects to be judged on.
+
+    Parameters
+    ----------
+    window_days
+        Leave out what is older than so many days before the newest decision; 0: nothing.
 
     Raises
     ------
@@ -20,11 +25,12 @@ def by_time(batch: InteractionBatch, *, held_out_share: float) -> tuple[IntArray
     at = batch.table.at
     if at is None:
         raise InvalidInputError("the log has no times; held-out time needs them")
-    cut = np.sort(at)[int((1.0 - held_out_share) * (len(at) - 1))]
-    is_old = at < cut
-    learn = np.flatnonzero(is_old)
+    rows = remembered(batch, np.arange(len(batch)), days=window_days)
+    cut = np.sort(at[rows])[int((1.0 - held_out_share) * (len(rows) - 1))]
+    learn, judge = rows[at[rows] < cut], rows[at[rows] >= cut]
     subjects = batch.table.subjects
-    judge = np.flatnonzero(~is_old if subjects is None else ~is_old & ~np.isin(subjects, np.unique(subjects[is_old])))
+    if subjects is not None:
+        judge = judge[~np.isin(subjects[judge], np.unique(subjects[learn]))]
     for what, rows in (("to learn from", learn), ("to be judged on", judge)):
         if len(rows) < MIN_ROWS:
             raise InvalidInputError(
