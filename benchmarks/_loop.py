@@ -7,6 +7,7 @@ visitors, the same luck in all three.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -35,6 +36,8 @@ Life = Literal["loop", "frozen", "knew"]
 DEALS = ("city_deal", "compact_deal", "suv_deal")
 _FIRST_POLICY_DAY = 7
 _CANARY_DAYS = 4
+# Visitors at which the canary's interval is narrowest: two days of them.
+_PLANNED = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,16 +201,18 @@ class _Canary:
 
     def word(self) -> str:
         """Better, worse, or go on, by an interval of the difference per decision that holds at all times."""
-        means, errors, n = [], [], 0
+        means: list[float] = []
+        errors: list[float] = []
+        n = 0
         for side in (True, False):
             cells = np.asarray([c for (s, _), c in self._sums.items() if s is side])
             if len(cells) < 20:
                 return "go on"
             mean = cells[:, 0].sum() / cells[:, 1].sum()
             errors.append(float(np.sqrt(((cells[:, 0] - mean * cells[:, 1]) ** 2).sum()) / cells[:, 1].sum()))
-            means.append(mean)
+            means.append(float(mean))
             n += len(cells)
-        interval = sequence_interval(means[0] - means[1], float(np.hypot(*errors)), n=n, planned=4 * n)
+        interval = sequence_interval(means[0] - means[1], math.hypot(*errors), n=n, planned=_PLANNED, alpha=0.05)
         if interval.low > 0:
             return "better"
         return "worse" if interval.high < 0 or self._days >= _CANARY_DAYS else "go on"

@@ -30,7 +30,11 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("serve", "api.cli.serve:serve", "Run the decision service"),
     ("learn", "api.cli.learn:learn", "Learn from the log and publish snapshots that servers pick up"),
     ("monitor", "api.cli.monitor:monitor", "Read the health of the log: alarms, once an episode, and metrics"),
-    ("retrain", "api.cli.retrain:retrain", "Learn from the log anew, judge it at the gate, register it; once or on a schedule"),
+    (
+        "retrain",
+        "api.cli.retrain:retrain",
+        "Learn from the log anew, judge it at the gate, register it; once or on a schedule",
+    ),
     ("replay", "api.cli.replay:replay", "Recompute the log: every draw and snapshot, or states from raw events"),
     ("policies", "api.cli.policies:app", "Policy versions: register, judge, promote, take back"),
     ("experiment", "api.cli.experiment:app", "Create, start, widen, reweight, stop and read experiments"),

@@ -73,7 +73,7 @@ def retrain(
 
     from api.cli.opening import existing, opened
     from engine.experiments.automation import tick
-    from engine.experiments.reading import latest_moment
+    from engine.experiments.moments import latest_moment
     from engine.gate.promotion import Promotion
     from engine.gate.records import Limits
     from engine.gate.watch import look_after

@@ -29,6 +29,7 @@ from api.console import (
     home,
     lesson,
     links,
+    models,
     offers,
     oidc,
     reports,
@@ -82,6 +83,7 @@ PAGES: tuple[Page, ...] = (
     *sample.PAGES,
     *lesson.PAGES,
     *health.PAGES,
+    *models.PAGES,
     *admin.PAGES,
 )
 

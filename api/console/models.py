@@ -26,7 +26,9 @@ def models(ask: Ask) -> Response:
         title=ask.words("Models and promotion"),
         here="/models",
         standings=standings,
-        can_go_back={s.policy for s in standings if s.state in ("shadow", "canary") or (s.state == "live" and s.previous)},
+        can_go_back={
+            s.policy for s in standings if s.state in ("shadow", "canary") or (s.state == "live" and s.previous)
+        },
         verdicts=verdicts(database, limit=_ON_PAGE),
         runs=runs(database, limit=_ON_PAGE),
         record=[r.to_json() for r in track_record(forecasts)],
@@ -39,7 +41,9 @@ def roll_back(ask: Ask) -> Response:
     from engine.gate.promotion import Promotion
 
     reason = ask.text("reason") or ask.words("taken back by hand")
-    Promotion(ask.service).rollback(ask.text("placement"), ask.text("policy"), at=ask.now, actor=ask.actor, reason=reason)
+    Promotion(ask.service).rollback(
+        ask.text("placement"), ask.text("policy"), at=ask.now, actor=ask.actor, reason=reason
+    )
     return go_to("/models", said="saved")
 
 

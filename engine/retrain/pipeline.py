@@ -195,7 +195,7 @@ def placement_in(database: Database, placement: str) -> Placement:
 def runs(database: Database, *, placement: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
     """Runs that changed something, the newest first, as they were recorded."""
     table = tables.retrain_runs
-    query = select(table.c.document).order_by(table.c.at_us.desc()).limit(limit)
+    query = select(table.c.document).order_by(table.c.at_us.desc(), table.c.id).limit(limit)
     if placement is not None:
         query = query.where(table.c.placement == placement)
     with database.reading() as connection:

@@ -130,9 +130,9 @@ def live_through(
             n_decisions += len(requests)
         facts = site.end_of_day(day)
         at = moment(START + np.timedelta64(day, "D")) + shift + timedelta(hours=23, minutes=59, seconds=59)
-        named = [("subscribed", r) for r in facts.subscribed.tolist()] + [
-            ("active_30d", r) for r in facts.kept.tolist()
-        ]
+        named = [("subscribed", r) for r in facts.subscribed.tolist()]
+        named += [("active_30d", r) for r in facts.kept.tolist()]
+        named += [("cancelled", r) for r in facts.cancelled.tolist()]
         due = [Fact(str(site.names[r]), kind, 1.0, f"{site.names[r]}:{kind}", at) for kind, r in named]
         for r in np.flatnonzero(site.margin_eur != reported).tolist():
             value = float(site.margin_eur[r] - reported[r])

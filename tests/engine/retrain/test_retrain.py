@@ -21,7 +21,7 @@ from engine.gate.forecasts import forecasts_of
 from engine.gate.verdicts import verdicts
 from engine.offers.placement import CatalogueOffer, Placement
 from engine.registry.states import States
-from engine.retrain.pipeline import last_run, retrain
+from engine.retrain.pipeline import Run, last_run, retrain
 from engine.retrain.records import RetrainConfig, config_from_json
 from engine.retrain.steps import Steps
 from engine.rewards.definition import DAY_S, RewardDefinition, RewardTerm
@@ -79,8 +79,8 @@ def shop(shop_home: Path, tmp_path: Path) -> Iterator[DecisionService]:
 
 
 @pytest.mark.slow
-def test_the_same_inputs_twice_change_nothing(shop: DecisionService) -> None:
-    """A second run does no step, registers nothing, foretells nothing; without a simulator a person has to approve."""
+def test_the_same_inputs_twice_change_nothing_and_late_truth_does(shop: DecisionService) -> None:
+    """A second run does no step and foretells nothing; outcomes that come late make the third learn anew, and are shown."""
     first = retrain(shop, CONFIG, at=END)
     assert first.is_new
     assert first.verdict.outcome == "log cannot answer"
@@ -96,18 +96,16 @@ def test_the_same_inputs_twice_change_nothing(shop: DecisionService) -> None:
     assert second.skipped == ("candidates", "judged", "simulated")
     assert shop.database.rows("SELECT COUNT(*) FROM audit") == audit_rows
     assert len(forecasts_of(shop.database)) == len(verdicts(shop.database)) == 1
+    _comes_late(shop, first)
 
 
-@pytest.mark.slow
-def test_late_truth_corrects_the_next_run_and_is_shown(shop: DecisionService) -> None:
-    """Outcomes that come after the first run make the second learn anew, and it says what was believed and what is so."""
-    first = retrain(shop, CONFIG, at=END)
+def _comes_late(shop: DecisionService, first: Run) -> None:
     late = [
         OutcomeRequest(f"u{i}", "subscribed", id=f"late{i}", at=START + timedelta(minutes=8 * i + 60))
         for i in range(0, 900, 3)
     ]
     shop.outcome_many(late)
-    second = retrain(shop, CONFIG, at=END)
+    second = retrain(shop, CONFIG, at=END + timedelta(hours=2))
     assert second.is_new
     assert second.done == ("candidates", "judged", "simulated")
     assert second.verdict.id != first.verdict.id
@@ -177,7 +175,7 @@ def test_a_step_is_whole_or_not_at_all(tmp_path: Path) -> None:
     steps = Steps(tmp_path)
 
     def make(text: str) -> None:
-        steps.run("one", {"x": text}, lambda out: (out / "file").write_text(text) and None)
+        steps.run("one", {"x": text}, lambda out: _say(out, text))
 
     make("a")
     make("a")
@@ -192,6 +190,10 @@ def test_a_step_is_whole_or_not_at_all(tmp_path: Path) -> None:
     assert (tmp_path / "one" / "file").read_text() == "a"
     make("b")
     assert (tmp_path / "one" / "file").read_text() == "b"
+
+
+def _say(out: Path, text: str) -> None:
+    (out / "file").write_text(text)
 
 
 def test_a_configuration_reads_back_what_it_wrote() -> None:
