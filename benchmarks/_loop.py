@@ -59,7 +59,7 @@ class LoopSettings:
     explore_share: float = 0.15
     config: RetrainConfig = field(
         default_factory=lambda: RetrainConfig(
-            "loop", candidates=("greedy_logistic",), memories_days=(2.0, 0.0), window_days=5.0, held_out_share=0.4
+            "loop", candidates=("greedy_lightgbm",), memories_days=(2.0, 0.0), window_days=5.0, held_out_share=0.4
         )
     )
 
@@ -151,7 +151,7 @@ def _fit(batch: InteractionBatch, settings: LoopSettings) -> Policy:
     from engine.training.reward import fit_reward_model
 
     space = FeatureSpace.fit(batch.table)
-    return greedy(fit_reward_model(batch, kind="logistic", seed=settings.config.seed, space=space))
+    return greedy(fit_reward_model(batch, kind="lightgbm", seed=settings.config.seed, space=space))
 
 
 def _night(log: list[InteractionBatch], incumbent: Policy, settings: LoopSettings, *, day: int) -> Policy | None:
