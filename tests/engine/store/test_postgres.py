@@ -27,9 +27,18 @@ from engine.decisions.stored import placement_of
 from engine.experiments.history import history_of
 from engine.experiments.records import Experiment
 from engine.experiments.results import experiment_results
+from engine.gate.forecasts import Forecast, forecasts_of, foretell, settle
+from engine.gate.promotion import Promotion, base_rate
+from engine.gate.records import Part, conclude
+from engine.gate.verdicts import keep_verdict
 from engine.learner.progress import learned_from
 from engine.offers.counts import shown_of
+from engine.registry.keeping import tidy
+from engine.registry.states import States
+from engine.rewards.corrections import correct_files
+from engine.rewards.definition import DAY_S, RewardDefinition, RewardTerm
 from engine.rewards.export import export_interactions
+from engine.rewards.files import export_files
 from engine.store.database import Database, sqlite_url
 from engine.store.facts import FactRow, void_row
 from engine.store.migrate import downgrade
@@ -38,6 +47,7 @@ from engine.store.sqlite_backend import SqliteBackend
 from engine.store.tables import metadata
 from policies.allocation import Variant
 from policies.errors import ConflictError, InvalidInputError, UnknownDecisionError
+from policies.fixed import FixedOrder
 from tests.api.alerts.test_watching import check_once
 from tests.engine.experiments.test_rollup import check_both_ways, stored
 from tests.engine.service_world import SECRET, START, Clock, shop
@@ -256,3 +266,45 @@ def test_lost_connections_are_made_anew_without_a_restart(tmp_path: Path, url: s
             assert answers[-1].recorded
             assert service.get_decision(answers[-1].id).offer == answers[-1].offer
             assert service.reward(RewardRequest(answers[-1].id, "subscribed")).joined
+
+
+def test_promotion_forecasts_and_late_truth(url: str, tmp_path: Path) -> None:
+    """Moves, a rollback, kept versions, forecasts, base rates and corrected exports say the same as on SQLite."""
+    told = []
+    for store in (sqlite_url(tmp_path / "store.db"), url):
+        folder, clock = tmp_path / store.partition(":")[0], Clock()
+        with open_service(folder, url=store, secret=SECRET, clock=clock) as service:
+            orders = ("abc", "bac")
+            old, new = (
+                str(service.policies.register(FixedOrder(tuple(o)).to_artifact(), name="p", at=START)) for o in orders
+            )
+            service.put_placement(
+                shop(policy=old, reward=RewardDefinition((RewardTerm("subscribed"),), window_s=DAY_S))
+            )
+            for i in range(30):
+                service.decide(DecisionRequest("shop", f"u{i}", id=f"d{i}"))
+                if i % 3 == 0:
+                    service.outcome(OutcomeRequest(f"u{i}", "subscribed", id=f"s{i}"))
+            clock.forward(days=3)
+            log = folder / "log"
+            export_files(service.database, "shop", log, as_of=clock.now)
+            service.outcome(OutcomeRequest("u1", "subscribed", id="late", at=START + timedelta(hours=1)))
+            late = correct_files(service.database, log, as_of=clock.now)
+            promotion = Promotion(service)
+            part = Part("evidence", "pass", ("enough",))
+            said = conclude([part], placement="shop", policy=new, incumbent=old, at=clock.now, inputs="i")
+            promotion.enter(keep_verdict(service.database, said), at=clock.now)
+            promotion.to_live("shop", new, at=clock.now, actor="ann", reason="urgent")
+            foretell(service.database, [Forecast("lift", "shop", new, START, 0.02, 0.01, 0.03, {"metric": "kept"})])
+            (open_one,) = forecasts_of(service.database, is_open=True)
+            assert settle(service.database, open_one, at=clock.now, actual=0.0)
+            assert not settle(service.database, open_one, at=clock.now, actual=1.0)
+            promotion.rollback("shop", at=clock.now, actor="ann", reason="complaints")
+            rate = base_rate(service.database, "shop", kind="subscribed", window_s=DAY_S, at=clock.now)
+            kept = tidy(service.database, service.policies, at=clock.now, keep=0)
+            states = sorted((s.policy, s.state) for s in States(service.database).all())
+            told.append((late.to_json(), rate, states, promotion.live_at("shop"), kept))
+    assert told[0] == told[1]
+    assert told[0][0]["n_changed"] == 1
+    assert told[0][1] == pytest.approx(11 / 30)
+    assert told[0][3] == old
