@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.decisions.opening import open_service
 from engine.decisions.requests import DecisionRequest, OutcomeRequest
-from engine.decisions.service import DecisionService, open_service
+from engine.decisions.service import DecisionService
 from engine.gate.forecasts import forecasts_of
 from engine.gate.verdicts import verdicts
 from engine.offers.placement import CatalogueOffer, Placement
