@@ -201,5 +201,5 @@ def test_a_configuration_reads_back_what_it_wrote() -> None:
     """Plain values and back are equal; an unknown candidate is named with the nearest."""
     config = RetrainConfig("shop", memories_days=(7.0, 0.0), source=Path("x.toml"))
     assert config_from_json(json.loads(json.dumps(config.to_json()))) == config
-    with pytest.raises(UnknownNameError, match="did you mean .greedy_logistic"):
+    with pytest.raises(UnknownNameError, match="did you mean 'greedy_logistic'"):
         RetrainConfig("shop", candidates=("greedy_logistics",))
