@@ -1,0 +1,62 @@
+"""The log of a service, read back as the rollout that the simulator would have written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.decisions.opening import open_service
+from engine.offers.placement import CatalogueOffer, Placement
+from engine.rewards.definition import DAY_S, RewardDefinition, RewardTerm
+from engine.simulation.store_log import rollout_of, scenario_of
+from engine.simulation.traffic import InProcess, live_through, moment
+from policies.errors import InvalidInputError
+from simulator.rollouts import WINDOW_DAYS
+from simulator.scenarios.car_subscription import PLACEMENT, reference
+from simulator.site import START
+from tests.engine.service_world import SECRET, shop
+
+KINDS = {"clicked": "clicked", "subscribed": "subscribed", "kept_30d": "active_30d", "margin_eur": "margin_eur", "cancelled": "cancelled"}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_what_the_site_lived_is_what_the_log_says(tmp_path: Path) -> None:
+    """Contracts, their ends, who stayed, margins and the offers shown agree, subject by subject, with the site's own memory."""
+    made = reference()
+    site = replace(made, parameters=made.parameters.with_assumed(convert_base=-1.5)).open(
+        n_subjects=120, visit_days=3, seed=4
+    )
+    start = moment(START)
+    placement = Placement(
+        PLACEMENT,
+        tuple(CatalogueOffer(o) for o in reversed(list(made.offers))),
+        rules=made.rules,
+        explore_share=0.9,
+        reward=RewardDefinition((RewardTerm("subscribed"),), window_s=WINDOW_DAYS * DAY_S),
+    )
+    with open_service(tmp_path, secret=SECRET, clock=lambda: start, commit_timeout_s=60.0) as service:
+        service.put_placement(placement)
+        live_through(site, InProcess(service))
+        end = start + timedelta(days=3 + 2 * WINDOW_DAYS)
+        fitted = scenario_of(placement)
+        run = rollout_of(service.database, placement, fitted, kinds=KINDS, as_of=end)
+    assert run.table.subjects is not None
+    who = np.asarray([np.flatnonzero(site.names == n)[0] for n in np.unique(run.table.subjects)])
+    assert np.array_equal(run.subjects.subscribed, site.signed_day[who] >= 0)
+    assert run.subjects.subscribed.sum() > 10
+    assert np.array_equal(run.subjects.kept_30d, site.is_kept[who])
+    assert np.array_equal(run.subjects.signed_day, site.signed_day[who])
+    assert run.table.offers.ids == fitted.offers.ids == placement.offer_set.ids
+    assert np.allclose(run.probabilities.sum(axis=1), 1.0)
+    assert (run.probabilities[np.arange(len(run.chosen)), run.chosen] > 0).all()
+    assert (run.probabilities[~run.table.eligible] == 0).all()
+
+
+def test_a_site_that_cannot_be_fitted_is_named() -> None:
+    """Offers that say nothing of what the laws read give a sentence with what is missing."""
+    with pytest.raises(InvalidInputError, match="offer 'a' has no car_class, discount_pct, family"):
+        scenario_of(shop())
