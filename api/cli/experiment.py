@@ -392,6 +392,35 @@ def results(
     return 0
 
 
+@app.command
+def analyse(rows: Path, /, *, plan: Path, as_of_day: float | None = None) -> int:
+    """Read an experiment from a file, whoever ran it, and print the reading as JSON; no service is needed.
+
+    Parameters
+    ----------
+    rows
+        CSV with a header, or .parquet: variant, optionally phase, exposed_day and subject (several rows of one are summed), and a column of
+        numbers for each metric.
+    plan
+        JSON: the fields of offline_eval.abtest.ExperimentPlan, with lists of metrics and phases.
+    as_of_day
+        Day of the analysis, where the rows have exposed_day: every planned look until then is taken as it was due.
+    """
+    from offline_eval.abtest import analyse as read
+    from offline_eval.abtest.files import read_plan, read_subjects
+    from offline_eval.abtest.replay import replay
+
+    planned = read_plan(plan)
+    data = read_subjects(rows, as_of_day=as_of_day)
+    if data.exposed_day is None:
+        print(json_module.dumps(read(data, planned).to_json(), indent=1))  # noqa: T201 - data on stdout
+        return 0
+    found = replay(data, planned, n_points=0)
+    looks = [{"day": day, **then.to_json()} for day, then in found.looks]
+    print(json_module.dumps({**found.now.to_json(), "readings_at_looks": looks}, indent=1))  # noqa: T201
+    return 0
+
+
 @app.command(name="list")
 def list_experiments(*, json: bool = False, home: Path | None = None, config: Path | None = None) -> int:
     """List all experiments.
