@@ -98,7 +98,11 @@ def _total(t: Words, found: MoneyGain | None) -> Total | None:
 
 def amounts(t: Words, scaled: Interval, unit: Unit) -> tuple[str, str]:
     """A gain, and its limits."""
-    shown = unit if unit.kind == "money" else Unit("count") if abs(scaled.estimate) >= 10 else Unit("number", "", 1)
+    is_large = abs(scaled.estimate) >= 10
+    if unit.kind == "money":
+        shown = Unit("money", unit.symbol, 0 if is_large else unit.digits)
+    else:
+        shown = Unit("count") if is_large else Unit("number", "", 1)
     sign = "+" if scaled.estimate >= 0 else "−"
     return sign + t.amount(
         abs(scaled.estimate), shown

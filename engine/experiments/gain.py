@@ -38,13 +38,18 @@ def visitors_since(reading: Reading, since: datetime, *, variant: str | None = N
 
 
 def gains(reading: Reading, *, since: datetime) -> list[Gain]:
-    """The primary metric and the guardrails of the variant to ship, or of the first treatment; none under a broken split."""
+    """The primary metric, then the guardrails, of the variant to ship, or of the first treatment; none under a broken split."""
     if reading.found is None or reading.found.now.split.is_broken:
         return []
     now = reading.found.now
     treatment = now.verdict.variant or now.plan.treatments[0]
     n = visitors_since(reading, since, variant=treatment)
-    told = [m for m in now.metrics if m.metric.role in ("primary", "guardrail") and m.treatment == treatment]
+    told = [
+        m
+        for role in ("primary", "guardrail")
+        for m in now.metrics
+        if m.metric.role == role and m.treatment == treatment
+    ]
     return [Gain(m, n, m.always.scaled(float(n))) for m in told] if n else []
 
 
