@@ -15,6 +15,7 @@ from engine.experiments.controls import controls_of
 from tests.engine.service_world import open_shop
 
 
+@pytest.mark.slow
 def test_a_draft_goes_all_the_way_from_a_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each step is the engine's own, with who and why in the log; weights change only after their cost was said."""
     open_shop(tmp_path).close()

@@ -96,6 +96,7 @@ def _settings(folder: Path, issuer: str, **changes: Any) -> Settings:
     return load_settings(None, **{**values, **changes})
 
 
+@pytest.mark.slow
 def test_a_claim_decides_the_role_and_the_name_stays_with_the_identity(site: Site) -> None:
     """The first sign-in makes an account of the role that the claim gives; a later one follows the claim, and ends older sessions."""
     answer = site.go("anna", following="/experiments")
@@ -116,6 +117,7 @@ def test_a_claim_decides_the_role_and_the_name_stays_with_the_identity(site: Sit
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("who", "text"), [("guest", "has no role here"), ("new", "is not confirmed"), ("thief", "is not yours")]
 )
@@ -128,6 +130,7 @@ def test_who_may_not_come_in_is_told_why(site: Site, who: str, text: str) -> Non
     assert len(Accounts(site.service.database).list()) == 1
 
 
+@pytest.mark.slow
 def test_a_closed_account_stays_closed(site: Site) -> None:
     """The provider vouches for who somebody is; an admin here may still close the account."""
     site.go("boss")
@@ -135,6 +138,7 @@ def test_a_closed_account_stays_closed(site: Site) -> None:
     assert "is closed" in site.go("boss").text
 
 
+@pytest.mark.slow
 def test_the_provider_is_asked_with_state_nonce_and_a_challenge(site: Site, issuer: str) -> None:
     """What goes to the provider: the code flow, our address to come back to, and a challenge whose answer only this browser has."""
     answer = site.client.get("/sign-in/openid?next=//evil.example", follow_redirects=False)
@@ -151,6 +155,7 @@ def test_the_provider_is_asked_with_state_nonce_and_a_challenge(site: Site, issu
     assert site.go("boss", following="//evil.example").headers["location"] == "/"
 
 
+@pytest.mark.slow
 def test_an_answer_that_was_not_asked_for_here_is_refused(site: Site) -> None:
     """Another browser's state, none at all, a code used twice, or an error of the provider's signs nobody in."""
     to = site.client.get("/sign-in/openid", follow_redirects=False)
