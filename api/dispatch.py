@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -20,6 +20,9 @@ class _Node:
     parameters: tuple[str, ...] = ()
 
 
+_MAX_FOUND, _MAX_KEPT_PATH = 1_000, 200
+
+
 class OperationDispatch:
     """ASGI layer that runs an operation straight away and leaves everything else to the application.
 
@@ -30,6 +33,7 @@ class OperationDispatch:
     def __init__(self, app: ASGIApp, operations: Sequence[Operation]) -> None:
         self._app = app
         self._trees: dict[str, _Node] = {}
+        self._found: dict[tuple[str, str], tuple[Operation, Mapping[str, str]] | None] = {}
         for operation in operations:
             self._add(operation)
 
@@ -42,8 +46,23 @@ class OperationDispatch:
                 return
         await self._app(scope, receive, send)
 
-    def find(self, method: str, path: str) -> tuple[Operation, dict[str, str]] | None:
-        """Operation of a method and a path, with the path's parameters; None where the router has to look."""
+    def find(self, method: str, path: str) -> tuple[Operation, Mapping[str, str]] | None:
+        """Operation of a method and a path, with the path's parameters; None where the router has to look.
+
+        Most requests of a site go to a few addresses, so what was found lately is kept.
+        """
+        asked = (method, path)
+        try:
+            return self._found[asked]
+        except KeyError:
+            if len(path) > _MAX_KEPT_PATH:
+                return self._look(method, path)
+            if len(self._found) >= _MAX_FOUND:
+                self._found.clear()
+            found = self._found[asked] = self._look(method, path)
+            return found
+
+    def _look(self, method: str, path: str) -> tuple[Operation, Mapping[str, str]] | None:
         node = self._trees.get(method)
         if node is None:
             return None

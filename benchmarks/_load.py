@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,17 +26,22 @@ class Load:
 
     Attributes
     ----------
-    n_failed
-        Not answered with 200, not recorded, or decided by a lower rung than the policy.
+    failures
+        How many were not answered with 200, not recorded, or decided by a lower rung than the policy, by what it was.
     done_at_s
         When each answer came, from the start.
     """
 
     n: int
-    n_failed: int
+    failures: Mapping[str, int]
     wall_s: float
     latencies_ms: np.ndarray
     done_at_s: np.ndarray
+
+    @property
+    def n_failed(self) -> int:
+        """All failures."""
+        return sum(self.failures.values())
 
     @property
     def per_second(self) -> float:
@@ -73,7 +79,7 @@ class _Client(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """A request without an answer has failed."""
         if self._sent is not None:
-            self._run.done(self._sent, ok=False)
+            self._run.done(self._sent, failure="connection lost")
 
     def next(self) -> None:
         """Send the next request when it is due."""
@@ -104,8 +110,15 @@ class _Client(asyncio.Protocol):
             return
         self._inbox = b""
         assert self._sent is not None
-        self._run.done(self._sent, ok=inbox.startswith(b"HTTP/1.1 200") and not any(bad in inbox for bad in _BAD))
+        self._run.done(self._sent, failure=_failure_in(inbox))
         self.next()
+
+
+def _failure_in(answer: bytes) -> str | None:
+    """What is wrong with an answer; None where nothing is."""
+    if not answer.startswith(b"HTTP/1.1 200"):
+        return answer[9:12].decode()
+    return next((bad.decode().replace('"', "") for bad in _BAD if bad in answer), None)
 
 
 class _Run:
@@ -117,7 +130,7 @@ class _Run:
         self.numbers: Iterator[int] = iter(range(n))
         self.started = time.perf_counter()
         self.finished: asyncio.Future[None] = self.loop.create_future()
-        self.n_failed = 0
+        self.failures: Counter[str] = Counter()
         self.latencies_s = np.zeros(n)
         self.done_at = np.zeros(n)
         self._began = np.zeros(n)
@@ -130,12 +143,13 @@ class _Run:
         self._began[i] = at
         return at
 
-    def done(self, i: int, *, ok: bool) -> None:
+    def done(self, i: int, *, failure: str | None) -> None:
         """Note an answer."""
         now = time.perf_counter()
         self.latencies_s[i] = now - self._began[i]
         self.done_at[i] = now - self.started
-        self.n_failed += not ok
+        if failure is not None:
+            self.failures[failure] += 1
         self._n_left -= 1
         if not self._n_left and not self.finished.done():
             self.finished.set_result(None)
@@ -146,7 +160,7 @@ async def _drive(port: int, requests: Sequence[bytes], *, n: int, n_connections:
     for _ in range(min(n, n_connections)):
         await run.loop.create_connection(lambda: _Client(run), "127.0.0.1", port)
     await asyncio.wait_for(run.finished, 600)
-    return Load(n, run.n_failed, time.perf_counter() - run.started, run.latencies_s * 1e3, run.done_at)
+    return Load(n, run.failures, time.perf_counter() - run.started, run.latencies_s * 1e3, run.done_at)
 
 
 def drive(

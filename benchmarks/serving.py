@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -139,7 +140,7 @@ def _swaps(site: Site, *, seconds: float, rounds: int, quick: bool) -> list[Figu
 def _soak(site: Site, *, minutes: float, path: Path | None) -> int:
     server = site.ours()
     rate = 0.7 * statistics.median(_ask(server, n=3_000).per_second for _ in range(3))
-    rows: list[dict[str, float]] = []
+    rows: list[dict[str, Any]] = []
     for minute in range(max(1, round(minutes))):
         started = time.monotonic()
         load = drive(server.port, server.requests, n=int(rate * min(60.0, minutes * 60.0)), per_second=rate)
@@ -147,7 +148,7 @@ def _soak(site: Site, *, minutes: float, path: Path | None) -> int:
             {
                 "minute": minute + 1,
                 "requests": load.n,
-                "failed": load.n_failed,
+                "failed": dict(load.failures),
                 "p50_ms": round(load.percentile(50), 3),
                 "p99_ms": round(load.percentile(99), 3),
                 "resident_mb": round(resident_mb(server.worker()), 1),
@@ -157,7 +158,7 @@ def _soak(site: Site, *, minutes: float, path: Path | None) -> int:
         print(json.dumps(rows[-1]), flush=True)
         if path is not None:
             path.write_text(json.dumps({"soak": {"per_second": round(rate, 1), "minutes": rows}}, indent=1) + "\n")
-    return 0 if not sum(r["failed"] for r in rows) else 1
+    return 0 if not any(r["failed"] for r in rows) else 1
 
 
 class _Every:
@@ -183,7 +184,7 @@ class _Every:
 def _ask(server: Server, *, n: int, per_second: float | None = None) -> Load:
     load = drive(server.port, server.requests, n=n, per_second=per_second)
     if load.n_failed:
-        raise RuntimeError(f"{load.n_failed} of {n} requests failed, were not recorded, or a lower rung decided")
+        raise RuntimeError(f"{load.n_failed} of {n} requests failed: {dict(load.failures)}")
     return load
 
 

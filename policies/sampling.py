@@ -189,7 +189,8 @@ def uniform_for(secret: bytes, placement: str, decision_id: str) -> float:
     The same id gives the same number, so a retried request repeats its answer, a restored policy does not
     repeat its exploration, and an audit can recompute every draw.
     """
-    inner, outer = (half.copy() for half in _keyed(secret))
+    keyed = _keyed(secret)
+    inner, outer = keyed[0].copy(), keyed[1].copy()
     inner.update(f"{placement}\x00{decision_id}".encode())
     outer.update(inner.digest())
     return (int.from_bytes(outer.digest()[:8], "big") >> 11) / 2**53  # 53 bits: exact in float64 and below 1
