@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from offline_eval.report.figures import Figure, figures_document, keeps
 
-__all__ = ["Figure", "finish", "keeps", "parser"]
+__all__ = ["Figure", "end_what_was_started", "finish", "keeps", "parser"]
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -19,6 +21,11 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--quick", action="store_true", help="a minute at most; judges only what that size can judge")
     made.add_argument("--seed", type=int, default=1)
     return made
+
+
+def end_what_was_started() -> None:
+    """Let SIGTERM end a benchmark like an error does: what it has started is ended and its folders are removed."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def finish(name: str, figures: Sequence[Figure], *, quick: bool, path: Path | None, seed: int | None = None) -> int:

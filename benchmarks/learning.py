@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks._bandits import Labelled, MABWiser, has, run
 from benchmarks._experiments import hillstrom, karlan_list, upworthy
-from benchmarks._figures import Figure, finish, parser
+from benchmarks._figures import Figure, end_what_was_started, finish, parser
 from benchmarks._kept import Kept
 from benchmarks._learning_from_store import figures as from_store
 from policies.features import FeatureSpace
@@ -171,6 +171,7 @@ def _features(hashes: NDArray[np.uint64], x: NDArray[np.float32]) -> str:
 
 def main() -> int:
     """Run all of it."""
+    end_what_was_started()
     made = parser(__doc__)
     made.add_argument(
         "--tests", type=int, default=None, help="headline tests drawn at random; default: all 4,873, four minutes"

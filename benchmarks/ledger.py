@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks._crashes import Crashes, crash
-from benchmarks._figures import Figure, finish, parser
+from benchmarks._figures import Figure, end_what_was_started, finish, parser
 from engine.store.backends import opener
 from engine.store.database import Database, sqlite_url, tune_sqlite
 from engine.store.facts import FactRow, Receipt, decision_row, digest_of
@@ -37,6 +37,7 @@ STORES = ("sqlite", "postgresql")
 
 def main() -> int:
     """Measure and judge."""
+    end_what_was_started()
     options = parser(__doc__)
     options.add_argument("--kills", type=int, default=50, help="how many SIGKILLs in all; 200 by hand")
     options.add_argument("--stores", default=",".join(STORES), help="sqlite, postgresql, or both with a comma")

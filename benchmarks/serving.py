@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks._decision_profile import print_profile
-from benchmarks._figures import Figure, finish, parser
+from benchmarks._figures import Figure, end_what_was_started, finish, parser
 from benchmarks._load import Load, drive, resident_mb
 from benchmarks._servers import Server, Site, publish_snapshot
 
@@ -29,6 +29,7 @@ SWAP_S = 1.0
 
 def main() -> int:
     """Measure and judge."""
+    end_what_was_started()
     options = parser(__doc__)
     options.add_argument("--profile", action="store_true", help="print the cost of each step of a decision, and stop")
     options.add_argument("--soak", type=float, metavar="MINUTES", help="drive 70 %% of the capacity so long, and stop")

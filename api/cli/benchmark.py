@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -37,4 +38,9 @@ def benchmark(name: str, /, *extra: str, json: Path | None = None, quick: bool =
     arguments = [*(["--json", str(json.resolve())] if json else []), *(["--quick"] if quick else []), *extra]
     environment = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **os.environ}
     command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
-    return subprocess.run(command, cwd=root, env=environment, check=False).returncode
+    with subprocess.Popen(command, cwd=root, env=environment) as running:
+        before = signal.signal(signal.SIGTERM, lambda *_: running.terminate())  # it ends what it has started
+        try:
+            return running.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
