@@ -221,7 +221,7 @@ def _level_figures(name: str, chosen: Mapping[str, Any], *, can_judge: bool) -> 
             must="<= 0.1",
             can_judge=can_judge,
             spread=[slope["low"], slope["high"]],
-            note=f"calibration slope {slope['value']:.3f}",
+            note=f"calibration slope {slope['value']:.3f} of the deployed mean of folds on {own['n_positives']} positives; {_single_folds(chosen)}",
         ),
         Figure(
             name=f"{name}_in_period_calibration_error",
@@ -239,6 +239,11 @@ def _level_figures(name: str, chosen: Mapping[str, Any], *, can_judge: bool) -> 
             note=f"drift on test: slope {drift['value']:.3f} (spread), calibration error {later['ece']:.4f}",
         ),
     ]
+
+
+def _single_folds(chosen: Mapping[str, Any]) -> str:
+    slope = chosen["single_folds"]["calibration_slope"]
+    return f"of single folds' models on all other rows {slope['value']:.3f} [{slope['low']:.3f}, {slope['high']:.3f}]"
 
 
 TASKS: dict[str, Callable[[Desk], list[Figure]]] = {

@@ -25,6 +25,7 @@ def propensity(
     ignore: str = "",
     reference_ignore: str = "",
     forbid_customer: bool = False,
+    resume: bool = False,
     runs: Path | None = None,
     compare: Path | None = None,
     json: bool = False,
@@ -53,6 +54,8 @@ def propensity(
         Columns that the reference logistic regression alone may not use.
     forbid_customer
         No model may use who somebody is (``customer_*``): only what was done.
+    resume
+        Go on with a run in ``out`` that was cut off: folds that are done are not fitted again.
     runs
         SQLite file that keeps the runs, one a model (MLflow): data hash, configuration, figures, plot, artefacts.
     compare
@@ -87,6 +90,7 @@ def propensity(
         reference_ignore,
         *(["--runs", str(runs)] if runs else []),
         *(["--quick"] if quick else []),
+        *(["--resume"] if resume else []),
         *(["--json"] if json else []),
     ]
     return main(arguments)

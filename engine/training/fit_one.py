@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import time
 import traceback
@@ -24,7 +25,8 @@ from engine.models.dataset import SequenceDataset
 from engine.models.metrics import expit, logit
 from engine.models.propensity import FitReport, KeptModel, PropensityModel, RefittedModel
 from engine.training.candidates import build_model, known_candidate
-from policies.artifact import save_artifact
+from engine.training.checkpoints import Checkpoints, FoldResult, data_digest
+from policies.artifact import Artifact, save_artifact
 from policies.errors import InvalidInputError, NextofferError
 from policies.records import FloatArray, IntArray
 
@@ -40,8 +42,10 @@ def fit_one(
     quick: bool = False,
     ignore: tuple[str, ...] = (),
     n_folds: int = 1,
-) -> PropensityModel:
+) -> None:
     """Fit on ``train``, stop on ``validation``, score every row, write everything under ``out``.
+
+    Folds that an earlier call finished in ``out`` are not fitted again.
 
     With ``n_folds`` of 3 or more the two splits are pooled and dealt into folds of whole subjects: each model trains on
     all but two of them, stops on one and scores the other, so that every row of the pool is scored by a model that never
@@ -51,8 +55,12 @@ def fit_one(
     Raises
     ------
     InvalidInputError
-        If a split is empty or has one class only.
+        If a split is empty or has one class only, or ``out`` was begun with other data or options.
     """
+    of = {"model": name, "seed": seed, "quick": quick, "ignore": list(ignore), "n_folds": n_folds}
+    checkpoints = Checkpoints(out / "folds", of={**of, "data": data_digest(data)})
+    if (out / "report.json").is_file():
+        return
     checked_part(data, "train"), checked_part(data, "validation")
     if known_candidate(name).framework == "torch":
         import torch
@@ -62,28 +70,29 @@ def fit_one(
     fold = subject_folds(data.subject, n_folds=n_folds, seed=seed) if n_folds > 1 else (data.split == "validation") * 1
     scores, held_out = np.zeros(len(data)), np.zeros(len(data))
     kept_scores: FloatArray | None = None
-    models: list[PropensityModel] = []
     reports: list[FitReport] = []
     scoring_seconds = 0.0
     for k in range(n_folds):
-        stop = (k + 1) % n_folds if n_folds > 1 else 1
-        aside = {stop, k} if n_folds > 1 else {stop}
-        model = build_model(name, seed=seed + k, quick=quick, ignore=ignore, progress=_say)
-        train = data.take(pool & ~np.isin(fold, list(aside)))
-        reports.append(model.fit(train, data.take(pool & (fold == stop))))
-        started = time.monotonic()
-        score = logit(model.predict(data))
-        scoring_seconds += time.monotonic() - started
-        scores += score / n_folds
-        held_out[fold == k] = score[fold == k]
-        kept = cast(KeptModel, model).predict_kept(data) if hasattr(model, "predict_kept") else None
-        if kept is not None:
-            kept_scores = (np.zeros(len(data)) if kept_scores is None else kept_scores) + logit(kept) / n_folds
-        models.append(model)
+        result = checkpoints.load(k)
+        if result is None:
+            stop = (k + 1) % n_folds if n_folds > 1 else 1
+            aside = {stop, k} if n_folds > 1 else {stop}
+            model = build_model(name, seed=seed + k, quick=quick, ignore=ignore, progress=_say)
+            report = model.fit(data.take(pool & ~np.isin(fold, list(aside))), data.take(pool & (fold == stop)))
+            # Scores are the mean over the folds' models, so all of them are served; of other artefacts the first fold's are kept.
+            _save(model, out, fold=k)
+            result = _scored(model, data, report)
+            checkpoints.save(k, result)
+        scores += result.score / n_folds
+        held_out[fold == k] = result.score[fold == k]
+        if result.kept is not None:
+            kept_scores = (np.zeros(len(data)) if kept_scores is None else kept_scores) + result.kept / n_folds
+        reports.append(result.report)
+        scoring_seconds += result.scoring_seconds
         _say(f"{name}: fold {k + 1} of {n_folds} done")
     # Without folds the rows that stopped the fit are scored by it: slightly flattering, said in the report.
     probability = expit(np.where(pool, held_out, scores) if n_folds > 1 else scores)
-    model, report = models[0], reports[0]
+    report = reports[0]
     notes = list(report.notes)
     if n_folds > 1 and known_candidate(name).exports_encoder:
         # What is served should know the whole pool, and no fold's model does. A network that folds left at its start has an encoder
@@ -92,23 +101,39 @@ def fit_one(
         model = build_model(name, seed=seed, quick=quick, ignore=ignore, progress=_say)
         parts = data.take(pool & (fold != 0)), data.take(pool & (fold == 0))
         cast(RefittedModel, model).refit(data.take(pool), start_from=parts, n_epochs=n_epochs)
+        _replace(model.to_artifacts()["sequence_encoder"], out / "artifacts" / "sequence_encoder")
         notes.append(f"encoder fitted on all {int(pool.sum())} rows of train and validation for {n_epochs} epochs")
     out.mkdir(parents=True, exist_ok=True)
     columns = {"probability": probability}
     if kept_scores is not None:
         columns["kept"] = expit(kept_scores)
     pq.write_table(pa.table(columns), out / "predictions.parquet")
-    for artifact_name, artifact in model.to_artifacts().items():
-        if artifact_name != SERVED:
-            save_artifact(artifact, out / "artifacts" / artifact_name)
-    for k, fold_model in enumerate(models):
-        # Scores are the mean over the folds' models, so all of them are served.
-        save_artifact(fold_model.to_artifacts()[SERVED], out / SERVED / str(k))
     described = {"model": name, "seed": seed, "n_folds": n_folds, **asdict(report), "scoring_seconds": scoring_seconds}
     described |= {"notes": notes}
     described |= {"seconds": sum(r.seconds for r in reports), "best_steps": [r.best_step for r in reports]}
     (out / "report.json").write_text(json.dumps(described, indent=1))
-    return model
+
+
+def _scored(model: PropensityModel, data: SequenceDataset, report: FitReport) -> FoldResult:
+    started = time.monotonic()
+    score = logit(model.predict(data))
+    seconds = time.monotonic() - started
+    kept = cast(KeptModel, model).predict_kept(data) if hasattr(model, "predict_kept") else None
+    return FoldResult(score, None if kept is None else logit(kept), report, seconds)
+
+
+def _save(model: PropensityModel, out: Path, *, fold: int) -> None:
+    for name, artifact in model.to_artifacts().items():
+        if name == SERVED:
+            _replace(artifact, out / SERVED / str(fold))
+        elif fold == 0:
+            _replace(artifact, out / "artifacts" / name)
+
+
+def _replace(artifact: Artifact, folder: Path) -> None:
+    """Save in the place of what a fit that was cut off may have left."""
+    shutil.rmtree(folder, ignore_errors=True)
+    save_artifact(artifact, folder)
 
 
 def subject_folds(subjects: NDArray[np.str_], *, n_folds: int, seed: int) -> IntArray:

@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine.models.calibration import Calibrator, choose_calibrator
+from engine.models.calibration import Calibrator, choose_calibrator, cross_calibrated
 from engine.models.dataset import SequenceDataset
 from engine.models.metrics import (
     average_precision,
@@ -77,6 +77,8 @@ class TrainingConfig:
         them, and other artefacts are the first fold's. 1: the two splits as they are; a quick run does that.
     n_resamples
         Bootstrap resamples of subjects behind each interval.
+    resume
+        Go on with a run that was cut off: folds that are done are not fitted again.
     """
 
     models: tuple[str, ...] = DEFAULT_MODELS
@@ -87,6 +89,7 @@ class TrainingConfig:
     reference_ignore: tuple[str, ...] = ()
     n_folds: int = 5
     n_resamples: int = 400
+    resume: bool = False
 
     def __post_init__(self) -> None:
         if self.n_folds == 2 or self.n_folds < 1:
@@ -121,8 +124,10 @@ def train_propensity(
         If a model's process fails; the text ends with what it said.
     """
     started = time.monotonic()
-    if (out / "models").exists():
-        raise InvalidInputError(f"{out} holds an earlier run; choose another folder or remove it")
+    if (out / "models").exists() and not (config.resume and not (out / "comparison.json").exists()):
+        raise InvalidInputError(
+            f"{out} holds an earlier run; choose another folder or remove it, or go on with one that was cut off (--resume)"
+        )
     models = tuple(dict.fromkeys((config.reference, REFERENCE, *config.models)))
     for name in models:
         known_candidate(name)
@@ -252,8 +257,17 @@ def compare(data: SequenceDataset, predictions: Mapping[str, FloatArray], *, con
     for name, p in calibrated.items():
         rng = np.random.default_rng(config.seed)  # the same resamples for every model
         table[name]["validation"] = on_validation[name]
-        # Calibrated by other subjects' rows, scored by models that saw neither: what the level is worth in its own period.
+        # The score as it is deployed, on rows of its own period that trained nothing, calibrated without their subjects.
+        own = predictions[name][part]
         table[name]["in_period"] = evaluate(
+            data.label[part],
+            cross_calibrated(data.label[part], own, data.subject[part], seed=config.seed),
+            data.subject[part],
+            rng=np.random.default_rng(config.seed),
+            n_resamples=config.n_resamples // 4,
+        ).to_json()
+        # More rows, but each scored by one fold's model, which is more extreme than the mean that is deployed.
+        table[name]["single_folds"] = evaluate(
             data.label[rows["validation"]],
             p[rows["validation"]],
             data.subject[rows["validation"]],
@@ -411,7 +425,7 @@ def _write(out: Path, data: SequenceDataset, predictions: Mapping[str, FloatArra
     p = calibrator(raw)
     parts = {
         name: reliability(data.label[rows], p[rows])
-        for name, splits in (("in period", ("train", "validation")), ("test", ("test",)))
+        for name, splits in (("single folds", ("train", "validation")), ("test", ("test",)))
         if len(rows := np.flatnonzero(np.isin(data.split, splits) & data.is_matured))
     }
     (out / "reliability.svg").write_text(reliability_svg(parts, title=f"{result['data']}: {chosen}"))
@@ -501,6 +515,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ignore", default="", help="columns not to use, separated by commas; prefixes end in *")
     parser.add_argument("--reference-ignore", default="", help="columns only the reference may not use")
     parser.add_argument("--runs", type=Path, help="SQLite file to keep the runs in (MLflow)")
+    parser.add_argument("--resume", action="store_true", help="go on with a run that was cut off")
     parser.add_argument("--json", action="store_true", help="print comparison.json instead of the table")
     options = parser.parse_args(arguments)
     try:
@@ -524,6 +539,7 @@ def _config(options: argparse.Namespace) -> TrainingConfig:
         jobs=options.jobs,
         seed=options.seed,
         n_folds=options.folds,
+        resume=options.resume,
         ignore=tuple(rule for rule in options.ignore.split(",") if rule),
         reference_ignore=tuple(rule for rule in options.reference_ignore.split(",") if rule),
     )

@@ -16,6 +16,7 @@ from engine.models.calibration import (
     Kind,
     LogisticCalibrator,
     choose_calibrator,
+    cross_calibrated,
     fit_calibrator,
     from_manifest,
     shift_prior,
@@ -112,3 +113,18 @@ def test_one_class_and_unknown_kinds_are_refused() -> None:
 def test_isotonic_reads_linearly_between_knots() -> None:
     """Half-way between two knots lies the mean of their values."""
     assert IsotonicCalibrator((0.2, 0.4), (0.1, 0.3))(np.array([0.3]))[0] == pytest.approx(0.2)
+
+
+def test_a_row_is_calibrated_without_its_own_label() -> None:
+    """Turning one subject's labels round moves other subjects' probabilities and not its own; a wrong level is mended."""
+    rng = np.random.default_rng(3)
+    true = rng.uniform(0.05, 0.6, size=1500)
+    label = (rng.random(1500) < true).astype(np.float64)
+    subject = np.repeat(np.arange(500), 3)
+    told = expit(logit(true) + 1.5)
+    mended = cross_calibrated(label, told, subject, seed=1)
+    assert abs(mended.mean() - label.mean()) < 0.02
+    own = subject == 7
+    turned = cross_calibrated(np.where(own, 1.0 - label, label), told, subject, seed=1)
+    np.testing.assert_array_equal(turned[own], mended[own])
+    assert (turned[~own] != mended[~own]).any()

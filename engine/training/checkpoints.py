@@ -1,0 +1,96 @@
+"""What a fit has done so far, on disk after each fold: a run that was cut off goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.models.dataset import SEQUENCE_COLUMNS, SequenceDataset
+from engine.models.propensity import FitReport
+from policies.errors import InvalidInputError
+from policies.records import FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FoldResult:
+    """One fold's model on every row.
+
+    Parameters
+    ----------
+    score
+        Log odds of the label, shape ``(n,)``.
+    kept
+        Log odds of being kept, shape ``(n,)``; None without such a head.
+    """
+
+    score: FloatArray
+    kept: FloatArray | None
+    report: FitReport
+    scoring_seconds: float
+
+
+class Checkpoints:
+    """Finished folds below one folder.
+
+    Raises
+    ------
+    InvalidInputError
+        If the folder holds folds of other data or another configuration.
+    """
+
+    def __init__(self, folder: Path, *, of: dict[str, Any]) -> None:
+        self._folder = folder
+        path = folder / "of.json"
+        if path.is_file():
+            before = json.loads(path.read_text())
+            differing = sorted(name for name in {*before, *of} if before.get(name) != of.get(name))
+            if differing:
+                raise InvalidInputError(
+                    f"{folder} was begun with another {', '.join(differing)}; go on with the same data and options, or choose another folder"
+                )
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(of))
+
+    def load(self, fold: int) -> FoldResult | None:
+        """What a fold left; None where it was not finished."""
+        path = self._folder / f"{fold}.npz"
+        if not path.is_file():
+            return None
+        with np.load(path) as found:
+            report = json.loads(str(found["report"]))
+            report["history"] = {name: tuple(values) for name, values in report["history"].items()}
+            report["notes"] = tuple(report["notes"])
+            kept = found.get("kept")
+            return FoldResult(found["score"], kept, FitReport(**report), float(found["scoring_seconds"]))
+
+    def save(self, fold: int, result: FoldResult) -> None:
+        """Keep a fold, whole or not at all; whatever else it leaves has to be on disk before."""
+        arrays: dict[str, Any] = {
+            "score": result.score,
+            "report": np.array(json.dumps(asdict(result.report))),
+            "scoring_seconds": np.array(result.scoring_seconds),
+        }
+        if result.kept is not None:
+            arrays["kept"] = result.kept
+        scratch = self._folder / f".{fold}.npz"
+        np.savez(scratch, **arrays)
+        scratch.replace(self._folder / f"{fold}.npz")
+
+
+def data_digest(data: SequenceDataset) -> str:
+    """Digest of everything a model is fitted on."""
+    digest = hashlib.sha256()
+    arrays = [getattr(data, name) for name in SEQUENCE_COLUMNS]
+    plain = {f.name for f in fields(data)} - {*SEQUENCE_COLUMNS, "columns", "manifest"}
+    arrays += [getattr(data, name) for name in sorted(plain) if getattr(data, name) is not None]
+    arrays += [data.columns[name] for name in sorted(data.columns)]
+    for array in arrays:
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    digest.update("".join(sorted(data.columns)).encode())
+    return digest.hexdigest()
