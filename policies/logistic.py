@@ -30,14 +30,15 @@ class LogisticThompson:
     prior_precision
         Of each coefficient, above 0.
     prior_rate
-        Success rate that an offer without observations is thought to have in the average context, in (0, 1): an optimistic one
-        lets new offers be tried.
+        Success rate that an offer without observations is thought to have in the average context, in (0, 1): one above what
+        offers earn lets new ones be tried.
     scale
         Multiplies the posterior's deviation: below one explores less than Thompson sampling proper.
 
     Notes
     -----
-    The defaults had the best mean rank of a grid on three sets with rewards in {0, 1} (``nextoffer benchmark regret -- --choose``).
+    The defaults had the least mean regret, and the best mean rank, of a grid on twelve sets with rewards in {0, 1}
+    (``nextoffer benchmark regret -- --choose``); no setting of ``LinUCB`` or ``LinTS`` came near on the mean.
     Log-odds fit rewards of a few percent, where a linear model's noise is far from constant. It does not fade: where taste
     drifts, put it into ``policies.windowed.Windowed``. Learning in parts equals learning at once, row by row.
 
@@ -50,7 +51,7 @@ class LogisticThompson:
     traits = PolicyTraits(probabilities="quadrature", n_nodes=N_POINTS)
 
     def __init__(
-        self, space: FeatureSpace, *, prior_precision: float = 3.0, prior_rate: float = 0.5, scale: float = 0.1
+        self, space: FeatureSpace, *, prior_precision: float = 1.0, prior_rate: float = 0.2, scale: float = 0.1
     ) -> None:
         if not prior_precision > 0 or not 0 < prior_rate < 1 or not scale > 0:
             raise InvalidInputError(
