@@ -101,21 +101,25 @@ def measure(
     seed: int,
     kept: Kept | None = None,
 ) -> dict[str, dict[str, FloatArray]]:
-    """Mean regret of each shuffle by set and learner; learners meet the same shuffles."""
+    """Mean regret of each shuffle by set and learner; learners meet the same shuffles.
+
+    Shuffle by shuffle over all sets, so that a run that is cut off leaves something of each.
+    """
     kept = kept or Kept()
-    out: dict[str, dict[str, FloatArray]] = {}
-    for name, data in sets.items():
-        regrets: dict[str, list[float]] = {learner: [] for learner in made}
-        for shuffle in range(n_shuffles):
+    found: dict[str, dict[str, list[float]]] = {name: {learner: [] for learner in made} for name in sets}
+    for shuffle in range(n_shuffles):
+        for name, data in sets.items():
             part = data.shuffled(seed + shuffle, n_rows=n_rows)
             for learner, make in made.items():
 
                 def judge(make: Make = make, part: Labelled = part, at: int = seed + shuffle) -> float:
                     return float(progressive_regret(make(part), part, seed=at).mean())
 
-                regrets[learner].append(kept.value(f"{name}/{n_rows}/{seed + shuffle}/{learner}", judge))
-        out[name] = {learner: np.asarray(values) for learner, values in regrets.items()}
-        print(f"  {name}: " + ", ".join(f"{k} {v.mean():.3f}" for k, v in out[name].items()), file=sys.stderr)
+                found[name][learner].append(kept.value(f"{name}/{n_rows}/{seed + shuffle}/{learner}", judge))
+        print(f"  shuffle {shuffle + 1} of {n_shuffles}", file=sys.stderr)
+    out = {name: {learner: np.asarray(v) for learner, v in values.items()} for name, values in found.items()}
+    for name, values in out.items():
+        print(f"  {name}: " + ", ".join(f"{k} {v.mean():.3f}" for k, v in values.items()), file=sys.stderr)
     return out
 
 
