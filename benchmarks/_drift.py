@@ -26,8 +26,8 @@ SETS = ("satimage", "pendigits", "adult")
 _DELAY = 200
 
 
-def _windowed(space: FeatureSpace, *, window: int) -> OnlineLearner:
-    return Windowed(LinUCB(space), window=window)
+def _windowed(space: FeatureSpace, *, make: Callable[[FeatureSpace], OnlineLearner], window: int) -> OnlineLearner:
+    return Windowed(make(space), window=window)
 
 
 def learners(n_rows: int) -> dict[str, Callable[[FeatureSpace], OnlineLearner]]:
@@ -35,9 +35,10 @@ def learners(n_rows: int) -> dict[str, Callable[[FeatureSpace], OnlineLearner]]:
     return {
         "LinUCB": LinUCB,
         "LinUCB, half-life": partial(LinUCB, half_life=n_rows / 4),
-        "LinUCB, window": partial(_windowed, window=n_rows // 4),
+        "LinUCB, window": partial(_windowed, make=LinUCB, window=n_rows // 4),
         "LinTS": LinTS,
         "logistic Thompson": LogisticThompson,
+        "logistic Thompson, window": partial(_windowed, make=LogisticThompson, window=n_rows // 4),
         "VW squarecb": VowpalWabbit,
     }
 
