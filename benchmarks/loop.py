@@ -4,8 +4,8 @@ Discounts lose their appeal on day 15. Three lives of the same visitors with the
 canary), the policy of day 7 left alone, and one that knew it beforehand. Recovered is what the loop has won back of the loss:
 (loop - frozen) / (knew - frozen), in clicks per decision over two days. In simulation.
 
-How soon depends on traffic and exploration: with 350 visitors a day and 15 % of exploration the gate answered on no night of 25 that the
-log can tell, and nothing was won back. The site here has 800 visitors a day and explores 30 %.
+How soon depends on traffic and exploration: with 350 visitors a day and 15 % explored, none of 25 candidates passed the gate in one life
+that was tried, and nothing was won back. The site here has 800 visitors a day and explores 30 %.
 """
 
 from __future__ import annotations
