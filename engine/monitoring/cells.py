@@ -8,6 +8,7 @@ what                  key                             n                      a  
 ``choice``            policy                          decisions              sum of entropy         without a choice     that could have one
 ``feature``           feature, bin                    decisions              sum of entropy         without a choice     that could have one
 ``finger``            feature, fingerprint            decisions with number
+``seen``              policy                          decisions seen
 ``rung``              rung, ``fault`` or ``fine``     decisions
 ``excluded``          offer, reason                   decisions
 ``arrived``           kind                            facts                  sum of values          repeated             after the window

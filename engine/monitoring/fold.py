@@ -28,21 +28,24 @@ from engine.store.database import Database
 CHUNK = 20_000
 KEEP_DAYS = 35
 # Another text makes the cells anew.
-RULES = "1"
+RULES = "2"
 DAY_US = DAY_HOURS * HOUR_US
 BEHIND_US = 60_000_000
 AHEAD_US = 300_000_000
 _TWICE_US = 600_000_000
 
 _DECISIONS = (
-    "SELECT ledger_offset, placement, at_us, policy, experiment, variant, body FROM decisions "
+    "SELECT ledger_offset, placement, at_us, policy, experiment, variant, body, is_activated FROM decisions "
     "WHERE ledger_offset >= :first AND ledger_offset < :end ORDER BY ledger_offset"
 )
 _OF_DECISION = (
     "LEFT JOIN fact_keys k ON k.kind = 1 AND k.id = f.decision LEFT JOIN decisions d ON d.ledger_offset = k.ledger_offset "
     "WHERE f.ledger_offset >= :first AND f.ledger_offset < :end ORDER BY f.ledger_offset"
 )
-_ACTIVATIONS = f"SELECT d.placement, d.policy, d.offer, f.shown, f.ledger_offset FROM activations f {_OF_DECISION}"
+_ACTIVATIONS = (
+    "SELECT d.placement, d.policy, d.offer, d.at_us, d.is_activated, f.shown, f.ledger_offset "
+    f"FROM activations f {_OF_DECISION}"
+)
 _REWARDS = (
     "SELECT f.ledger_offset, f.kind, f.value, f.at_us, d.placement, d.policy, d.at_us, "
     "EXISTS (SELECT 1 FROM rewards e WHERE e.decision = f.decision AND e.kind = f.kind AND e.value = f.value "
@@ -156,8 +159,12 @@ def _fold(
     """Sum a stretch; return the time of the ledger at its end."""
     span = {"first": first, "end": end}
     time = _decisions(known, sums, many, database.rows(_DECISIONS, **span), before_us)
-    for placement, policy, offer, shown, offset in database.rows(_ACTIVATIONS, **span):
-        if shown is not None and placement is not None and not policy.startswith(f"{BOT}@"):
+    for placement, policy, offer, decided_us, was_seen, shown, offset in database.rows(_ACTIVATIONS, **span):
+        if placement is None or policy.startswith(f"{BOT}@"):
+            continue
+        if not was_seen:
+            sums.add(placement, decided_us // HOUR_US, "seen", key_of(policy), 1)
+        if shown is not None:
             hour = time.at(offset) // HOUR_US
             sums.add(placement, hour, "shown", "", 1, float(shown != offer))
             if shown != offer:
@@ -186,7 +193,7 @@ def _decisions(
     time = _Time([], [], before_us)
     by_placement: defaultdict[str, decisions.Rows] = defaultdict(decisions.Rows)
     latest_us = before_us
-    for offset, placement, at_us, policy, experiment, variant, body in found:
+    for offset, placement, at_us, policy, experiment, variant, body, was_seen in found:
         # A decision without a body has gone to the cold path.
         if not body or policy.startswith(f"{BOT}@") or f'"g":"{IMPORTED}"'.encode() in body:
             continue
@@ -195,6 +202,8 @@ def _decisions(
         time.offsets.append(offset)
         time.at_us.append(at_us)
         sums.add(placement, latest_us // HOUR_US, "clock", "decision", 1, float(is_behind))
+        if was_seen:
+            sums.add(placement, at_us // HOUR_US, "seen", key_of(policy), 1)
         by_placement[placement].add(at_us, policy, experiment, variant, body)
     for placement, rows in by_placement.items():
         place = known.get(placement)

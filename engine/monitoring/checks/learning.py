@@ -10,6 +10,7 @@ import numpy as np
 from engine.monitoring.cells import HOUR_US
 from engine.monitoring.records import Check
 from engine.monitoring.sample import closed_sample
+from engine.monitoring.usual import of_key
 from engine.monitoring.window import Window
 from engine.registry.versions import Registry
 from engine.store.database import Database
@@ -35,7 +36,8 @@ def learner(database: Database, window: Window, registry: Registry | None) -> Ch
         if not n_ticks and not _learns(registry, ref):
             continue
         n_learning += 1
-        mine = window.cells["choice"].where(np.asarray([k[0] == ref for k in window.cells["choice"].keys]))
+        # Of what nobody has seen there is nothing to learn.
+        mine = of_key(window.cells["seen"], ref)
         closes_us = (mine.hour + 1) * HOUR_US + window_us
         waits = (closes_us > (ticked_us or 0)) & (closes_us <= now_us)
         n_waiting = float(mine.n[waits].sum())
