@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.responses import HTMLResponse, Response
 
@@ -16,7 +16,7 @@ from api.console.words import Words
 from engine.experiments.checklist import visitors_per_day
 from engine.experiments.history import features_seen
 from engine.experiments.reading import read_experiment
-from engine.experiments.records import OWN_POLICY, UNPLANNED, Counting, Experiment, Plan, Ramp
+from engine.experiments.records import OWN_POLICY, UNPLANNED, Counting, Experiment, Plan, Primary, Ramp
 from engine.experiments.rehearsal import rehearse
 from engine.rewards.definition import DAY_S
 from engine.rewards.kinds import kinds_of
@@ -31,7 +31,9 @@ OPERATORS = {
     "==": "is", "!=": "is not", "in": "is one of", "not in": "is none of", "<": "is below", "<=": "is at most", ">": "is above",
     ">=": "is at least", "present": "is known", "missing": "is not known",
 }  # fmt: skip
-_KIND_FIELDS = ("kind_subscribed", "kind_kept", "kind_margin")
+PRIMARIES: tuple[Primary, ...] = ("conversion", "kept", "margin", "revenue")
+MONEY = ("margin", "revenue")
+_KIND_FIELDS = ("kind_subscribed", "kind_kept", "kind_margin", "kind_revenue")
 # What the form speaks of; the rest of a draft stays as it was.
 _EDITED = (
     "placement", "variants", "coverage", "hypothesis", "plan", "counting", "targeting", "layer", "slots", "ramp", "ends_at",
@@ -223,7 +225,7 @@ def _kinds(ask: Ask, values: dict[str, str]) -> list[str]:
 def _counting_values(counting: Counting) -> dict[str, str]:
     days = (counting.conversion_window_s / DAY_S, counting.kept_window_s / DAY_S)
     return {
-        "kind_subscribed": counting.subscribed, "kind_kept": counting.kept, "kind_margin": counting.margin,
+        "kind_subscribed": counting.subscribed, "kind_kept": counting.kept, "kind_margin": counting.margin, "kind_revenue": counting.revenue,
         "conversion_days": f"{days[0]:g}", "kept_days": f"{days[1]:g}",
     }  # fmt: skip
 
@@ -234,7 +236,7 @@ def _values_of(ask: Ask, found: Experiment) -> dict[str, str]:
     rate, per_day = _base_rates(ask, found.placement)
     if plan.visitors_per_day:
         per_day = plan.visitors_per_day / found.coverage
-    effect = plan.effect if plan.primary == "margin" else plan.effect * 100
+    effect = plan.effect if plan.primary in MONEY else plan.effect * 100
     return {
         "id": found.id, "placement": found.placement, "hypothesis": found.hypothesis, "primary": plan.primary,
         "effect": f"{effect:g}", "rate": f"{rate * 100:.3g}", "per_day": f"{per_day:.0f}", "coverage": f"{found.coverage * 100:g}",
@@ -242,7 +244,7 @@ def _values_of(ask: Ask, found: Experiment) -> dict[str, str]:
         "looks": str(plan.n_looks), "month": f"{plan.visitors_per_month or per_day * _MONTH_DAYS:.0f}", "currency": plan.currency,
         "ends_at": "" if found.ends_at is None else found.ends_at.strftime("%Y-%m-%dT%H:%M"), "segments": ", ".join(found.segments),
         "layer": found.layer, "slot_from": f"{found.slots[0] / 100:g}", "slot_until": f"{found.slots[1] / 100:g}",
-        "shared": "yes" if found.data_scope == "shared" else "", **_counting_values(found.counting),
+        "shared": "yes" if found.data_scope == "shared" else "", "covariate": plan.covariate, **_counting_values(found.counting),
     }  # fmt: skip
 
 
@@ -340,7 +342,7 @@ def _draft(ask: Ask, name: str, *, before: Experiment | None = None) -> Experime
         ),
         coverage=coverage,
         hypothesis=ask.text("hypothesis"),
-        plan=_plan(ask),
+        plan=_plan(ask, None if before is None else before.plan),
         ramp=Ramp(hold_s=DAY_S) if ask.text("ramp") == "yes" else None,
         ends_at=ends_at,
         segments=tuple(s.strip() for s in ask.text("segments").split(",") if s.strip()),
@@ -348,7 +350,7 @@ def _draft(ask: Ask, name: str, *, before: Experiment | None = None) -> Experime
         layer=ask.text("layer"),
         slots=_slots(ask),
         data_scope="shared" if ask.text("shared") == "yes" else "own",
-        counting=_counting(ask),
+        counting=_counting(ask, Counting() if before is None else before.counting),
     )
 
 
@@ -360,33 +362,37 @@ def _slots(ask: Ask) -> tuple[int, int]:
     return round((first or 0.0) * 100), round((100.0 if last is None else last) * 100)
 
 
-def _counting(ask: Ask) -> Counting:
+def _counting(ask: Ask, plain: Counting) -> Counting:
     """Metrics as they were picked."""
-    plain = Counting()
     conversion, kept = ask.number("conversion_days", what="Days"), ask.number("kept_days", what="Days")
-    return Counting(
+    return replace(
+        plain,
         subscribed=ask.text("kind_subscribed") or plain.subscribed,
         kept=ask.text("kind_kept") or plain.kept,
         margin=ask.text("kind_margin") or plain.margin,
+        revenue=ask.text("kind_revenue") or plain.revenue,
         conversion_window_s=plain.conversion_window_s if conversion is None else conversion * DAY_S,
         kept_window_s=plain.kept_window_s if kept is None else kept * DAY_S,
     )
 
 
-def _plan(ask: Ask) -> Plan:
+def _plan(ask: Ask, before: Plan | None) -> Plan:
+    """The plan as it was typed; what the form does not speak of stays as it was."""
     found = _estimate(ask)
-    primary = ask.text("primary")
-    if primary not in ("conversion", "kept", "margin"):
-        raise UnknownNameError("metric", primary, ("conversion", "kept", "margin"))
-    return Plan(
+    primary = next((p for p in PRIMARIES if p == ask.text("primary")), None)
+    if primary is None:
+        raise UnknownNameError("metric", ask.text("primary"), PRIMARIES)
+    return replace(
+        before or UNPLANNED,
         planned_subjects=max(200, found.n_subjects),
         effect=_effect(ask),
-        primary=primary,  # type: ignore[arg-type]  # just found among the three
+        primary=primary,
         n_looks=ask.whole("looks", what="Looks") or 5,
         currency=ask.text("currency") or "€",
         margin_tolerance=ask.number("tolerance", what="Accepted loss"),
         visitors_per_day=found.per_day or None,
         visitors_per_month=ask.number("month", what="Visitors a month"),
+        covariate=ask.text("covariate"),
     )
 
 
@@ -395,7 +401,7 @@ def _effect(ask: Ask) -> float:
     effect = ask.number("effect", what="Change that matters")
     if effect is None or effect <= 0:
         raise InvalidInputError(ask.words("Say which change would matter, above zero"))
-    return effect if ask.text("primary") == "margin" else effect / 100
+    return effect if ask.text("primary") in MONEY else effect / 100
 
 
 def _estimate(ask: Ask) -> Estimate:
@@ -410,7 +416,7 @@ def _estimate(ask: Ask) -> Estimate:
         raise InvalidInputError(ask.words("Conversion now is a share between 0 and 100 %"))
     primary = ask.text("primary")
     # Money per visitor spreads about as much as a sale does: nothing for most, the margin of a sale for some.
-    spread = math.sqrt(rate * (1 - rate)) * (20.0 if primary == "margin" else 1.0)
+    spread = math.sqrt(rate * (1 - rate)) * (20.0 if primary in MONEY else 1.0)
     n = required_subjects(
         standard_deviation=spread,
         effect=_effect(ask),
@@ -420,7 +426,7 @@ def _estimate(ask: Ask) -> Estimate:
     )
     coverage = (ask.number("coverage", what="Coverage") or 100.0) / 100
     per_day = (ask.number("per_day", what="Visitors a day") or 0.0) * coverage
-    counting = _counting(ask)
+    counting = _counting(ask, Counting())
     wait = (counting.conversion_window_s if primary == "conversion" else counting.kept_window_s) / DAY_S
     return Estimate(n / per_day if per_day else None, n, per_day, wait)
 

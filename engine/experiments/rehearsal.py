@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -52,7 +52,8 @@ def rehearse(experiment: Experiment, *, rate: float, seed: int = 0, n_runs: int 
     InvalidInputError
         If the draft has no plan or no traffic to rehearse with, or would take more than a year.
     """
-    plan = experiment.plan
+    # A rehearsal knows nothing of visitors before and no large sums: neither a covariate nor a cap has anything to do.
+    plan = None if experiment.plan is None else replace(experiment.plan, covariate="", cap_quantile=None)
     if plan is None or not plan.visitors_per_day:
         raise InvalidInputError(f"experiment {experiment.id!r} has no plan with visitors a day to rehearse with")
     visit_days = plan.planned_subjects / plan.visitors_per_day
@@ -100,7 +101,7 @@ def _line(
             subscribes = np.minimum(0.99, subscribes + effect * is_treated)
         case "kept":
             subscribes = np.minimum(0.99, subscribes + effect / _STAYS * is_treated)
-        case "margin":
+        case "margin" | "revenue":
             earns = earns + effect / rate * is_treated
     n = rng.poisson(per_day * weights, size=(n_days, len(weights))).astype(np.int64)
     subscribed = rng.binomial(n, subscribes)
@@ -124,6 +125,7 @@ def _line(
             "conversion": cells(n, subscribed, subscribed, none, none, none),
             "kept": cells(n, kept, kept, none, none, none),
             "margin": cells(n, margin, squared, none, none, none),
+            "revenue": cells(n, margin, squared, none, none, none),
             "retention": cells(n, kept, kept, subscribed, subscribed, kept),
         },
         as_of_day=float(last),
