@@ -375,11 +375,12 @@ def test_a_draft_is_changed_with_its_rules_and_metrics(console: Console) -> None
     assert console.post("/experiments", **fields).status_code == 303
     changed = {
         **fields, "revision": "1", "effect": "3", "layer": "offers", "slot_from": "0", "slot_until": "50", "kind_subscribed": "bought",
-        "conversion_days": "14", "t_feature": ["device", "tenure_days", ""], "t_operator": ["in", ">=", "=="], "t_value": ['phone, "7"', "3", ""],
+        "conversion_days": "14", "covariate": "past_spend", "t_feature": ["device", "tenure_days", ""], "t_operator": ["in", ">=", "=="], "t_value": ['phone, "7"', "3", ""],
     }  # fmt: skip
     assert console.post("/experiments/phones/edit", **changed).status_code == 303
     made = console.service.experiments.get("phones")
     assert made.plan is not None
+    assert made.plan.covariate == "past_spend"
     assert (made.plan.effect, made.layer, made.slots, made.revision) == (0.03, "offers", (0, 5000), 2)
     assert made.targeting == (Condition("device", "in", ("phone", "7")), Condition("tenure_days", ">=", 3.0))
     assert (made.counting.subscribed, made.counting.conversion_window_s) == ("bought", 14 * 86_400)
@@ -435,6 +436,10 @@ def test_a_rehearsal_finds_what_is_there_and_ships_nothing_that_is_not(console: 
     found, false = (int(k) for k in re.findall(r"(\d+) of 20", html))
     assert found >= 11  # 80 % of 20, less four standard errors of 1.8
     assert false <= 3
+    money = console.post(
+        "/experiments-rehearse", **{**fields, "primary": "revenue", "effect": "1.2", "per_day": "200"}
+    ).text
+    assert int(re.findall(r"(\d+) of 20", money)[0]) >= 11
     assert "expected at most 365" in console.post("/experiments-rehearse", **{**fields, "per_day": "1"}).text
 
 
