@@ -66,7 +66,7 @@ def write_page(
 
 
 def _verdict(told: dict[str, Any]) -> Callout:
-    winners = [_winner(entry, told["outcome"]) for entry in told["settings"]]
+    winners = [_short(_winner(entry, told["outcome"])) for entry in told["settings"]]
     if len(winners) == 1:
         text = f"{winners[0]} has the highest {_TITLES[told['outcome']][0].lower()} of the policies compared."
     else:
@@ -76,7 +76,7 @@ def _verdict(told: dict[str, Any]) -> Callout:
 
 
 def _winner(entry: dict[str, Any], outcome: str) -> str:
-    return _short(str(max(entry["policies"], key=lambda row: row[outcome]["mean"])["policy"]))
+    return str(max(entry["policies"], key=lambda row: row[outcome]["mean"])["policy"])
 
 
 def _sweep(told: dict[str, Any]) -> Section:
