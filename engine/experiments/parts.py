@@ -137,30 +137,38 @@ def cells_sql(*, has_covariate: bool) -> str:
     """
 
 
-def values_sql() -> tuple[str, ...]:
-    """All values of an experiment by size, a statement for each measure."""
+def told_sql() -> str:
+    """The few subjects of whom anything was told, so that values and stays need one pass over all subjects and not three."""
+    return """
+    SELECT experiment, phase, variant, exposed_us, segments, margin, revenue, covariate, subscribed_us, left_us
+    FROM exposures WHERE experiment = :experiment AND (margin <> 0 OR revenue <> 0 OR subscribed_us IS NOT NULL)
+    """
+
+
+def values_sql(source: str) -> tuple[str, ...]:
+    """All values of an experiment by size, a statement for each measure; from ``told_sql``'s rows."""
     return tuple(
         f"""
     INSERT INTO experiment_values (experiment, measure, phase, variant, hour, segments, bin, {", ".join(VALUE_SUMS)})
     SELECT experiment, '{m}', phase, variant, hour, segments, bin, COUNT(*), SUM(y), SUM(y * y), SUM(covariate), SUM(covariate * y)
     FROM (
       SELECT experiment, phase, variant, exposed_us / {HOUR_US} AS hour, segments, {m} AS y, covariate, {bin_sql(m)} AS bin
-      FROM exposures WHERE experiment = :experiment AND {m} <> 0
+      FROM {source} WHERE experiment = :experiment AND {m} <> 0
     ) sized GROUP BY experiment, phase, variant, hour, segments, bin
     """
         for m in MEASURES
     )
 
 
-def stays_sql() -> str:
-    """All subscribers of an experiment by day and stay."""
+def stays_sql(source: str) -> str:
+    """All subscribers of an experiment by day and stay; from ``told_sql``'s rows."""
     stayed = f"CASE WHEN left_us IS NULL THEN -1 ELSE (left_us - subscribed_us) / {DAY_US} END"
     return f"""
     INSERT INTO experiment_stays (experiment, phase, variant, day, stayed, n)
     SELECT experiment, phase, variant, day, stayed, COUNT(*)
     FROM (
       SELECT experiment, phase, variant, subscribed_us / {DAY_US} AS day, {stayed} AS stayed
-      FROM exposures WHERE experiment = :experiment AND subscribed_us IS NOT NULL
+      FROM {source} WHERE experiment = :experiment AND subscribed_us IS NOT NULL
     ) stays GROUP BY experiment, phase, variant, day, stayed
     """
 

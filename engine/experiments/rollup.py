@@ -23,6 +23,7 @@ from engine.experiments.parts import (
     Sums,
     cells_sql,
     stays_sql,
+    told_sql,
     values_sql,
 )
 from engine.experiments.records import Experiment
@@ -301,9 +302,16 @@ def _rebuild(connection: Connection, experiment: Experiment, *, is_sqlite: bool)
     connection.execute(text(f"{target} SELECT CAST(:experiment AS TEXT), r.* FROM ({query}) r{order}"), values)
     if is_alone:
         connection.execute(text(f"ALTER TABLE exposures ADD CONSTRAINT {_KEY} PRIMARY KEY (experiment, subject)"))
-    for statement in (cells_sql(has_covariate=bool(experiment.covariate)), *values_sql(), stays_sql()):
+    connection.execute(text("DROP TABLE IF EXISTS told"))
+    ending = "" if is_sqlite else " ON COMMIT DROP"
+    connection.execute(text(f"CREATE TEMP TABLE told{ending} AS {told_sql()}"), {"experiment": experiment.id})
+    for statement in (
+        cells_sql(has_covariate=bool(experiment.covariate)),
+        *values_sql("told"),
+        stays_sql("told"),
+    ):
         connection.execute(text(statement), {"experiment": experiment.id})
-    for name in ("seen", "came", "gone"):
+    for name in ("seen", "came", "gone", "told"):
         connection.execute(text(f"DROP TABLE {name}"))
 
 
