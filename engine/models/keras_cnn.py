@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from engine.models.batches import bucketed_batches
 from engine.models.dataset import SequenceDataset
 from engine.models.encoder import n_gap_buckets
-from engine.models.keras_dnn import import_keras
-from engine.models.linear import best_ridge_logistic
+from engine.models.epochs import Stopping, fit_epochs
+from engine.models.keras_training import import_keras, start_from_logistic
 from engine.models.metrics import expit, log_loss
 from engine.models.onnx_cnn import CNNWeights, cnn_graph
 from engine.models.propensity import FitReport
@@ -96,32 +96,30 @@ class KerasCNN:
         keras.utils.set_random_seed(self.config.seed)
         net = self._net = self._build(keras)
         columns, held = self._columns.encode(train), self._columns.encode(validation)
-        # Begin at the ridge logistic regression: the convolutions learn what it leaves.
-        beta, _, _ = best_ridge_logistic(columns, train.label, held, validation.label)
-        net.get_layer("wide").set_weights([beta[:-1, None].astype(np.float32)])
-        net.get_layer("deep").set_weights([net.get_layer("deep").get_weights()[0], beta[-1:].astype(np.float32)])
+        start_from_logistic(net, columns, train.label, held, validation.label)
         step, self._score = self._compiled(keras)
-        history: dict[str, list[float]] = {"validation_log_loss": [], "train_cpu_seconds": []}
-        best, best_epoch, weights = log_loss(validation.label, self.predict(validation)), 0, net.get_weights()
-        history["validation_log_loss"].append(best)
         label = train.label.astype(np.float32)
-        for epoch in range(1, self.config.max_epochs + 1):
+        taken: list[float] = []
+
+        def pass_over() -> None:
             begun = time.process_time()
             for rows in self._batches(train, rng):
                 step(*self._batch(train, columns, rows), label[rows])
-            history["train_cpu_seconds"].append(time.process_time() - begun)
-            loss = log_loss(validation.label, self.predict(validation))
-            history["validation_log_loss"].append(loss)
-            self._progress(f"{self.name}: epoch {epoch}, validation {loss:.4f}")
-            if loss < best - 1e-5:
-                best, best_epoch, weights = loss, epoch, net.get_weights()
-            elif epoch - best_epoch >= self.config.patience:
-                break
+            taken.append(time.process_time() - begun)
+
+        weights, best_epoch, losses = fit_epochs(
+            self.name,
+            Stopping(self.config.max_epochs, self.config.patience),
+            pass_over=pass_over,
+            held_loss=lambda: log_loss(validation.label, self.predict(validation)),
+            weights=net.get_weights,
+            progress=self._progress,
+        )
         net.set_weights(weights)
         return FitReport(
             n_rows=len(train),
             n_positives=int(train.label.sum()),
-            history={name: tuple(values) for name, values in history.items()},
+            history={"validation_log_loss": losses, "train_cpu_seconds": tuple(taken)},
             best_step=best_epoch,
             seconds=time.monotonic() - started,
         )

@@ -5,7 +5,6 @@ Imports TensorFlow inside the fit; runs in a process of its own.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.models.dataset import SequenceDataset
-from engine.models.linear import best_ridge_logistic
+from engine.models.epochs import Stopping, fit_epochs
+from engine.models.keras_training import import_keras, start_from_logistic
 from engine.models.metrics import expit, log_loss
 from engine.models.onnx_propensity import wide_and_deep_graph
 from engine.models.propensity import FitReport
@@ -23,7 +23,7 @@ from engine.models.served import served_artifact
 from engine.models.summaries import SequenceSummary
 from engine.models.tabular import TabularEncoder
 from policies.artifact import Artifact
-from policies.errors import MissingExtraError, NotFittedError
+from policies.errors import NotFittedError
 from policies.records import FloatArray
 
 
@@ -77,26 +77,24 @@ class KerasDNN:
         keras.utils.set_random_seed(self.config.seed)
         net = self._net = self._build(keras, width=raw.shape[1] + self._columns.width)
         design, held = self._design(train), self._design(validation)
-        # Begin at the ridge logistic regression: the hidden layers learn what it leaves.
-        beta, _, _ = best_ridge_logistic(design, train.label, held, validation.label)
-        net.get_layer("wide").set_weights([beta[:-1, None].astype(np.float32)])
-        net.get_layer("deep").set_weights([net.get_layer("deep").get_weights()[0], beta[-1:].astype(np.float32)])
-        best, best_epoch, weights = log_loss(validation.label, self._score(held)), 0, net.get_weights()
-        history: dict[str, list[float]] = {"validation_log_loss": [best]}
-        for epoch in range(1, self.config.max_epochs + 1):
+        start_from_logistic(net, design, train.label, held, validation.label)
+
+        def pass_over() -> None:
             net.fit(design, train.label, batch_size=self.config.rows_per_batch, epochs=1, verbose=0, shuffle=True)
-            loss = log_loss(validation.label, self._score(held))
-            history["validation_log_loss"].append(loss)
-            self._progress(f"{self.name}: epoch {epoch}, validation {loss:.4f}")
-            if loss < best - 1e-5:
-                best, best_epoch, weights = loss, epoch, net.get_weights()
-            elif epoch - best_epoch >= self.config.patience:
-                break
+
+        weights, best_epoch, losses = fit_epochs(
+            self.name,
+            Stopping(self.config.max_epochs, self.config.patience),
+            pass_over=pass_over,
+            held_loss=lambda: log_loss(validation.label, self._score(held)),
+            weights=net.get_weights,
+            progress=self._progress,
+        )
         net.set_weights(weights)
         return FitReport(
             n_rows=len(train),
             n_positives=int(train.label.sum()),
-            history={name: tuple(values) for name, values in history.items()},
+            history={"validation_log_loss": losses},
             best_step=best_epoch,
             seconds=time.monotonic() - started,
         )
@@ -153,20 +151,3 @@ class KerasDNN:
             scale=self._scale,
         )
         return {"served": served_artifact(graph, name=self.name, columns=self._columns, summary=self._summary)}
-
-
-def import_keras() -> Any:
-    """Keras on TensorFlow, quietly.
-
-    Raises
-    ------
-    MissingExtraError
-        If it is not installed.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    try:
-        import keras
-    except ImportError as error:
-        raise MissingExtraError("tensorflow", "tensorflow") from error
-    return keras

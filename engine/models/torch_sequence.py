@@ -20,6 +20,7 @@ from torch import nn
 from engine.models.batches import bucketed_batches
 from engine.models.dataset import SequenceDataset
 from engine.models.encoder import KIND, n_gap_buckets
+from engine.models.epochs import Stopping, fit_epochs
 from engine.models.imbalance import GAMMA, Imbalance, checked_imbalance, corrected, oversampled, positive_weight
 from engine.models.linear import best_ridge_logistic
 from engine.models.metrics import log_loss, logit
@@ -202,30 +203,31 @@ class TorchSequenceModel:
         self._begin(train, start_from=(train, validation))
         net, _ = self._fitted()
         optimiser = self._optimiser()
-        history: dict[str, list[float]] = {"train_log_loss": [], "validation_log_loss": [], "train_cpu_seconds": []}
-        best, best_epoch, best_weights = (
-            log_loss(validation.label, self.predict(validation)),
-            0,
-            copy.deepcopy(net.state_dict()),
-        )
-        history["validation_log_loss"].append(best)
-        for epoch in range(1, config.max_epochs + 1):
+        losses: list[float] = []
+        taken: list[float] = []
+
+        def pass_over() -> None:
             begun = time.process_time()
-            loss = self._pass_over(train, optimiser, rng)
-            history["train_cpu_seconds"].append(time.process_time() - begun)
-            held = log_loss(validation.label, self.predict(validation))
-            history["train_log_loss"].append(loss)
-            history["validation_log_loss"].append(held)
-            self._progress(f"{self.name}: epoch {epoch}, train {loss:.4f}, validation {held:.4f}")
-            if held < best - 1e-5:
-                best, best_epoch, best_weights = held, epoch, copy.deepcopy(net.state_dict())
-            elif epoch - best_epoch >= config.patience:
-                break
-        net.load_state_dict(best_weights)
+            losses.append(self._pass_over(train, optimiser, rng))
+            taken.append(time.process_time() - begun)
+
+        weights, best_epoch, held = fit_epochs(
+            self.name,
+            Stopping(config.max_epochs, config.patience),
+            pass_over=pass_over,
+            held_loss=lambda: log_loss(validation.label, self.predict(validation)),
+            weights=lambda: copy.deepcopy(net.state_dict()),
+            progress=self._progress,
+        )
+        net.load_state_dict(weights)
         return FitReport(
             n_rows=len(train),
             n_positives=int(train.label.sum()),
-            history={name: tuple(values) for name, values in history.items()},
+            history={
+                "train_log_loss": tuple(losses),
+                "validation_log_loss": held,
+                "train_cpu_seconds": tuple(taken),
+            },
             best_step=best_epoch,
             seconds=time.monotonic() - started,
         )
