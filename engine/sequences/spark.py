@@ -32,9 +32,9 @@ def start_spark(
     master
         Where it runs; ``local[2]`` unless ``SPARK_MASTER`` or ``spark-submit`` says otherwise.
     driver_memory
-        Heap; only what a new Java process is started with counts.
+        Heap of local runs; only what a new Java process is started with counts.
     shuffle_partitions
-        Of local runs; adaptive execution merges small ones.
+        Of local runs; adaptive execution merges small ones. A cluster has settings of its own.
 
     Raises
     ------
@@ -48,8 +48,12 @@ def start_spark(
         os.environ["JAVA_HOME"] = home
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
-    # Local work needs no name service, and some machines cannot resolve their own name.
-    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    submitted = "SPARK_ENV_LOADED" in os.environ
+    where = master or (None if submitted else os.environ.get("SPARK_MASTER", LOCAL))
+    is_local = where is not None and where.startswith("local")
+    if is_local:
+        # Local work needs no name service, and some machines cannot resolve their own name.
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     try:
         with warnings.catch_warnings():
             # pyspark warns about pandas 3, which we do not use through it.
@@ -58,12 +62,11 @@ def start_spark(
     except ImportError as error:
         raise MissingExtraError("pyspark", "spark") from error
     builder = SparkSession.builder.appName("nextoffer")
-    submitted = "SPARK_ENV_LOADED" in os.environ
-    if master or not submitted:
-        builder = builder.master(master or os.environ.get("SPARK_MASTER", LOCAL))
+    if where is not None:
+        builder = builder.master(where)
+    local = {"spark.driver.memory": driver_memory, "spark.sql.shuffle.partitions": str(shuffle_partitions)}
     settings = {
-        "spark.driver.memory": driver_memory,
-        "spark.sql.shuffle.partitions": str(shuffle_partitions),
+        **(local if is_local else {}),
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.adaptive.enabled": "true",
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",

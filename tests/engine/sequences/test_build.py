@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -367,6 +370,22 @@ def test_a_second_run_writes_the_same(spark: SparkSession, letters: tuple[Path, 
     """Building again from the same files gives equal rows in equal order."""
     build(spark, load_source(letters[0]), out=tmp_path / "again")
     assert pq.read_table(tmp_path / "again" / "points").equals(pq.read_table(letters[1] / "points"))
+
+
+@pytest.mark.slow
+def test_executors_of_their_own_write_the_same(letters: tuple[Path, Path], tmp_path: Path) -> None:
+    """A master and two executors, each a process that knows only what it is sent, give the rows of a local run."""
+    out = tmp_path / "spread"
+    command = [sys.executable, "-m", "api.cli", "sequences", "build", "--source", str(letters[0]), "--out", str(out)]
+    cluster = {
+        **os.environ,
+        "SPARK_MASTER": "local-cluster[2,1,1024]",
+        "SPARK_LOCAL_IP": "127.0.0.1",
+        "SPARK_WORKER_DIR": str(tmp_path),
+    }
+    done = subprocess.run(command, env=cluster, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert _points(out) == _points(letters[1])
 
 
 def test_points_that_appear_twice_are_refused(spark: SparkSession, letters: tuple[Path, Path], tmp_path: Path) -> None:
