@@ -228,7 +228,8 @@ class Operation:
         request_id = request_id_of(headers)
         # An answer that a page of another site may read gets CORS headers on its way out.
         may_cross = b"origin" in headers or (self.is_public and parts.settings.cors_origins)
-        exchange = None if may_cross else exchange_of(scope)
+        # To HEAD the ASGI way answers without the body, which a client would take for the beginning of its next answer.
+        exchange = None if may_cross or scope["method"] != self.method else exchange_of(scope)
         call = Call(scope, parts, None, request_id, params, headers)
         try:
             answer = await self._answer(scope, receive, send, call, exchange)

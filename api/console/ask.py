@@ -39,6 +39,8 @@ class Parts:
         Data folder that goes with the store; None where a test has none.
     openid
         Provider that signs people in; None where there are local accounts only.
+    own
+        The parts over one's own store, where these are the sample's.
     """
 
     service: DecisionService
@@ -53,6 +55,7 @@ class Parts:
     sample: Sample | None = None
     is_sample: bool = False
     openid: OpenId | None = None
+    own: Parts | None = None
     thresholds: Thresholds = field(default_factory=Thresholds)
 
 
@@ -138,6 +141,12 @@ class Ask:
                 )
             )
         return None if value is None else int(value)
+
+    @property
+    def revision(self) -> int:
+        """Revision that the form was filled in from; of what is no number 0, which nothing stands at."""
+        text = self.text("revision")
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
     def moment(self, name: str, *, what: str) -> datetime | None:
         """A date and a time, in UTC."""

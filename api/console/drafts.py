@@ -111,7 +111,7 @@ def save_edit(ask: Ask) -> Response:
     """Write a draft anew; if somebody was faster, say so beside what was typed."""
     found = ask.service.experiments.get(ask.path("experiment"))
     values = {k: v[0] for k, v in ask.form.items()} | {"id": found.id}
-    revision = int(ask.text("revision") or "0")
+    revision = ask.revision
     try:
         made = _draft(ask, found.id, before=found)
         changes = {name: getattr(made, name) for name in _EDITED}

@@ -84,7 +84,7 @@ def act(ask: Ask) -> Response:
 
 def _common(ask: Ask) -> dict[str, Any]:
     return {
-        "revision": int(ask.text("revision") or "0"),
+        "revision": ask.revision,
         "at": ask.now,
         "actor": ask.actor,
         "reason": ask.text("reason"),

@@ -105,7 +105,7 @@ def make(ask: Ask) -> Response:
 
 def shared(ask: Ask) -> Response:
     """The experiment that a link lets read."""
-    link = _key(ask).read(ask.path("token"), now=datetime.now(UTC))
+    link = _opened(ask, ask.path("token"))
     if link is None:
         raise ForbiddenError(ask.words("This link has ended or is not whole; ask whoever sent it for a new one"))
     t, found = ask.words, ask.service.experiments.get(link.experiment)
@@ -114,6 +114,18 @@ def shared(ask: Ask) -> Response:
     answer = ask.page("shared.html.j2", title=found.id, e=found, until=link.until, as_of=reading.as_of, **result.told(t, reading, rows))  # fmt: skip
     answer.headers["x-robots-tag"] = "noindex"
     return answer
+
+
+def _opened(ask: Ask, token: str) -> Link | None:
+    """What a link lets read, in the store whose key signed it: whoever opens it has chosen neither one's own data nor the sample."""
+    own = ask.parts.own or ask.parts
+    for parts in (own, None if own.sample is None else own.sample.made(own)):
+        if parts is not None and parts.home is not None:
+            link = LinkKey(parts.home).read(token, now=datetime.now(UTC))
+            if link is not None:
+                ask.parts = parts
+                return link
+    return None
 
 
 def end_all(ask: Ask) -> Response:

@@ -58,7 +58,7 @@ def save_offer(ask: Ask) -> Response:
     place = _place(ask, ask.path("placement"))
     is_new = ask.text("is_new") == "yes"
     values = {k: v[0] for k, v in ask.form.items()}
-    revision = int(ask.text("revision") or "0")
+    revision = ask.revision
     try:
         entry = _entry(ask, is_new=is_new)
         changed = _with_offer(ask, place.placement, entry, is_new=is_new)
@@ -82,7 +82,7 @@ def remove_offer(ask: Ask) -> Response:
         baseline=tuple(b for b in place.placement.baseline if b != offer_id),
         limits=replace(limits, caps=tuple(c for c in limits.caps if c.id != CAP + offer_id)),
     )
-    ask.service.put_placement(changed, expected_revision=int(ask.text("revision") or "0"), actor=ask.actor)
+    ask.service.put_placement(changed, expected_revision=ask.revision, actor=ask.actor)
     return go_to("/offers", said="removed")
 
 
@@ -118,7 +118,7 @@ def save_place(ask: Ask) -> Response:
         limits=replace(limits, margin_floors=floors, budgets=budgets),
         explore_share=place.placement.explore_share if explore is None else explore / 100,
     )
-    ask.service.put_placement(changed, expected_revision=int(ask.text("revision") or "0"), actor=ask.actor)
+    ask.service.put_placement(changed, expected_revision=ask.revision, actor=ask.actor)
     return go_to("/offers", said="saved")
 
 

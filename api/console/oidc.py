@@ -164,7 +164,7 @@ class OpenId:
             raise ForbiddenError(
                 f"the identity provider tells no {s.oidc_name_claim!r}; ask for its scope, or set oidc_name_claim"
             )
-        if s.oidc_name_claim == "email" and claims.get("email_verified") is False:
+        if s.oidc_name_claim == "email" and str(claims.get("email_verified")).lower() == "false":
             raise ForbiddenError(
                 f"the address {name!r} is not confirmed at the identity provider; confirm it there first"
             )

@@ -72,9 +72,7 @@ def save_reward(ask: Ask) -> Response:
         default=0.0 if default is None else default,
         aggregation=aggregation,  # type: ignore[arg-type]  # just found among them
     )
-    ask.service.put_placement(
-        replace(placement, reward=definition), expected_revision=int(ask.text("revision") or "0"), actor=ask.actor
-    )
+    ask.service.put_placement(replace(placement, reward=definition), expected_revision=ask.revision, actor=ask.actor)
     return go_to("/metrics", said="saved")
 
 

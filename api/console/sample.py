@@ -46,11 +46,21 @@ class Sample:
         Accounts and keys are always one's own.
         """
         chosen = request.cookies.get(COOKIE, _SAMPLE if self._is_first else _OWN)
-        if chosen != _SAMPLE or self.folder.state().state != "ready":
-            return own
+        return (self.made(own) or own) if chosen == _SAMPLE else own
+
+    def made(self, own: Parts) -> Parts | None:
+        """What pages work with in the sample; None where it is not there."""
+        if self.folder.state().state != "ready":
+            return None
         service = self._opened()
         return replace(
-            own, service=service, clock=_clock_of(service), is_sandbox=True, is_sample=True, home=self.folder.path
+            own,
+            service=service,
+            clock=_clock_of(service),
+            is_sandbox=True,
+            is_sample=True,
+            home=self.folder.path,
+            own=own,
         )
 
     def remove(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Callable
@@ -67,13 +68,17 @@ def _helper(database: Database, folder: Path) -> Writer:
 
 
 def _kept_secret(path: Path) -> bytes:
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_bytes()
-    with os.fdopen(descriptor, "wb") as file:
-        made = secrets.token_bytes(32)
-        file.write(made)
-        file.flush()
-        os.fsync(file.fileno())
-    return made
+    """The secret of a folder, made if there is none: whole before it has its name, so that nobody reads, or is left with, half of one."""
+    if not path.exists():
+        made = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+        try:
+            descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(secrets.token_bytes(32))
+                file.flush()
+                os.fsync(file.fileno())
+            with contextlib.suppress(FileExistsError):  # of two that start at once the first one's counts
+                os.link(made, path)
+        finally:
+            made.unlink(missing_ok=True)
+    return path.read_bytes()

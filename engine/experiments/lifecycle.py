@@ -127,10 +127,20 @@ class Experiments:
         return planned
 
     def approve(self, experiment_id: str, *, revision: int, at: datetime, actor: str, reason: str = "") -> Experiment:
-        """Say that a draft may start as it stands."""
+        """Say that a draft may start as it stands.
+
+        Raises
+        ------
+        StateError
+            If starts need approval and the draft is the approver's own.
+        """
         check_text(actor, what="who approves")
         with self._database.writing() as connection:
             found = _locked(connection, experiment_id, revision=revision, states=("draft",))
+            if read_controls(connection).needs_approval and actor == _maker(connection, experiment_id):
+                raise StateError(
+                    f"{actor} made the draft of {experiment_id!r} and cannot approve it; ask somebody else"
+                )
             approved = replace(found, revision=revision + 1, approved_by=actor)
             _update(connection, approved)
             _record(connection, found, approved, action="approve", at=at, actor=actor, reason=reason)
@@ -315,13 +325,14 @@ class Experiments:
         return [_experiment(row, by_experiment.get(row.id, [])) for row in rows]
 
 
-def _row(connection: Connection, experiment_id: str) -> Any:
+def _row(connection: Connection, experiment_id: str, *, is_locked: bool = False) -> Any:
     table = tables.experiments
-    return connection.execute(select(table).where(table.c.id == experiment_id)).first()
+    query = select(table).where(table.c.id == experiment_id)
+    return connection.execute(query.with_for_update() if is_locked else query).first()
 
 
-def _get(connection: Connection, experiment_id: str) -> Experiment:
-    row = _row(connection, experiment_id)
+def _get(connection: Connection, experiment_id: str, *, is_locked: bool = False) -> Experiment:
+    row = _row(connection, experiment_id, is_locked=is_locked)
     if row is None:
         known = connection.execute(select(tables.experiments.c.id)).scalars()
         raise UnknownNameError("experiment", experiment_id, known)
@@ -331,7 +342,8 @@ def _get(connection: Connection, experiment_id: str) -> Experiment:
 
 
 def _locked(connection: Connection, experiment_id: str, *, revision: int, states: tuple[State, ...]) -> Experiment:
-    found = _get(connection, experiment_id)
+    """The experiment at the revision that was read; whoever changes it at the same time waits, and then finds another one."""
+    found = _get(connection, experiment_id, is_locked=True)
     if found.revision != revision:
         raise ConflictError(
             f"experiment {experiment_id!r} is at revision {found.revision}, not {revision}: someone changed it meanwhile; "
@@ -393,6 +405,12 @@ def _check_names(connection: Connection, experiment: Experiment) -> None:
             )
 
 
+def _maker(connection: Connection, experiment_id: str) -> str | None:
+    table = tables.audit
+    mine = (table.c.what == f"experiment {experiment_id}") & (table.c.action == "create")
+    return connection.execute(select(table.c.actor).where(mine).limit(1)).scalar()
+
+
 def _check_approval(connection: Connection, experiment: Experiment) -> None:
     if read_controls(connection).needs_approval and not experiment.approved_by:
         raise StateError(
@@ -402,6 +420,8 @@ def _check_approval(connection: Connection, experiment: Experiment) -> None:
 
 def _check_room(connection: Connection, experiment: Experiment) -> None:
     """Refuse a start where some subject would be in two experiments that exclude each other."""
+    # One start at a time: of two at once, neither would see the other run. SQLite has one writer in any case.
+    connection.execute(select(tables.placements.c.id).order_by(tables.placements.c.id).with_for_update(key_share=True))
     table = tables.experiments
     for row in connection.execute(select(table).where(table.c.state == "running", table.c.id != experiment.id)).all():
         other = _experiment(row, ())

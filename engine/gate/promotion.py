@@ -18,13 +18,13 @@ from engine.experiments.records import RAMP_STEPS, Counting, Experiment, Plan, R
 from engine.gate.forecasts import Forecast, foretell
 from engine.gate.records import GateVerdict
 from engine.gate.verdicts import last_verdict
-from engine.registry.states import PAST_THE_GATE, Standing, States
+from engine.registry.states import PAST_THE_GATE, Standing, State, States
 from engine.rewards.definition import DAY_S
 from engine.store.database import Database
 from engine.store.facts import to_us
 from offline_eval.abtest import required_subjects
 from policies.allocation import Variant
-from policies.errors import InvalidInputError, StateError
+from policies.errors import ConflictError, InvalidInputError, StateError
 
 ACTOR = "promotion"
 BASELINE = "baseline"
@@ -132,13 +132,22 @@ class Promotion:
         experiments = self.service.experiments
         draft = self._canary(placement, policy, verdict, at=at)
         known = {e.id: e for e in experiments.list()}
-        found = known.get(draft.id) or experiments.create(draft, at=at, actor=actor, reason=f"canary of {policy}")
+        # A version that is judged anew after a canary that ended gets another one.
+        names = (draft.id, *(f"{draft.id}-{i}" for i in range(2, len(known) + 3)))
+        name = next(n for n in names if n not in known or known[n].started_at is None or known[n].state == "running")
+        reason = f"canary of {policy}"
+        found = known.get(name) or experiments.create(replace(draft, id=name), at=at, actor=actor, reason=reason)
+        if found.state == "draft" and found.variants != draft.variants:  # it waited, and something else serves by now
+            changes = {"variants": draft.variants, "hypothesis": draft.hypothesis}
+            found = experiments.edit(
+                found.id, changes, revision=found.revision, at=at, actor=actor, reason="what serves has changed"
+            )
         if found.state == "draft":
             found = experiments.start(
                 found.id, revision=found.revision, at=at, actor=actor, reason=f"canary of {policy}"
             )
         if found.state != "running":
-            raise StateError(f"experiment {found.id!r} is {found.state}; archive it, or retrain for a new version")
+            raise StateError(f"experiment {found.id!r} is {found.state}; start it, or retrain for a new version")
         self._foretell_days(found, at=at)
         moved = self.states.move(
             placement, policy, "canary", at=at, actor=actor, experiment=found.id,
@@ -151,6 +160,13 @@ class Promotion:
         """Let it decide for everybody: the placement names it, its experiment ends, what was live retires.
 
         A person may do this past the gate, with a reason; a version that the gate refused stays out.
+
+        Raises
+        ------
+        StateError
+            If the gate stands in the way.
+        ConflictError
+            If somebody moved it meanwhile, such as a rollback of its canary: what served goes on serving.
         """
         ref = str(self.service.policies.find(policy).ref)
         standing = self.states.find(placement, ref)
@@ -168,7 +184,22 @@ class Promotion:
         before = self.live_at(placement)
         self._serve(placement, ref, actor=actor)
         self._end(standing, at=at, actor=actor, reason=reason)
-        return self._record_live(placement, ref, before, at=at, actor=actor, reason=reason, action="promote")
+        try:
+            return self._record_live(
+                placement,
+                ref,
+                before,
+                at=at,
+                actor=actor,
+                reason=reason,
+                action="promote",
+                expected=None if standing is None else standing.state,
+            )
+        except ConflictError:
+            # Somebody took it back, or moved it on, between the look and the record: theirs counts.
+            if self.states.get(placement, ref).state != "live" and self.live_at(placement) == ref:
+                self._serve(placement, before, actor=actor)
+            raise
 
     def rollback(
         self, placement: str, policy: str | None = None, *, at: datetime, actor: str = ACTOR, reason: str
@@ -316,10 +347,27 @@ class Promotion:
             self.service.refresh()
 
     def _record_live(
-        self, placement: str, policy: str, before: str, *, at: datetime, actor: str, reason: str, action: str
+        self,
+        placement: str,
+        policy: str,
+        before: str,
+        *,
+        at: datetime,
+        actor: str,
+        reason: str,
+        action: str,
+        expected: State | None = None,
     ) -> Standing:
         moved = self.states.move(
-            placement, policy, "live", at=at, actor=actor, reason=reason, action=action, previous=before
+            placement,
+            policy,
+            "live",
+            at=at,
+            actor=actor,
+            reason=reason,
+            action=action,
+            previous=before,
+            expected=expected,
         )
         for other in self.states.all(placement=placement, state="live"):
             if other.policy != policy:
@@ -347,20 +395,28 @@ class Promotion:
 
 
 def base_rate(database: Database, placement: str, *, kind: str, window_s: float, at: datetime) -> float:
-    """Share of subjects of the last two months with a closed window to whom an outcome came; 0 where there are none."""
+    """Share of subjects of the last two months with a closed window to whom an outcome came within it; 0 where there are none.
+
+    The window is that of a subject's first decision in these months, as an experiment would count it.
+    """
     end = to_us(at) - round(window_s * 1e6)
     values: dict[str, object] = {
         "placement": placement,
         "kind": kind,
+        "window_us": round(window_s * 1e6),
         "start": end - round(_LOOK_BACK_DAYS * DAY_S * 1e6),
         "end": end,
     }
     subjects = (
-        "SELECT DISTINCT subject FROM decisions WHERE placement = :placement AND at_us >= :start AND at_us < :end"
+        "SELECT subject, MIN(at_us) AS first_us FROM decisions WHERE placement = :placement AND at_us >= :start "
+        "AND at_us < :end GROUP BY subject"
     )
     with database.reading() as connection:
         n = connection.execute(text(f"SELECT COUNT(*) FROM ({subjects}) s"), values).scalar_one()
-        got = f"SELECT COUNT(DISTINCT o.subject) FROM outcomes o WHERE o.kind = :kind AND o.subject IN ({subjects})"
+        got = (
+            f"SELECT COUNT(DISTINCT o.subject) FROM outcomes o JOIN ({subjects}) s ON s.subject = o.subject "
+            "WHERE o.kind = :kind AND o.value > 0 AND o.at_us >= s.first_us AND o.at_us <= s.first_us + :window_us"
+        )
         n_with = connection.execute(text(got), values).scalar_one()
     return float(n_with) / float(n) if n else 0.0
 

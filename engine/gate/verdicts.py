@@ -63,7 +63,7 @@ def approve(
     check_text(reason, what="reason of an approval", max_length=MAX_REASON)
     table = tables.gate_verdicts
     with database.writing() as connection:
-        found = _find(connection, verdict_id)
+        found = _find(connection, verdict_id, is_locked=True)
         if found is None or placement not in (None, found.placement):
             here = select(table.c.id) if placement is None else select(table.c.id).where(table.c.placement == placement)
             raise UnknownNameError("verdict", verdict_id, connection.execute(here).scalars())
@@ -114,9 +114,10 @@ def last_verdict(database: Database, placement: str, policy: str) -> GateVerdict
     return found[0] if found else None
 
 
-def _find(connection: Connection, verdict_id: str) -> GateVerdict | None:
+def _find(connection: Connection, verdict_id: str, *, is_locked: bool = False) -> GateVerdict | None:
     table = tables.gate_verdicts
-    row = connection.execute(select(table).where(table.c.id == verdict_id)).first()
+    query = select(table).where(table.c.id == verdict_id)
+    row = connection.execute(query.with_for_update() if is_locked else query).first()
     return None if row is None else _verdict(row)
 
 

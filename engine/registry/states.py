@@ -15,7 +15,7 @@ from sqlalchemy import Connection, insert, select, update
 from engine.store import tables
 from engine.store.database import Database, record_change
 from engine.store.facts import check_text, from_us, to_us
-from policies.errors import StateError, UnknownNameError
+from policies.errors import ConflictError, StateError, UnknownNameError
 
 State = Literal["candidate", "shadow", "canary", "live", "retired"]
 STATES: tuple[State, ...] = ("candidate", "shadow", "canary", "live", "retired")
@@ -121,7 +121,7 @@ class States:
     ) -> Standing:
         """Make a version a candidate; one that stands there already (and is not retired) stays where it is."""
         with self._database.writing() as connection:
-            before = _find(connection, placement, policy)
+            before = _find(connection, placement, policy, is_locked=True)
             if before is not None and before.state != "retired":
                 return before
             after = Standing(placement, policy, "candidate", at, verdict=verdict, reason=reason)
@@ -141,11 +141,14 @@ class States:
         verdict: str | None = None,
         experiment: str | None = None,
         previous: str | None = None,
+        expected: State | None = None,
     ) -> Standing:
         """Move a version on, or out.
 
         Parameters
         ----------
+        expected
+            Where it was when this was decided; None: wherever it is.
         action
             Word of the audit log; the new state where empty.
         verdict, experiment, previous
@@ -155,10 +158,12 @@ class States:
         ------
         StateError
             If that is no move there is.
+        ConflictError
+            If it stands elsewhere than expected by now.
         """
         check_text(reason, what="reason of a move", max_length=MAX_REASON)
         with self._database.writing() as connection:
-            before = _find(connection, placement, policy)
+            before = _find(connection, placement, policy, is_locked=True)
             if before is None:
                 if to != "live":
                     raise StateError(
@@ -167,6 +172,11 @@ class States:
                 after = Standing(placement, policy, "live", at, verdict, experiment, previous, reason)
                 _write(connection, None, after, action=action or to, actor=actor)
                 return after
+            if expected not in (None, before.state):
+                raise ConflictError(
+                    f"{policy} is {before.state} at {placement!r} and no longer {expected}: someone moved it meanwhile "
+                    f"({before.reason}); look again and repeat the move"
+                )
             if to not in MOVES[before.state]:
                 raise StateError(
                     f"{policy} is {before.state} at {placement!r} and cannot become {to}; from there it can become "
@@ -185,9 +195,10 @@ class States:
         return after
 
 
-def _find(connection: Connection, placement: str, policy: str) -> Standing | None:
+def _find(connection: Connection, placement: str, policy: str, *, is_locked: bool = False) -> Standing | None:
     table = tables.promotions
-    row = connection.execute(select(table).where(table.c.placement == placement, table.c.policy == policy)).first()
+    query = select(table).where(table.c.placement == placement, table.c.policy == policy)
+    row = connection.execute(query.with_for_update() if is_locked else query).first()
     return None if row is None else _standing(row)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import insert, select
 
@@ -31,7 +32,7 @@ from engine.offers.placement import Placement, placement_from_json
 from engine.registry.versions import snapshot_folder
 from engine.retrain.judging import judge
 from engine.retrain.records import RetrainConfig
-from engine.retrain.split import by_time
+from engine.retrain.split import by_time, same_decisions
 from engine.retrain.steps import Steps, digest
 from engine.rewards.corrections import LateTruth, correct_files
 from engine.rewards.definition import RewardDefinition, RewardTerm
@@ -120,12 +121,12 @@ def retrain(
         If too little has closed to learn from and be judged on.
     """
     database = service.database
+    placement = placement_in(database, config.placement)  # an unknown name makes no folder
     failing = health(database, config.placement, at)
     if failing:
         raise StateError(f"nothing is learned while the log is not what happened: {failing[0]}")
-    folder = service.policies.folder.parent / "retrain" / config.placement
+    folder = service.policies.folder.parent / "retrain" / plain_name(config.placement)
     with _alone(folder):
-        placement = placement_in(database, config.placement)
         steps = Steps(folder, narrate)
         previous = last_run(database, config.placement)
         restated = _restated(database, previous, at=at, in_simulation=in_simulation)
@@ -200,6 +201,12 @@ def runs(database: Database, *, placement: str | None = None, limit: int = 20) -
         query = query.where(table.c.placement == placement)
     with database.reading() as connection:
         return [json.loads(text) for text in connection.execute(query).scalars()]
+
+
+def plain_name(placement: str) -> str:
+    """Name of a placement as it can be part of a path and of a policy's name; most are so already."""
+    name = quote(placement, safe=" ")
+    return f"%2E{name[1:]}" if name.startswith(".") else name
 
 
 def last_run(database: Database, placement: str) -> dict[str, Any] | None:
@@ -321,7 +328,9 @@ def _judge(
 ) -> None:
     batches = {name: read_parquet(path) for name, path in logs.items()}
     _, held_out = by_time(batches["primary"], held_out_share=config.held_out_share, window_days=config.window_days)
-    rows = {name: batch.take(held_out) for name, batch in batches.items()}
+    ids = batches["primary"].take(held_out).decision_ids
+    # By their ids: a log that was begun under another definition of success may hold other rows before these.
+    rows = {n: b.take(held_out if n == "primary" else same_decisions(b, ids)) for n, b in batches.items()}
     policies = {p.parent.name: load_policy(load_artifact(p.parent)) for p in sorted(candidates.glob("*/manifest.json"))}
     found = judge(
         rows.pop("primary"),
@@ -384,7 +393,7 @@ def _conclude(
     n_visitors = int(simulated.get("n_visitors", 0))
     parts = [part_from_json(p) for p in judged["parts"]]
     parts.append(simulator_part(found, primary=outcome, limits=config.limits, n_visitors=n_visitors))
-    ref = str(service.policies.register(chosen, name=f"retrained-{placement.id}", at=at, actor=actor))
+    ref = str(service.policies.register(chosen, name=f"retrained-{plain_name(placement.id)}", at=at, actor=actor))
     incumbent = placement.policy or BASELINE
     made = conclude(parts, placement=placement.id, policy=ref, incumbent=incumbent, at=at, inputs=inputs)
     verdict = keep_verdict(database, made, actor=actor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.retrain.records import MIN_ROWS
 from policies.errors import InvalidInputError
@@ -37,6 +38,19 @@ def by_time(batch: InteractionBatch, *, held_out_share: float, window_days: floa
                 f"the log leaves {len(rows)} decisions {what}; it takes {MIN_ROWS}: wait for more closed windows"
             )
     return learn, judge
+
+
+def same_decisions(batch: InteractionBatch, ids: NDArray[np.str_] | None) -> IntArray:
+    """Rows of a log that are of some decisions, wherever in it they lie.
+
+    Raises
+    ------
+    InvalidInputError
+        If either log has no ids of decisions.
+    """
+    if ids is None or batch.decision_ids is None:
+        raise InvalidInputError("a log has no ids of decisions; logs of other rewards are put beside it by them")
+    return np.flatnonzero(np.isin(batch.decision_ids, ids))
 
 
 def remembered(batch: InteractionBatch, rows: IntArray, *, days: float) -> IntArray:

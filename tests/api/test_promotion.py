@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from api.cli.main import run
+from api.cli.retrain import _days
 from engine.gate.promotion import Promotion
 from engine.gate.records import Part, conclude
 from engine.gate.verdicts import keep_verdict
+from policies.errors import InvalidInputError
 from policies.fixed import FixedOrder
 from tests.api.conftest import Site
 from tests.engine.service_world import START, open_shop, shop
@@ -78,3 +80,10 @@ def test_the_commands_do_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[
     for command in ("watch", "tidy"):
         assert run(["policies", command, *home]) == 0
     assert run(["policies", "forecasts", "--json", *home]) == 0
+
+
+def test_days_that_are_no_numbers_are_refused_with_what_is_expected() -> None:
+    """A mistyped list of days is wrong usage, told in words."""
+    assert _days("7, 28,0") == (7.0, 28.0, 0.0)
+    with pytest.raises(InvalidInputError, match="--memory-days is '7;28'; expected numbers of days"):
+        _days("7;28")

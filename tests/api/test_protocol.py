@@ -16,6 +16,7 @@ from tests.api.conftest import Site
 
 _PATH = "/v1/placements/offer_page/decisions"
 _BODY = b'{"id": "d1", "subject": "u1"}'
+_HEAD = b"HEAD /healthz HTTP/1.1\r\nhost: a\r\nx-request-id: r0\r\n\r\n"
 
 
 class _Transport(asyncio.Transport):
@@ -107,6 +108,16 @@ def test_both_ways_send_the_same_bytes(make_site: Callable[..., Site], case: str
     long, short = (_ask(site.client.app, kind, parts) for kind in (HttpToolsProtocol, ExchangeProtocol))
     assert b"".join(short.writes) == b"".join(long.writes) != b""
     assert short.is_closed == long.is_closed
+
+
+def test_an_answer_to_head_has_no_body(make_site: Callable[..., Site]) -> None:
+    """HEAD gets what uvicorn sends in the ASGI way: a body would be read as the beginning of the next answer on the connection."""
+    site = make_site()
+    _ask(site.client.app, HttpToolsProtocol, [_request(site)])
+    parts = [_HEAD, _request(site)]
+    long, short = (_ask(site.client.app, kind, parts, n_answers=2) for kind in (HttpToolsProtocol, ExchangeProtocol))
+    assert b"".join(short.writes) == b"".join(long.writes)
+    assert b"".join(short.writes).partition(b"\r\n\r\n")[2].startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize("case", list(_CROSSING))

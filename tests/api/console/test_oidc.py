@@ -41,6 +41,7 @@ PEOPLE = {
     "boss": {"email": "boss@example.com", "email_verified": True, "groups": ["owners"]},
     "guest": {"email": "guest@example.com", "email_verified": True, "groups": ["others"]},
     "new": {"email": "new@example.com", "email_verified": False, "groups": ["owners"]},
+    "odd": {"email": "odd@example.com", "email_verified": "false", "groups": ["owners"]},
     "thief": {"email": "local-admin", "email_verified": True, "groups": ["staff"]},
 }
 
@@ -119,7 +120,13 @@ def test_a_claim_decides_the_role_and_the_name_stays_with_the_identity(site: Sit
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("who", "text"), [("guest", "has no role here"), ("new", "is not confirmed"), ("thief", "is not yours")]
+    ("who", "text"),
+    [
+        ("guest", "has no role here"),
+        ("new", "is not confirmed"),
+        ("odd", "is not confirmed"),
+        ("thief", "is not yours"),
+    ],
 )
 def test_who_may_not_come_in_is_told_why(site: Site, who: str, text: str) -> None:
     """Nobody without a group, with an unconfirmed address, or under the name of a local account gets in."""

@@ -148,6 +148,7 @@ def test_two_editors_at_once_lose_nothing(console: Console) -> None:
     revision = console.service.placement("cancel_page")[1]
     fields: dict[str, Any] = {"is_new": "no", "id": "trial", "title": "Three weeks to try", "revision": str(revision)}
     assert console.post("/offers/cancel_page/save", **fields).status_code == 303
+    assert console.post("/offers/cancel_page/save", **{**fields, "revision": "no number"}).status_code == 409
     slower = console.post("/offers/cancel_page/save", **{**fields, "title": "Four weeks to try"})
     assert slower.status_code == 409
     assert "experimenter changed this place at" in slower.text
@@ -346,6 +347,13 @@ def test_the_sample_is_looked_at_in_place_of_ones_own_and_thrown_away_whole(cons
     assert "This is the sample." in console.get("/")
     assert console.post("/experiments/idea/do/archive", revision="1").status_code == 303
     assert console.service.experiments.get("idea").state == "draft"
+    page = console.post("/experiments/spring-welcome/link", days="7").text
+    token = re.search(r"/shared/([\w.-]+)", page)
+    assert token is not None
+    with TestClient(console.client.app) as stranger:  # who has a link has chosen neither the sample nor the other
+        assert stranger.get(f"/shared/{token[1]}").status_code == 200
+    mine = LinkKey(console.folder).sign(Link("spring-welcome", datetime.now(UTC) + timedelta(days=1)))
+    assert "This is the sample." not in console.get(f"/shared/{mine}")
     assert console.post("/sample/remove").status_code == 303
     assert "This is the sample." not in console.get("/")
     assert not sample.exists()

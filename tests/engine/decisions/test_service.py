@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import re
+import secrets
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.decisions.opening import open_service
+from engine.decisions.opening import _kept_secret, open_service
 from engine.decisions.requests import DecisionRequest, EventRequest, OutcomeRequest, RewardRequest
 from engine.offers.placement import CatalogueOffer, Placement
 from policies.eligibility import Condition, EligibilityRule
@@ -342,6 +343,23 @@ def test_the_secret_is_made_once_and_kept_private(tmp_path: Path) -> None:
     assert (tmp_path / "secret").stat().st_mode & 0o077 == 0
     with pytest.raises(InvalidInputError, match="at least 16"):
         open_service(tmp_path, secret=b"short")
+
+
+def test_of_two_that_start_at_once_both_have_one_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever starts while another makes the secret has the same whole one afterwards, never half of it."""
+    made = secrets.token_bytes
+    found: list[bytes] = []
+
+    def while_another_starts(n: int) -> bytes:
+        monkeypatch.undo()
+        found.append(_kept_secret(tmp_path / "secret"))
+        return made(n)
+
+    monkeypatch.setattr(secrets, "token_bytes", while_another_starts)
+    found.append(_kept_secret(tmp_path / "secret"))
+    assert found[0] == found[1] == (tmp_path / "secret").read_bytes()
+    assert len(found[0]) == 32
+    assert [p.name for p in tmp_path.iterdir()] == ["secret"]
 
 
 def test_times_of_a_request_win_over_the_clock(tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ def test_a_draft_is_edited_approved_scheduled_and_starts_by_itself(tmp_path: Pat
         experiments.create(Experiment("e1", "shop", TWO, hypothesis="more"), at=START, actor="ann")
         with pytest.raises(StateError, match="has not been approved"):
             experiments.start("e1", revision=1, at=START)
+        with pytest.raises(StateError, match="ann made the draft of 'e1' and cannot approve it"):
+            experiments.approve("e1", revision=1, at=START, actor="ann")
         experiments.approve("e1", revision=1, at=START, actor="bob")
         edited = experiments.edit("e1", {"coverage": 0.5}, revision=2, at=START, actor="ann", reason="half is enough")
         assert (edited.coverage, edited.approved_by) == (0.5, "")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,12 +15,12 @@ from engine.experiments.audit import read_audit
 from engine.experiments.automation import tick
 from engine.experiments.records import Counting, Ramp
 from engine.gate.forecasts import forecasts_of
-from engine.gate.promotion import CanarySettings, Promotion
+from engine.gate.promotion import CanarySettings, Promotion, base_rate
 from engine.gate.records import GateVerdict, Part, Word, conclude
 from engine.gate.verdicts import approve, keep_verdict
 from engine.gate.watch import look_after
 from engine.rewards.definition import DAY_S, RewardDefinition, RewardTerm
-from policies.errors import StateError
+from policies.errors import ConflictError, StateError
 from policies.features import FeatureSpace
 from policies.fixed import FixedOrder
 from policies.linear import LinTS
@@ -32,10 +33,15 @@ REWARD = RewardDefinition((RewardTerm("active_30d"),), window_s=2 * DAY_S)
 
 
 def _verdict(
-    policy: str, incumbent: str, words: Sequence[Word] = ("pass", "pass"), *, inputs: str = "i"
+    policy: str,
+    incumbent: str,
+    words: Sequence[Word] = ("pass", "pass"),
+    *,
+    inputs: str = "i",
+    at: datetime = START,
 ) -> GateVerdict:
     parts = [Part(f"part {i}", word, (f"because of {word}",)) for i, word in enumerate(words)]
-    return conclude(parts, placement="shop", policy=policy, incumbent=incumbent, at=START, inputs=inputs)
+    return conclude(parts, placement="shop", policy=policy, incumbent=incumbent, at=at, inputs=inputs)
 
 
 def _world(
@@ -191,6 +197,59 @@ def test_what_serves_wins_over_the_record(tmp_path: Path) -> None:
         service.put_placement(shop(policy=new, reward=REWARD))
         promotion.reconcile("shop", at=clock.now)
         assert promotion.states.get("shop", new).state == "live"
+
+
+def test_a_rollback_while_the_canary_goes_live_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taken back between the look and the record, a canary does not go live, and what served before serves again."""
+    clock = Clock()
+    service, promotion, old, new = _world(tmp_path, clock)
+    with service:
+        _in_canary(service, promotion, clock)
+        put, other = service.put_placement, Promotion(service, SETTINGS)
+
+        def put_and_taken_back(*args: Any, **given: Any) -> Any:
+            monkeypatch.undo()
+            made = put(*args, **given)
+            other.rollback("shop", new, at=clock.now, actor="ann", reason="complaints")
+            return made
+
+        monkeypatch.setattr(service, "put_placement", put_and_taken_back)
+        with pytest.raises(ConflictError, match="no longer canary: someone moved it meanwhile"):
+            promotion.to_live("shop", new, at=clock.now, reason="it wins")
+        assert promotion.live_at("shop") == old
+        assert promotion.states.get("shop", new).state == "retired"
+        assert promotion.reconcile("shop", at=clock.now) == []
+
+
+def test_a_version_that_is_judged_anew_gets_another_canary(tmp_path: Path) -> None:
+    """A canary that was taken back is over; the same version, judged anew on a later log, is tried in a new experiment."""
+    clock = Clock()
+    service, promotion, old, new = _world(tmp_path, clock)
+    with service:
+        _in_canary(service, promotion, clock)
+        first = promotion.states.get("shop", new).experiment
+        promotion.rollback("shop", new, at=clock.now, actor="ann", reason="complaints")
+        clock.forward(days=1)
+        again = _verdict(new, old, inputs="j", at=clock.now)
+        promotion.enter(keep_verdict(service.database, again), at=clock.now)
+        _in_canary(service, promotion, clock)
+        second = promotion.states.get("shop", new).experiment
+        assert second == f"{first}-2"
+        assert service.experiments.get(second).state == "running"
+
+
+def test_a_base_rate_counts_what_came_within_the_window(tmp_path: Path) -> None:
+    """What a visitor did before the first decision, or after its window, is no conversion of a plan."""
+    clock = Clock()
+    with open_shop(tmp_path, clock=clock) as service:
+        for i, hours in enumerate((-5, 2, 30, None)):
+            service.decide(DecisionRequest("shop", f"u{i}", at=START + timedelta(hours=10)))
+            if hours is not None:
+                at = START + timedelta(hours=10 + hours)
+                service.outcome(OutcomeRequest(f"u{i}", "subscribed", id=f"s{i}", at=at))
+        clock.forward(days=3)
+        rate = base_rate(service.database, "shop", kind="subscribed", window_s=DAY_S, at=clock.now)
+    assert rate == 0.25
 
 
 @pytest.mark.slow

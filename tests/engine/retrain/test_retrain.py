@@ -22,10 +22,12 @@ from engine.gate.forecasts import forecasts_of
 from engine.gate.verdicts import verdicts
 from engine.offers.placement import CatalogueOffer, Placement
 from engine.registry.states import States
-from engine.retrain.pipeline import Run, last_run, retrain
+from engine.retrain.pipeline import Run, last_run, plain_name, retrain
 from engine.retrain.records import RetrainConfig, config_from_json
+from engine.retrain.split import same_decisions
 from engine.retrain.steps import Steps
 from engine.rewards.definition import DAY_S, RewardDefinition, RewardTerm
+from engine.rewards.export import export_interactions
 from policies.errors import InvalidInputError, StateError, UnknownNameError
 from policies.fixed import FixedOrder
 from tests.engine.service_world import SECRET, offer
@@ -169,6 +171,24 @@ def test_no_gain_is_refused_and_too_little_is_said(tmp_path: Path) -> None:
         bad = ("the page shows other offers",)
         with pytest.raises(StateError, match="nothing is learned while the log"):
             retrain(service, CONFIG, at=END, health=lambda *_: bad)
+
+
+def test_logs_of_other_rewards_are_put_beside_by_their_decisions(shop: DecisionService) -> None:
+    """Rows for a guardrail are those of the same decisions, wherever in its log they lie."""
+    batch = export_interactions(shop.database, "shop", as_of=END)
+    assert batch.decision_ids is not None
+    turned = batch.take(np.arange(len(batch))[::-1])
+    rows = turned.take(same_decisions(turned, batch.decision_ids[5:9]))
+    assert rows.decision_ids is not None
+    assert sorted(rows.decision_ids) == sorted(batch.decision_ids[5:9])
+
+
+def test_any_name_of_a_placement_is_part_of_a_path() -> None:
+    """Plain names stay as they are; none leads out of the folder, and each is part of a policy's name."""
+    assert plain_name("home_page") == "home_page"
+    for name in ("..", ".", "a/b", "x@y", "../../etc"):
+        assert not set(plain_name(name)) & set("/@")
+        assert not plain_name(name).startswith(".")
 
 
 def test_a_step_is_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -39,14 +41,14 @@ from engine.rewards.corrections import correct_files
 from engine.rewards.definition import DAY_S, RewardDefinition, RewardTerm
 from engine.rewards.export import export_interactions
 from engine.rewards.files import export_files
-from engine.store.database import Database, sqlite_url
+from engine.store.database import Database, sqlite_url, tell_servers
 from engine.store.facts import FactRow, void_row
 from engine.store.migrate import downgrade
 from engine.store.postgres_backend import PostgresBackend
 from engine.store.sqlite_backend import SqliteBackend
 from engine.store.tables import metadata
 from policies.allocation import Variant
-from policies.errors import ConflictError, InvalidInputError, UnknownDecisionError
+from policies.errors import ConflictError, InvalidInputError, NextofferError, UnknownDecisionError
 from policies.fixed import FixedOrder
 from tests.api.alerts.test_watching import check_once
 from tests.engine.experiments.test_rollup import check_both_ways, stored
@@ -248,6 +250,58 @@ def test_processes_at_once_look_after_experiments_once(tmp_path: Path, url: str)
     with open_service(tmp_path / "home", url=url, secret=SECRET, clock=Clock()) as service:
         service.put_placement(shop())
         check_once(service)
+
+
+def _both_at_once(url: str, changes: Sequence[Callable[[], object]]) -> list[str]:
+    """Begin changes while none can finish, then let them; the words of those that were refused."""
+    refused: list[str] = []
+
+    def do(change: Callable[[], object]) -> None:
+        try:
+            change()
+        except NextofferError as error:
+            refused.append(f"{type(error).__name__}: {error}")
+
+    threads = [Thread(target=do, args=(change,)) for change in changes]
+    with Database(url) as other, other.writing() as connection:
+        tell_servers(connection)  # each change tells too, last of all
+        for thread in threads:
+            thread.start()
+            time.sleep(0.4)
+    for thread in threads:
+        thread.join(timeout=30)
+    return refused
+
+
+def test_of_two_changes_at_once_one_counts(tmp_path: Path, url: str) -> None:
+    """A stop is not undone by a ramp that began meanwhile, two starts never share a place, and a version moves one way."""
+    two = (Variant("control", 5_000, "baseline"), Variant("new", 5_000, "placement"))
+    with open_service(tmp_path, url=url, secret=SECRET, clock=Clock()) as service:
+        service.put_placement(shop())
+        all_, states = service.experiments, States(service.database)
+        for name in ("e1", "e2"):
+            all_.create(Experiment(name, "shop", two, coverage=0.5), at=START)
+        (told,) = _both_at_once(url, [lambda n=n: all_.start(n, revision=1, at=START) for n in ("e1", "e2")])  # type: ignore[misc]
+        assert "experiment 'e1' runs at placement 'shop'" in told
+        (told,) = _both_at_once(
+            url,
+            [
+                lambda: all_.stop("e1", revision=2, at=START),
+                lambda: all_.ramp("e1", revision=2, coverage=1.0, at=START),
+            ],
+        )
+        assert told.startswith("ConflictError: experiment 'e1' is at revision 3, not 2")
+        assert all_.get("e1").state == "stopped"
+        states.move("shop", "p@1", "live", at=START, reason="first")
+        states.move("shop", "p@1", "retired", at=START, reason="gone")
+        (told,) = _both_at_once(
+            url,
+            [
+                lambda: states.move("shop", "p@1", "candidate", at=START, reason="anew"),
+                lambda: states.move("shop", "p@1", "live", at=START, reason="back", expected="retired"),
+            ],
+        )
+        assert "is candidate at 'shop' and no longer retired" in told
 
 
 def test_lost_connections_are_made_anew_without_a_restart(tmp_path: Path, url: str) -> None:
