@@ -42,6 +42,10 @@ class HealthMetrics:
         self._reports = {r.placement: r for r in reports}
         self._n_failed = n_failed
 
+    def missed(self) -> None:
+        """Nothing could be read: the last reports stay, with the time they are of."""
+        self._n_failed = max(1, len(self._reports))
+
     def collect(self) -> Iterator[Metric]:
         """All families; one that has nothing to say is there all the same, so that rules can name it."""
         alarms = GaugeMetricFamily(
@@ -120,8 +124,13 @@ def run(
     *,
     every_s: float,
 ) -> None:
-    """Take turns until told to stop."""
+    """Take turns until told to stop; a store that is away for a while ends nothing."""
     while not stop.is_set():
-        reports, n_failed = turn()
-        metrics.show(reports, n_failed=n_failed)
+        try:
+            reports, n_failed = turn()
+        except NextofferError as error:
+            _log.warning("health could not be read: %s", error)
+            metrics.missed()
+        else:
+            metrics.show(reports, n_failed=n_failed)
         stop.wait(every_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from starlette.responses import HTMLResponse, Response
 
@@ -27,6 +28,7 @@ from policies.errors import ConflictError, InvalidInputError, NextofferError, Un
 from policies.records import FeatureValue
 
 MAX_VARIANTS, MAX_CONDITIONS = 4, 6
+NumberT = TypeVar("NumberT", int, float)
 OPERATORS = {
     "==": "is", "!=": "is not", "in": "is one of", "not in": "is none of", "<": "is below", "<=": "is at most", ">": "is above",
     ">=": "is at least", "present": "is known", "missing": "is not known",
@@ -138,7 +140,7 @@ def save_edit(ask: Ask) -> Response:
 def rehearsed(ask: Ask) -> Response:
     """Let what stands in the form run with made-up visitors, before anybody real sees it."""
     try:
-        rate = (ask.number("rate", what="Conversion now") or 5.0) / 100
+        rate = _given(ask.number("rate", what="Conversion now"), 5.0) / 100
         found = rehearse(_draft(ask, ask.text("id") or "rehearsal"), rate=rate)
     except NextofferError as error:
         return HTMLResponse(ask.render("rehearsal.html.j2", found=None, error=str(error)))
@@ -235,7 +237,7 @@ def _values_of(ask: Ask, found: Experiment) -> dict[str, str]:
     plan = found.plan or UNPLANNED
     rate, per_day = _base_rates(ask, found.placement)
     if plan.visitors_per_day:
-        per_day = plan.visitors_per_day / found.coverage
+        per_day = plan.visitors_per_day / (found.coverage or 1.0)
     effect = plan.effect if plan.primary in MONEY else plan.effect * 100
     return {
         "id": found.id, "placement": found.placement, "hypothesis": found.hypothesis, "primary": plan.primary,
@@ -330,7 +332,7 @@ def _draft(ask: Ask, name: str, *, before: Experiment | None = None) -> Experime
     typed = typed_variants(ask)
     weights = basis_points(ask, [w for _, _, w in typed])
     values = {} if before is None else {v.key: v.value for v in before.variants}
-    coverage = (ask.number("coverage", what="Coverage") or 100.0) / 100
+    coverage = _given(ask.number("coverage", what="Coverage"), 100.0) / 100
     # The date fields are read before the plan, so that a mistyped one is named and not lost.
     ends_at = ask.moment("ends_at", what="Planned end")
     return Experiment(
@@ -343,7 +345,7 @@ def _draft(ask: Ask, name: str, *, before: Experiment | None = None) -> Experime
         coverage=coverage,
         hypothesis=ask.text("hypothesis"),
         plan=_plan(ask, None if before is None else before.plan),
-        ramp=Ramp(hold_s=DAY_S) if ask.text("ramp") == "yes" else None,
+        ramp=_ramp(ask, None if before is None else before.ramp),
         ends_at=ends_at,
         segments=tuple(s.strip() for s in ask.text("segments").split(",") if s.strip()),
         targeting=tuple(_targeting(ask)),
@@ -352,6 +354,18 @@ def _draft(ask: Ask, name: str, *, before: Experiment | None = None) -> Experime
         data_scope="shared" if ask.text("shared") == "yes" else "own",
         counting=_counting(ask, Counting() if before is None else before.counting),
     )
+
+
+def _given(typed: NumberT | None, otherwise: NumberT) -> NumberT:
+    """What was typed, a zero too; something else where the field was left empty."""
+    return otherwise if typed is None else typed
+
+
+def _ramp(ask: Ask, before: Ramp | None) -> Ramp | None:
+    """The form knows one way to grow; a draft that had another keeps it."""
+    if ask.text("ramp") != "yes":
+        return None
+    return before or Ramp(hold_s=DAY_S)
 
 
 def _slots(ask: Ask) -> tuple[int, int]:
@@ -387,7 +401,7 @@ def _plan(ask: Ask, before: Plan | None) -> Plan:
         planned_subjects=max(200, found.n_subjects),
         effect=_effect(ask),
         primary=primary,
-        n_looks=ask.whole("looks", what="Looks") or 5,
+        n_looks=_given(ask.whole("looks", what="Looks"), 5),
         currency=ask.text("currency") or "€",
         margin_tolerance=ask.number("tolerance", what="Accepted loss"),
         visitors_per_day=found.per_day or None,
@@ -411,7 +425,7 @@ def _estimate(ask: Ask) -> Estimate:
         raise InvalidInputError(ask.words("An experiment compares at least two variants"))
     if min(weights) <= 0:
         raise InvalidInputError(ask.words("Every variant needs some visitors"))
-    rate = (ask.number("rate", what="Conversion now") or 5.0) / 100
+    rate = _given(ask.number("rate", what="Conversion now"), 5.0) / 100
     if not 0 < rate < 1:
         raise InvalidInputError(ask.words("Conversion now is a share between 0 and 100 %"))
     primary = ask.text("primary")
@@ -422,9 +436,9 @@ def _estimate(ask: Ask) -> Estimate:
         effect=_effect(ask),
         weights=[w / WEIGHT_TOTAL_BP for w in weights],
         alpha=0.05 * _TWO_SIDED_SHARE,
-        n_looks=max(1, ask.whole("looks", what="Looks") or 5),
+        n_looks=max(1, _given(ask.whole("looks", what="Looks"), 5)),
     )
-    coverage = (ask.number("coverage", what="Coverage") or 100.0) / 100
+    coverage = _given(ask.number("coverage", what="Coverage"), 100.0) / 100
     per_day = (ask.number("per_day", what="Visitors a day") or 0.0) * coverage
     counting = _counting(ask, Counting())
     wait = (counting.conversion_window_s if primary == "conversion" else counting.kept_window_s) / DAY_S

@@ -16,6 +16,8 @@ def typed_variants(ask: Ask) -> list[tuple[str, str, float]]:
             continue
         try:
             percent = float(weight.replace(",", ".") or "0")
+            if not 0 <= percent <= 100:
+                raise ValueError(weight)
         except ValueError as error:
             raise InvalidInputError(ask.words("The share of {key} is {text}; expected a number of percent", key=repr(key), text=repr(weight[:20]))) from error  # fmt: skip
         out.append((key, policy, percent))

@@ -47,7 +47,7 @@ class Placements:
         ConflictError
             If ``expected_revision`` is given and is not the current one (0: does not exist yet).
         UnknownNameError
-            If its policy or encoder is not registered.
+            If its policy or encoder is not registered; ``RemovedVersionError`` where its artefact was removed.
         """
         # A bare name is pinned to its newest version now: a later registration changes no running placement by itself.
         placement = replace(
@@ -60,7 +60,9 @@ class Placements:
         table = tables.placements
         document = json.dumps(placement.to_json())
         with self._database.writing() as connection:
-            found = connection.execute(select(table.c.revision).where(table.c.id == placement.id)).scalar() or 0
+            # Whoever changes it at the same time waits, and then finds another revision.
+            here = select(table.c.revision).where(table.c.id == placement.id).with_for_update(key_share=True)
+            found = connection.execute(here).scalar() or 0
             if expected_revision is not None and expected_revision != found:
                 raise ConflictError(
                     f"placement {placement.id!r} is at revision {found}, not {expected_revision}: someone changed it "
@@ -141,4 +143,4 @@ class Placements:
         )
 
     def _pinned(self, ref: str | None) -> str | None:
-        return ref if ref is None or ref == "baseline" else str(self._registry.find(ref).ref)
+        return ref if ref is None or ref == "baseline" else str(self._registry.there(ref).ref)

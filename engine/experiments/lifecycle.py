@@ -390,13 +390,20 @@ def _check_names(connection: Connection, experiment: Experiment) -> None:
     placements = connection.execute(select(tables.placements.c.id)).scalars().all()
     if experiment.placement not in placements:
         raise UnknownNameError("placement", experiment.placement, placements)
-    versions = connection.execute(select(tables.policy_versions.c.name, tables.policy_versions.c.version)).all()
+    table = tables.policy_versions
+    versions = connection.execute(select(table.c.name, table.c.version, table.c.removed_at_us)).all()
     without = {"baseline", OWN_POLICY}
-    known = {f"{name}@{version}" for name, version in versions} | without
+    known = {f"{name}@{version}" for name, version, _ in versions} | without
+    removed = {f"{name}@{version}" for name, version, removed_us in versions if removed_us is not None}
     seen: dict[str, str] = {}
     for variant in experiment.variants:
         if variant.policy not in known:
             raise UnknownNameError(f"policy version of variant {variant.key!r}:", variant.policy, known)
+        if variant.policy in removed:
+            raise StateError(
+                f"the artefact of {variant.policy}, which decides variant {variant.key!r}, was removed; register it again from "
+                "its folder, or name a newer version"
+            )
         other = seen.setdefault(variant.policy, variant.key)
         if other != variant.key and variant.policy not in without and experiment.data_scope == "own":
             raise InvalidInputError(

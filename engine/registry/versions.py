@@ -177,7 +177,7 @@ class Registry:
 
     def artifact(self, ref: str) -> Artifact:
         """Content of a version, checked against its hashes."""
-        return load_artifact(self.folder / self._there(ref).location)
+        return load_artifact(self.folder / self.there(ref).location)
 
     def load(self, ref: str) -> LoadedPolicy:
         """Policy of a version, loaded once.
@@ -192,7 +192,7 @@ class Registry:
         loaded = self._loaded.get(ref)
         if loaded is not None:
             return loaded
-        version = self._there(ref)
+        version = self.there(ref)
         policy = load_policy(load_artifact(self.folder / version.location))
         loaded = LoadedPolicy(policy, version.ref, version.ref.version, version.feature_space)
         with self._lock:
@@ -200,7 +200,14 @@ class Registry:
         self.follow()
         return self._loaded[str(version.ref)]
 
-    def _there(self, ref: str) -> PolicyVersion:
+    def there(self, ref: str) -> PolicyVersion:
+        """As ``find``, where its artefact has to be there too.
+
+        Raises
+        ------
+        UnknownNameError, RemovedVersionError
+            If there is no such version, or its artefact was removed.
+        """
         version = self.find(ref)
         if version.removed_at is not None:
             raise RemovedVersionError(

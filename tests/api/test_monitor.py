@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from datetime import timedelta
@@ -22,12 +23,14 @@ from api.alerts.health import news_of, tell_health
 from api.cli.main import run
 from api.metrics import Metrics
 from api.monitoring import HealthMetrics
+from api.monitoring import run as keep_looking
 from engine.alerts.outbox import newest
 from engine.decisions.requests import DecisionRequest
 from engine.monitoring.alarms import ALARMS
 from engine.monitoring.episodes import Episode
 from engine.monitoring.health import read_health
 from engine.monitoring.records import Check, Figure, HealthReport
+from policies.errors import StoreUnavailableError
 from tests.engine.service_world import START, Clock, open_shop, shop
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -188,3 +191,24 @@ def test_a_report_as_metrics_says_what_rings(tmp_path: Path) -> None:
     assert "nextoffer_health_failed 2.0" in text
     metrics.show([], n_failed=0)
     assert 'placement="shop"' not in generate_latest(metrics.registry).decode()
+
+
+def test_a_store_that_is_away_for_a_while_does_not_end_the_monitor(tmp_path: Path) -> None:
+    """The next turn is taken all the same; meanwhile the last reports stay, and that nothing could be read is a figure."""
+    with open_shop(tmp_path) as service:
+        report = read_health(service.database, "shop", START)
+    metrics, stop = HealthMetrics(), threading.Event()
+    told: list[bytes] = []
+
+    def turn() -> tuple[list[HealthReport], int]:
+        told.append(generate_latest(metrics.registry))
+        if len(told) == 2:
+            raise StoreUnavailableError("the store does not answer")
+        if len(told) == 4:
+            stop.set()
+        return [report], 0
+
+    keep_looking(turn, metrics, stop, every_s=0.0)
+    failed = [float(re.search(rb"\nnextoffer_health_failed (\S+)", t)[1]) for t in told]  # type: ignore[index]  # it is there
+    assert failed == [0.0, 0.0, 1.0, 0.0]
+    assert b'nextoffer_alarm{alarm="shown",placement="shop"}' in told[2]

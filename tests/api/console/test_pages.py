@@ -25,7 +25,9 @@ from engine.accounts.accounts import Accounts
 from engine.experiments.gain import money_gain
 from engine.experiments.lesson import false_winner
 from engine.experiments.reading import read_experiment
+from engine.experiments.records import Experiment, Ramp
 from engine.reports import keep_report
+from policies.allocation import Variant
 from policies.eligibility import Condition
 from policies.errors import InvalidInputError, UnknownNameError
 from tests.api.console.conftest import PASSWORD, START, TITLES, Console, opened, some_report
@@ -406,6 +408,25 @@ def test_a_draft_is_changed_with_its_rules_and_metrics(console: Console) -> None
     assert console.service.experiments.get("phones").revision == 2
     assert console.get("/experiments/spring-welcome/edit", status=400)
     assert console.post("/experiments/phones/do/archive", revision="2").status_code == 303
+
+
+def test_a_zero_is_a_zero_and_what_the_form_cannot_show_stays(console: Console) -> None:
+    """Nobody taking part is not everybody; a draft's own way to grow outlives a change in the form; shares are numbers."""
+    two = (Variant("now", 5_000, "placement"), Variant("new", 5_000, "baseline"))
+    small = Ramp((0.01, 0.05), hold_s=3_600.0)
+    console.service.experiments.create(Experiment("slow", "cancel_page", two, coverage=0.0, ramp=small), at=START)
+    assert 'name="coverage" value="0"' in re.sub(r"\s+", " ", console.get("/experiments/slow/edit"))
+    fields: dict[str, Any] = {
+        "placement": "cancel_page", "variant": ["now", "new"], "policy": ["placement", "baseline"], "weight": ["50", "50"],
+        "primary": "conversion", "effect": "2", "rate": "10", "per_day": "100", "coverage": "0", "ramp": "yes", "revision": "1",
+    }  # fmt: skip
+    for wrong in ("nan", "inf", "-50"):
+        assert console.post("/experiments/slow/edit", **{**fields, "weight": [wrong, "50"]}).status_code == 400
+    assert console.post("/experiments/slow/edit", **{**fields, "looks": "0"}).status_code == 400
+    assert console.post("/experiments/slow/edit", **fields).status_code == 303
+    made = console.service.experiments.get("slow")
+    assert (made.coverage, made.ramp) == (0.0, small)
+    assert console.post("/experiments/slow/do/archive", revision="2").status_code == 303
 
 
 def test_metrics_name_the_events_and_a_reward_is_put_together(console: Console) -> None:

@@ -8,10 +8,12 @@ import pytest
 
 from engine.decisions.requests import DecisionRequest
 from engine.experiments.audit import read_audit
+from engine.experiments.records import Experiment
 from engine.learner.audit import audit
 from engine.registry.keeping import tidy
 from engine.registry.states import States
 from engine.registry.versions import RemovedVersionError
+from policies.allocation import Variant
 from policies.errors import StateError
 from policies.fixed import FixedOrder
 from tests.engine.service_world import SECRET, START, Clock, open_shop, shop
@@ -54,6 +56,11 @@ def test_ten_versions_are_kept_and_none_that_an_audit_needs_goes_unsaid(tmp_path
         assert "policy of placement shop" in found.kept[refs[1]]
         with pytest.raises(RemovedVersionError, match="was removed on"):
             service.policies.load(refs[2])
+        with pytest.raises(RemovedVersionError, match="was removed on"):
+            service.put_placement(shop(policy=refs[2]))
+        two = (Variant("a", 5_000, "baseline"), Variant("b", 5_000, refs[2]))
+        with pytest.raises(StateError, match="which decides variant 'b', was removed; register it again"):
+            service.experiments.create(Experiment("e1", "shop", two), at=clock.now)
         assert audit(service.database, service.policies, secret=SECRET).is_clean
         assert tidy(service.database, service.policies, at=clock.now).removed == ()
         gone = tidy(service.database, service.policies, at=clock.now, even_audited=True)
