@@ -6,8 +6,9 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 from api.alerts.digest import TOPIC, digest, due_at
 from api.alerts.news import happening, verdict_of
@@ -21,6 +22,7 @@ from engine.experiments.lifecycle import Experiments
 from engine.experiments.moments import latest_moment
 from engine.experiments.reading import read_experiment
 from engine.learner.ownership import ownership_of
+from engine.monitoring.thresholds import Thresholds
 from engine.store.database import Database
 
 EVERY_S = 20.0
@@ -37,19 +39,23 @@ class Habits:
         When the weekly digest is due, in UTC; ``never`` for none.
     link
         Address of the console; "" without links.
+    thresholds
+        From where on the alarms ring that take a version back.
     """
 
     channels: Sequence[Channel] = ()
     digest_day: str = "never"
     digest_hour: int = 7
     link: str = ""
+    thresholds: Thresholds = field(default_factory=Thresholds)
 
 
 def habits_of(settings: Settings) -> Habits:
     """As the settings say."""
     from api.alerts.channels import channels_of
 
-    return Habits(channels_of(settings), settings.digest_day, settings.digest_hour, settings.console_url)
+    thresholds = Thresholds.changed(settings.alarm_thresholds)
+    return Habits(channels_of(settings), settings.digest_day, settings.digest_hour, settings.console_url, thresholds)
 
 
 def clock_of(database: Database, *, is_sandbox: bool) -> Callable[[], datetime]:
@@ -92,11 +98,13 @@ def look_after(database: Database, habits: Habits, *, at: datetime, now: datetim
 
 def one_round(service: DecisionService, habits: Habits, *, clock: Callable[[], datetime], in_simulation: bool) -> None:
     """All that is to be looked after: versions on their way to serving, experiments, messages."""
+    from engine.gate.health import integrity
     from engine.gate.promotion import Promotion
     from engine.gate.watch import look_after as promote
 
     at = clock()
-    for line in promote(Promotion(service), at=at, in_simulation=in_simulation):
+    health = partial(integrity, thresholds=habits.thresholds)
+    for line in promote(Promotion(service), at=at, in_simulation=in_simulation, health=health):
         _log.info("%s", line)
     look_after(service.database, habits, at=at, now=datetime.now(UTC), in_simulation=in_simulation)
 

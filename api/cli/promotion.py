@@ -194,15 +194,20 @@ def watch(*, home: Path | None = None, config: Path | None = None) -> int:
         TOML file of settings.
     """
     from datetime import UTC, datetime
+    from functools import partial
 
-    from api.cli.opening import opened
+    from api.cli.opening import existing, opened
     from engine.experiments.automation import tick
+    from engine.gate.health import integrity
     from engine.gate.promotion import Promotion
     from engine.gate.watch import look_after
+    from engine.monitoring.thresholds import Thresholds
 
+    health = partial(integrity, thresholds=Thresholds.changed(existing(home, config).alarm_thresholds))
     with opened(home, config) as service:
         now = datetime.now(UTC)
-        done = [h.text for h in tick(service.database, at=now)] + look_after(Promotion(service), at=now)
+        done = [h.text for h in tick(service.database, at=now)]
+        done += look_after(Promotion(service), at=now, health=health)
     for line in done:
         print(line)  # noqa: T201 - data on stdout
     return 0

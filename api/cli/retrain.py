@@ -70,19 +70,23 @@ def retrain(
     import sys
     import threading
     from datetime import UTC, datetime
+    from functools import partial
 
     from api.cli.opening import existing, opened
     from engine.experiments.automation import tick
     from engine.experiments.moments import latest_moment
+    from engine.gate.health import integrity
     from engine.gate.promotion import Promotion
     from engine.gate.records import Limits
     from engine.gate.watch import look_after
+    from engine.monitoring.thresholds import Thresholds
     from engine.retrain.pipeline import Run
     from engine.retrain.pipeline import retrain as do
     from engine.retrain.records import RetrainConfig
     from policies.errors import NextofferError
 
-    existing(home, config)
+    thresholds = Thresholds.changed(existing(home, config).alarm_thresholds)
+    health = partial(integrity, thresholds=thresholds)
     settings = RetrainConfig(
         placement,
         candidates=tuple(c.strip() for c in candidates.split(",") if c.strip()),
@@ -126,6 +130,7 @@ def retrain(
                 at=now(),
                 in_simulation=as_of_log,
                 narrate=lambda step: print(step, file=sys.stderr, flush=True),  # noqa: T201 - words on stderr
+                health=health,
                 actor="command",
             )
             tell(made)
@@ -146,7 +151,7 @@ def retrain(
                 left -= _LOOK_S
                 try:
                     done = [h.text for h in tick(service.database, at=now())]
-                    done += look_after(Promotion(service), at=now(), in_simulation=as_of_log)
+                    done += look_after(Promotion(service), at=now(), in_simulation=as_of_log, health=health)
                 except NextofferError as error:  # a store that is away for a minute ends nothing that runs for months
                     done = [f"nextoffer: {error}"]
                 for line in done:

@@ -107,7 +107,7 @@ class Experiments:
     def fix_plan(
         self, experiment_id: str, plan: Plan, *, revision: int, at: datetime, actor: str = "", reason: str = ""
     ) -> Experiment:
-        """Fix what an experiment is judged by: once, and marked as late where it runs already.
+        """Fix what an experiment is judged by: once, and marked as late where it runs already; a draft's approval is taken back.
 
         Raises
         ------
@@ -121,7 +121,10 @@ class Experiments:
                     f"experiment {experiment_id!r} has a plan already; it stays as it was fixed: stop the experiment and "
                     "plan a new one"
                 )
-            planned = replace(found, revision=revision + 1, plan=replace(plan, is_late=found.started_at is not None))
+            fixed = replace(plan, is_late=found.started_at is not None)
+            # What was approved is the draft as it stood, without this plan.
+            approved_by = "" if found.state == "draft" else found.approved_by
+            planned = replace(found, revision=revision + 1, plan=fixed, approved_by=approved_by)
             _update(connection, planned)
             _record(connection, found, planned, action="plan", at=at, actor=actor, reason=reason)
         return planned

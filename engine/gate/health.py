@@ -7,12 +7,21 @@ from datetime import datetime
 
 from engine.monitoring.alarms import INTEGRITY
 from engine.monitoring.health import read_health
+from engine.monitoring.thresholds import Thresholds
 from engine.store.database import Database
 
 Health = Callable[[Database, str, datetime], tuple[str, ...]]
 
 
-def integrity(database: Database, placement: str, as_of: datetime) -> tuple[str, ...]:
-    """Integrity alarms that ring: a page that shows another offer than was chosen, a draw that does not follow what it logged."""
-    report = read_health(database, placement, as_of)
+def integrity(
+    database: Database, placement: str, as_of: datetime, *, thresholds: Thresholds | None = None
+) -> tuple[str, ...]:
+    """Integrity alarms that ring: a page that shows another offer than was chosen, a draw that does not follow what it logged.
+
+    Parameters
+    ----------
+    thresholds
+        From where on they ring; the defaults if left out.
+    """
+    report = read_health(database, placement, as_of, thresholds=thresholds)
     return tuple(c.sentence for c in report.ringing if c.alarm in INTEGRITY)

@@ -71,6 +71,18 @@ def test_the_command_says_what_rings_and_exits_with_it(tmp_path: Path, capsys: p
 
 
 @pytest.mark.slow
+def test_thresholds_of_the_settings_hold_for_retraining_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What an operator has said to be no fault of the log does not keep anything from learning."""
+    settings = tmp_path / "sandbox.toml"
+    settings.write_text(f'mode = "sandbox"\nhome = "{_home(tmp_path, wrong=30)}"\n')
+    command = ["retrain", "shop", "--as-of-log", "--no-simulator", "--config", str(settings)]
+    assert run(command) != 0
+    assert "nothing is learned while the log is not what happened: 30 of 60 pages" in capsys.readouterr().err
+    settings.write_text(settings.read_text() + "[alarm_thresholds]\nshown_share = 0.9\n")
+    assert run(command) != 0
+    assert "no decision of placement 'shop' has a closed window" in capsys.readouterr().err
+
+
 def test_as_a_process_it_answers_prometheus_and_ends_when_told(tmp_path: Path) -> None:
     """It looks every so often, exposes alarms by placement, and ends with 0."""
     home = _home(tmp_path, wrong=30)

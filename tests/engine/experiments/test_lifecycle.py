@@ -29,6 +29,18 @@ def _done(service: DecisionService, at: datetime) -> list[str]:
     return [h.kind for h in tick(service.database, at=at)]
 
 
+def test_an_approval_is_of_the_draft_as_it_stood(tmp_path: Path) -> None:
+    """A plan that is fixed afterwards was not approved, so the draft does not start by the old word."""
+    with open_shop(tmp_path) as service:
+        experiments = service.experiments
+        set_controls(service.database, at=START, actor="root", needs_approval=True)
+        experiments.create(Experiment("e1", "shop", TWO), at=START, actor="ann")
+        experiments.approve("e1", revision=1, at=START, actor="bob")
+        assert experiments.fix_plan("e1", PLAN, revision=2, at=START, actor="ann").approved_by == ""
+        with pytest.raises(StateError, match="has not been approved as it stands"):
+            experiments.start("e1", revision=3, at=START, actor="ann")
+
+
 def _variants(
     service: DecisionService, n: int = 300, *, placement: str = "shop", **features: float
 ) -> dict[str, str | None]:
