@@ -54,6 +54,8 @@ def controls_of(database: Database) -> Controls:
 def set_controls(database: Database, *, at: datetime, actor: str = "", reason: str = "", **changes: Any) -> Controls:
     """Change some switches by name; the change and its reason are in the audit log."""
     with database.writing() as connection:
+        # All switches are written together: whoever changes another one at the same time waits, so that no pause is lost.
+        connection.execute(select(tables.controls.c.id).with_for_update())
         before = read_controls(connection)
         after = replace(before, **changes)
         connection.execute(

@@ -26,6 +26,7 @@ from engine.decisions.requests import (
 )
 from engine.decisions.service import DecisionService
 from engine.decisions.stored import placement_of
+from engine.experiments.controls import set_controls
 from engine.experiments.history import history_of
 from engine.experiments.records import Experiment
 from engine.experiments.results import experiment_results
@@ -292,6 +293,12 @@ def test_of_two_changes_at_once_one_counts(tmp_path: Path, url: str) -> None:
         )
         assert told.startswith("ConflictError: experiment 'e1' is at revision 3, not 2")
         assert all_.get("e1").state == "stopped"
+        changes = [
+            lambda: set_controls(service.database, at=START, is_paused=True),
+            lambda: set_controls(service.database, at=START, holdout_bp=500),
+        ]
+        assert _both_at_once(url, changes) == []
+        assert (service.controls().is_paused, service.controls().holdout_bp) == (True, 500)
         states.move("shop", "p@1", "live", at=START, reason="first")
         states.move("shop", "p@1", "retired", at=START, reason="gone")
         (told,) = _both_at_once(
