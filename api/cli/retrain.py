@@ -21,7 +21,6 @@ def retrain(
     window_days: float = 0.0,
     held_out: float = 0.3,
     simulator: bool = True,
-    source: Path | None = None,
     latency_budget_ms: float = 5.0,
     as_of_log: bool = False,
     seed: int = 0,
@@ -50,8 +49,6 @@ def retrain(
         Share of the decisions, the newest ones, on which all are judged.
     simulator
         Fit a site on the log and ask it too.
-    source
-        Description of raw sources whose sequences and propensity models are built anew first.
     latency_budget_ms
         What a decision may cost, in processor time.
     as_of_log
@@ -94,7 +91,6 @@ def retrain(
         window_days=window_days,
         held_out_share=held_out,
         has_simulator=simulator,
-        source=source,
         seed=seed,
         limits=Limits(latency_budget_ms=latency_budget_ms),
     )

@@ -9,6 +9,7 @@ from typing import Any
 from engine.demo.candidates import FIRST_SUBJECT, INCUMBENT, REWARD
 from engine.demo.config import DemoConfig
 from offline_eval.panel import Panel, evaluate
+from offline_eval.ranking import best
 from policies.protocols import Policy
 from policies.records import InteractionBatch
 from simulator.rollouts import rollout
@@ -16,8 +17,6 @@ from simulator.scenarios.car_subscription import Scenario
 from simulator.truth import PolicyTruth, mean_per_decision, truth_of
 
 ESTIMATORS = ("DM", "IPS", "SNIPS", "DR")
-# Words of the verdict, best first: the challenger is chosen by the log alone, never by the truth beside it.
-_ORDER = ("recommend", "caution", "this log cannot answer", "do not use")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,19 +42,12 @@ def judge_on_log(
 
 
 def choose_challenger(panel: Panel) -> tuple[str, str]:
-    """Name of the candidate that goes live, and why: the best verdict, then the largest estimated gain."""
-
-    def rank(name: str) -> tuple[int, float]:
-        word = panel.verdicts[name].word
-        gain = panel.differences[name][panel.headline].value
-        return (_ORDER.index(word) if word in _ORDER else len(_ORDER), -(gain if gain is not None else -1e9))
-
-    names = [n for n in panel.verdicts if n != INCUMBENT]
-    best = min(names, key=rank)
-    word = panel.verdicts[best].word
+    """Name of the candidate that goes live, and why: the best verdict, then the largest estimated gain; never by the truth beside it."""
+    chosen = best(panel)
+    word = panel.verdicts[chosen].word
     if word == "recommend":
-        return best, f"the log recommends {best}: its estimated gain is the largest of those it recommends"
-    return best, f"the log recommends nobody; {best} has the best verdict there is ({word}), so the test decides"
+        return chosen, f"the log recommends {chosen}: its estimated gain is the largest of those it recommends"
+    return chosen, f"the log recommends nobody; {chosen} has the best verdict there is ({word}), so the test decides"
 
 
 def know_the_truth(

@@ -22,6 +22,7 @@ from engine.demo.reading import Plan, choices, counting, plan_experiment, read_e
 from engine.simulation.traffic import InProcess
 from offline_eval.abtest.analysis import ExperimentReading
 from offline_eval.panel import Panel
+from offline_eval.ranking import differing
 from policies.artifact import load_artifact, save_artifact
 from policies.errors import InvalidInputError
 from policies.protocols import Policy
@@ -105,7 +106,7 @@ def tell(config: DemoConfig, narrator: Narrator) -> Told:
     with narrator.step("Off-policy evaluation on visitors no candidate learned from"):
         judged = logs.log.interactions("kept_30d").take(judge_rows)
         panel = judge_on_log(judged, candidates, incumbent=logs.incumbent, config=config)
-    challenger, why = choose_challenger(panel)
+    challenger, why = choose_challenger(differing(panel))
     everyone: dict[str, Policy] = {INCUMBENT: logs.incumbent, **candidates}
     with narrator.step("The truth, which only a simulator knows") as step:
         truths = know_the_truth(scenario, everyone, config=config, on_policy=step.advance)

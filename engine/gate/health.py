@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from engine.monitoring.alarms import INTEGRITY
-from engine.monitoring.health import read_health
+from engine.monitoring.health import read_integrity
 from engine.monitoring.thresholds import Thresholds
 from engine.store.database import Database
 
@@ -23,5 +22,5 @@ def integrity(
     thresholds
         From where on they ring; the defaults if left out.
     """
-    report = read_health(database, placement, as_of, thresholds=thresholds)
-    return tuple(c.sentence for c in report.ringing if c.alarm in INTEGRITY)
+    checks = read_integrity(database, placement, as_of, thresholds=thresholds)
+    return tuple(c.sentence for c in checks if c.state == "ringing")

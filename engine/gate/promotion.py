@@ -61,7 +61,6 @@ class CanarySettings:
     counting: Counting = field(default_factory=Counting)
     n_looks: int = 5
     min_shadow_decisions: int = 200
-    latency_budget_ms: float = 5.0
     probation_s: float = 14 * DAY_S
 
 

@@ -15,6 +15,7 @@ from engine.alerts.outbox import tell
 from engine.experiments.reading import read_experiment
 from engine.gate.health import Health, integrity
 from engine.gate.promotion import ACTOR, Promotion
+from engine.gate.records import Limits
 from engine.gate.resolving import resolve
 from engine.gate.shadow import read_shadow
 from engine.gate.verdicts import last_verdict
@@ -69,7 +70,7 @@ def _shadow(promotion: Promotion, standing: Standing, at: datetime, in_simulatio
     policy = promotion.service.policies.load(standing.policy).policy
     found = read_shadow(promotion.database, policy, standing.placement, since=standing.changed_at, as_of=at)
     settings = promotion.settings
-    if found.n_failed or found.p99_ms > settings.latency_budget_ms:
+    if found.n_failed or found.p99_ms > _latency_budget_ms(promotion, standing):
         return [_back(promotion, standing, at, f"in the shadow {found.sentence()}")]
     if found.n < settings.min_shadow_decisions:
         return []
@@ -80,6 +81,13 @@ def _shadow(promotion: Promotion, standing: Standing, at: datetime, in_simulatio
         _log.info("the canary of %s waits: %s", standing.policy, error)
         return []
     return [f"{standing.policy} is a canary at {standing.placement}"]
+
+
+def _latency_budget_ms(promotion: Promotion, standing: Standing) -> float:
+    """What the gate granted it: a shadow is asked no more than its verdict was."""
+    verdict = last_verdict(promotion.database, standing.placement, standing.policy)
+    granted = (p.figures["budget_ms"] for p in (() if verdict is None else verdict.parts) if "budget_ms" in p.figures)
+    return float(next(granted, Limits().latency_budget_ms))
 
 
 def _canary(promotion: Promotion, standing: Standing, at: datetime, in_simulation: bool, health: Health) -> list[str]:

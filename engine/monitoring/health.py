@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from engine.monitoring.alarms import INTEGRITY
 from engine.monitoring.checks import candidates, choice, effects, facts, features, integrity, learning
 from engine.monitoring.figures import figures
 from engine.monitoring.fold import refresh
@@ -49,13 +50,25 @@ def read_health(
     return HealthReport(placement, as_of, checks, round(window.n_day), tuple(figures(window, found)))
 
 
+def read_integrity(
+    database: Database, placement: str, as_of: datetime, *, thresholds: Thresholds | None = None
+) -> tuple[Check, ...]:
+    """The integrity alarms alone, as ``read_health`` would give them: for who asks often and asks nothing else."""
+    place = watched(database, placement)[placement]
+    refresh(database)
+    window = window_of(database, place, as_of=as_of, limits=thresholds or Thresholds())
+    return tuple(c for c in ordered_and_explained(_integrity(window)) if c.alarm in INTEGRITY)
+
+
+def _integrity(window: Window) -> list[Check]:
+    return [integrity.shown(window), integrity.propensity(window), integrity.leak(window)]
+
+
 def _checks(
     database: Database, window: Window, registry: Registry | None, found: Sequence[effects.Band]
 ) -> list[Check]:
     return [
-        integrity.shown(window),
-        integrity.propensity(window),
-        integrity.leak(window),
+        *_integrity(window),
         facts.duplicates(window),
         facts.values(window),
         facts.silence(window),

@@ -9,12 +9,11 @@ from typing import Any
 from engine.gate.parts import calibration_part, contract_part, guardrail_part, latency_part, ope_part
 from engine.gate.records import Limits, Part
 from offline_eval.panel import Panel, evaluate
+from offline_eval.ranking import best, differing
 from policies.protocols import Policy
 from policies.records import InteractionBatch
 
 INCUMBENT = "incumbent"
-# Words of the verdict, best first: the candidate that goes to the gate is chosen by the log, never by the simulator.
-_ORDER = ("recommend", "caution", "this log cannot answer", "do not use")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,7 +23,8 @@ class Judged:
     Attributes
     ----------
     chosen
-        The candidate with the best verdict, among equals the largest gain.
+        The candidate with the best verdict, among equals the largest gain; one that shows what the incumbent shows only where all do.
+        By the log, never by the simulator.
     parts
         Of the chosen one: contract, latency, calibration, off-policy evaluation, guardrails.
     """
@@ -81,7 +81,7 @@ def judge(
         )
 
     panel = panel_of(primary, everyone, limits.minimal_effect)
-    chosen = choose(panel)
+    chosen = best(differing(panel))
     two = {INCUMBENT: incumbent, chosen: candidates[chosen]}
     others = {name: panel_of(batch, two) for name, batch in guardrails.items()}
     policy = candidates[chosen]
@@ -93,16 +93,6 @@ def judge(
         *(guardrail_part(f"guardrail {n}", p, chosen, limits=limits) for n, p in others.items()),
     )
     return Judged(chosen, parts, panel, others)
-
-
-def choose(panel: Panel) -> str:
-    """The candidate with the best verdict, among equals the largest estimated gain."""
-
-    def rank(name: str) -> tuple[int, float]:
-        gain = panel.differences[name][panel.headline].value
-        return _ORDER.index(panel.verdicts[name].word), -(gain if gain is not None else -1e9)
-
-    return min(panel.verdicts, key=rank)
 
 
 def _estimate(panel: Panel, name: str) -> dict[str, Any]:

@@ -1,11 +1,10 @@
 """From closed windows to a judged candidate in the registry: each step in a folder of its own, gone on with where it was cut off.
 
-export → (sequences, where a source is configured) → candidates → judged on held-out time → simulated → gate → registry
+export → candidates → judged on held-out time → simulated → gate → registry
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +27,7 @@ from engine.gate.parts import SimulatedDifference, simulator_part
 from engine.gate.promotion import BASELINE, Promotion
 from engine.gate.records import GateVerdict, conclude, part_from_json
 from engine.gate.verdicts import keep_verdict
+from engine.learner.ownership import ownership_of
 from engine.offers.placement import Placement, placement_from_json
 from engine.registry.versions import snapshot_folder
 from engine.retrain.judging import judge
@@ -126,14 +126,13 @@ def retrain(
     if failing:
         raise StateError(f"nothing is learned while the log is not what happened: {failing[0]}")
     folder = service.policies.folder.parent / "retrain" / plain_name(config.placement)
-    with _alone(folder):
+    with _alone(database, config.placement):
         steps = Steps(folder, narrate)
         previous = last_run(database, config.placement)
         restated = _restated(database, previous, at=at, in_simulation=in_simulation)
         narrate("export")
         logs, late = _export(database, placement, config, folder, at=at)
         incumbent, incumbent_digest = _incumbent(service, placement, folder)
-        _sequences(steps, config, at=at)
         given = {"log": _log_digest(logs["primary"]), "seed": config.seed, "held_out_share": config.held_out_share}
         fitted = {
             **given,
@@ -216,14 +215,15 @@ def last_run(database: Database, placement: str) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConflictError(f"another process retrains {folder.name!r}; wait until it is done") from error
+def _alone(database: Database, placement: str) -> Iterator[None]:
+    """Claim a placement among all processes over its store, on whatever host."""
+    ownership = ownership_of(database)
+    try:
+        if not ownership.claim(f"retrain {placement}"):
+            raise ConflictError(f"another process retrains {placement!r}; wait until it is done")
         yield
+    finally:
+        ownership.close()
 
 
 def _export(
@@ -287,23 +287,6 @@ def _incumbent(service: DecisionService, placement: Placement, folder: Path) -> 
         shutil.rmtree(path, ignore_errors=True)
         save_artifact(artifact, path)
     return path, digest([placement.policy or BASELINE, artifact.digest])
-
-
-def _sequences(steps: Steps, config: RetrainConfig, *, at: datetime) -> None:
-    """Decision points and propensity models from the raw sources, at most once a day: those grow without telling."""
-    if config.source is None:
-        return
-    description = config.source.read_text(encoding="utf-8")
-    given = {"source": description, "day": at.date().isoformat()}
-    source = str(config.source)
-    points, made = steps.run(
-        "sequences", given, lambda out: _job("sequences", "engine.sequences.build", ["--source", source, "--out", str(out / "points")], steps.folder)
-    )  # fmt: skip
-    arguments = ["--data", str(points / "points"), "--models", ",".join(config.models), "--seed", str(config.seed)]
-    steps.run(
-        "propensity", {"points": made, "models": config.models, "seed": config.seed},
-        lambda out: _job("propensity", "engine.training.propensity", [*arguments, "--out", str(out / "models")], steps.folder),
-    )  # fmt: skip
 
 
 def _job(

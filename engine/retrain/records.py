@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from engine.gate.records import Limits
@@ -46,10 +45,6 @@ class RetrainConfig:
         Sites of the ensemble, and visitors for each.
     clicked, subscribed, kept, margin
         Kinds of facts that the guardrails and the simulator read.
-    source
-        Description of raw sources: sequences and propensity models are built anew before anything else; None: left out.
-    models
-        Propensity models trained on them.
     limits
         What the gate asks.
     """
@@ -68,8 +63,6 @@ class RetrainConfig:
     kept: str = "active_30d"
     margin: str = "margin_eur"
     cancelled: str = "cancelled"
-    source: Path | None = None
-    models: tuple[str, ...] = ("logistic", "gru")
     seed: int = 0
     limits: Limits = field(default_factory=Limits)
 
@@ -84,9 +77,7 @@ class RetrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, the same for the same configuration."""
-        made = asdict(self)
-        made["source"] = None if self.source is None else str(self.source)
-        return made
+        return asdict(self)
 
 
 def config_from_json(document: Mapping[str, Any]) -> RetrainConfig:
@@ -94,8 +85,6 @@ def config_from_json(document: Mapping[str, Any]) -> RetrainConfig:
     known = dict(document)
     limits = dict(known.pop("limits"))
     limits["calibration_slope"] = tuple(limits["calibration_slope"])
-    for name in ("candidates", "memories_days", "models"):
+    for name in ("candidates", "memories_days"):
         known[name] = tuple(known[name])
-    if known["source"] is not None:
-        known["source"] = Path(known["source"])
     return RetrainConfig(**known, limits=Limits(**limits))

@@ -268,3 +268,17 @@ def test_a_version_that_fails_in_the_shadow_never_meets_visitors(tmp_path: Path)
         lines = look_after(promotion, at=clock.now)
         assert any(broken in line and "it failed on" in line for line in lines), lines
         assert promotion.states.get("shop", broken).state == "retired"
+
+
+def test_the_shadow_keeps_to_the_budget_of_its_verdict(tmp_path: Path) -> None:
+    """What the gate granted decides: a shadow slower than its own budget is taken back, however the default would have it."""
+    clock = Clock()
+    service, promotion, old, new = _world(tmp_path, clock)
+    with service:
+        granted = Part("latency", "pass", ("It is fast.",), {"budget_ms": 1e-6})
+        verdict = conclude([granted], placement="shop", policy=new, incumbent=old, at=clock.now, inputs="tight")
+        keep_verdict(service.database, verdict)
+        look_after(promotion, at=clock.now)
+        _come(service, clock, 40, tag="s", kept={}, margin={})
+        (line,) = look_after(promotion, at=clock.now)
+        assert "was taken back at shop: in the shadow it answered" in line

@@ -20,6 +20,7 @@ from engine.decisions.requests import DecisionRequest, OutcomeRequest
 from engine.decisions.service import DecisionService
 from engine.gate.forecasts import forecasts_of
 from engine.gate.verdicts import verdicts
+from engine.learner.ownership import ownership_of
 from engine.offers.placement import CatalogueOffer, Placement
 from engine.registry.states import States
 from engine.retrain.pipeline import Run, last_run, plain_name, retrain
@@ -28,9 +29,9 @@ from engine.retrain.split import same_decisions
 from engine.retrain.steps import Steps
 from engine.rewards.definition import DAY_S, RewardDefinition, RewardTerm
 from engine.rewards.export import export_interactions
-from policies.errors import InvalidInputError, StateError, UnknownNameError
+from policies.errors import ConflictError, InvalidInputError, StateError, UnknownNameError
 from policies.fixed import FixedOrder
-from tests.engine.service_world import SECRET, offer
+from tests.engine.service_world import SECRET, offer, open_shop
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 END = START + timedelta(days=40)
@@ -191,6 +192,18 @@ def test_any_name_of_a_placement_is_part_of_a_path() -> None:
         assert not plain_name(name).startswith(".")
 
 
+def test_one_process_retrains_a_placement(tmp_path: Path) -> None:
+    """While another process over the store, on this host or another, has claimed a placement, its retraining is refused."""
+    with open_shop(tmp_path) as service:
+        other = ownership_of(service.database)
+        assert other.claim("retrain shop")
+        with pytest.raises(ConflictError, match="another process retrains 'shop'"):
+            retrain(service, CONFIG, at=END)
+        other.close()
+        with pytest.raises(InvalidInputError, match="has a closed window"):
+            retrain(service, CONFIG, at=END)
+
+
 def test_a_step_is_whole_or_not_at_all(tmp_path: Path) -> None:
     """A step that fails leaves what was there before; one that is done is done again only for other inputs."""
     steps = Steps(tmp_path)
@@ -219,7 +232,7 @@ def _say(out: Path, text: str) -> None:
 
 def test_a_configuration_reads_back_what_it_wrote() -> None:
     """Plain values and back are equal; an unknown candidate is named with the nearest."""
-    config = RetrainConfig("shop", memories_days=(7.0, 0.0), source=Path("x.toml"))
+    config = RetrainConfig("shop", memories_days=(7.0, 0.0))
     assert config_from_json(json.loads(json.dumps(config.to_json()))) == config
     with pytest.raises(UnknownNameError, match="did you mean 'greedy_logistic'"):
         RetrainConfig("shop", candidates=("greedy_logistics",))
