@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from api.settings import Settings
 from engine.decisions.opening import open_service
 from engine.decisions.service import DecisionService, utc_now
+from engine.experiments.moments import clock_of
 from engine.learner.shards import Job, Learners, all_jobs
 from engine.learner.snapshots import load_state
 from policies.errors import InvalidInputError, StoreUnavailableError
@@ -62,7 +63,7 @@ def learn_until(
 
 
 def _looking(service: DecisionService, settings: Settings) -> AbstractContextManager[None]:
-    from api.alerts.looking import clock_of, habits_of, looking  # loads statistics
+    from api.alerts.looking import habits_of, looking  # loads statistics
 
     clock = clock_of(service.database, is_sandbox=settings.is_sandbox)
     return looking(service, habits_of(settings), clock=clock, in_simulation=settings.is_sandbox)

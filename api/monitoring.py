@@ -124,12 +124,15 @@ def run(
     *,
     every_s: float,
 ) -> None:
-    """Take turns until told to stop; a store that is away for a while ends nothing."""
+    """Take turns until told to stop; what one turn met, such as a store that is away, ends none of the later ones."""
     while not stop.is_set():
         try:
             reports, n_failed = turn()
         except NextofferError as error:
             _log.warning("health could not be read: %s", error)
+            metrics.missed()
+        except Exception:  # the outermost edge of a process that runs for months
+            _log.exception("reading health failed")
             metrics.missed()
         else:
             metrics.show(reports, n_failed=n_failed)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from api.alerts.news import address, in_all_languages
+from api.alerts.reading import read_or_log
 from api.console.home import amounts
 from api.console.words import Words
 from engine.alerts.message import News, Text
@@ -14,7 +15,7 @@ from engine.experiments.automation import is_step_due, why_held
 from engine.experiments.controls import controls_of
 from engine.experiments.gain import WEEK, gains, visitors_since
 from engine.experiments.lifecycle import Experiments
-from engine.experiments.reading import Reading, read_experiment
+from engine.experiments.reading import Reading
 from engine.experiments.records import Experiment
 from engine.store.database import Database
 from offline_eval.report.formatting import COUNT, format_value
@@ -45,18 +46,17 @@ def digest(database: Database, *, at: datetime, in_simulation: bool, link: str =
     """
     experiments = Experiments(database)
     running = experiments.list(state="running")
-    readings = [
-        read_experiment(database, e, as_of=at, in_simulation=in_simulation, n_points=0)
-        for e in running
-        if e.started_at is not None and e.started_at <= at
-    ]
+    begun = [e for e in running if e.started_at is not None and e.started_at <= at]
+    tried = {e.id: read_or_log(database, e, as_of=at, in_simulation=in_simulation) for e in begun}
+    readings = [r for r in tried.values() if r is not None]
+    unread = [name for name, r in tried.items() if r is None]
     ended = [
         e for e in experiments.list(state="stopped") if e.stopped_at is not None and at - WEEK < e.stopped_at <= at
     ]
     scheduled = experiments.list(state="scheduled")
     drafts = experiments.list(state="draft") if controls_of(database).needs_approval else []
     waiting = [e for e in drafts if not e.approved_by]
-    if not (readings or ended or scheduled or waiting):
+    if not (tried or ended or scheduled or waiting):
         return None
     held = {
         r.experiment.id: why_held(database, r.experiment, at=at)
@@ -77,8 +77,9 @@ def digest(database: Database, *, at: datetime, in_simulation: bool, link: str =
             f"· {r.experiment.id}: {_what_to_do(t, r, held.get(r.experiment.id, ''))}{address(link, r.experiment.id)}"
             for r in needs_you
         ]
+        lines += [f"· {name}: {say['unread']}{address(link, name)}" for name in unread]
         lines += [f"· {e.id}: {say['approve']}{address(link, e.id)}" for e in waiting]
-        lines += [] if needs_you or waiting or is_paused else [say["nothing"]]
+        lines += [] if needs_you or unread or waiting or is_paused else [say["nothing"]]
         lines += ["", say["gain"], *_gain_lines(t, readings, at)]
         lines += ["", say["running"], *([_running_line(t, r, at) for r in readings] or [say["none"]])]
         for title, rows in (
@@ -86,7 +87,7 @@ def digest(database: Database, *, at: datetime, in_simulation: bool, link: str =
             (say["soon"], [_soon_line(e) for e in scheduled]),
         ):
             lines += ["", title, *rows] if rows else []
-        return Text(_title(t, at, len(readings), len(needs_you) + len(waiting)), "\n".join(lines))
+        return Text(_title(t, at, len(tried), len(needs_you) + len(unread) + len(waiting)), "\n".join(lines))
 
     return News(
         topic=TOPIC,
@@ -96,8 +97,8 @@ def digest(database: Database, *, at: datetime, in_simulation: bool, link: str =
         document={
             "until": at.isoformat(),
             "in_simulation": in_simulation,
-            "running": [r.experiment.id for r in readings],
-            "needs_you": [r.experiment.id for r in needs_you] + [e.id for e in waiting],
+            "running": list(tried),
+            "needs_you": [r.experiment.id for r in needs_you] + unread + [e.id for e in waiting],
             "gains": [
                 {"experiment": r.experiment.id, "metric": g.metric.metric.name, "treatment": g.metric.treatment, "visitors": g.n_subjects, **g.interval.to_json()}
                 for r in readings for g in gains(r, since=at - WEEK)
@@ -113,6 +114,7 @@ _SAY = {
         "nothing": "Nothing. Everything runs as planned.",
         "paused": "All experiments are paused: every place answers with its own policy.",
         "approve": "a draft that waits for somebody's approval.",
+        "unread": "it could not be read; the log of the process that looks after experiments says why.",
         "gain": "What this week's visitors brought, compared with the control",
         "no_gain": "Too little is known yet to say.",
         "running": "What is running",
@@ -128,6 +130,7 @@ _SAY = {
         "nothing": "Ничего. Всё идёт по плану.",
         "paused": "Все эксперименты на паузе: каждое место отвечает своим обычным способом.",
         "approve": "черновик, который ждёт одобрения.",
+        "unread": "его не удалось прочитать; причина в журнале процесса, который следит за экспериментами.",
         "gain": "Что принесли посетители этой недели, по сравнению с контролем",
         "no_gain": "Пока известно слишком мало.",
         "running": "Что идёт",

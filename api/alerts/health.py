@@ -8,9 +8,9 @@ from urllib.parse import quote
 from api.alerts.news import in_all_languages
 from api.console.words import Words
 from engine.alerts.message import News, Text
-from engine.alerts.outbox import tell
+from engine.alerts.outbox import KEPT_TRYING, tell
 from engine.monitoring.alarms import alarm_of
-from engine.monitoring.episodes import Episode, follow
+from engine.monitoring.episodes import Episode, follow, lately_ended
 from engine.monitoring.records import HealthReport
 from engine.store.database import Database
 
@@ -25,8 +25,10 @@ def tell_health(
     now
         Time of the messages; that of the report may be made up.
     """
-    lasting, ended = follow(database, report, quiet=timedelta(hours=quiet_hours))
-    for episode in (*lasting, *ended):
+    lasting, _ = follow(database, report, quiet=timedelta(hours=quiet_hours))
+    # Not only what ended just now: a round may have been cut off between the end of an episode and its news.
+    ended = lately_ended(database, report.placement, since=report.as_of - KEPT_TRYING)
+    for episode in (*ended, *lasting):
         tell(database, news_of(episode, link=link), at=now)
     return lasting
 

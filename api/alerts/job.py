@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import sys
 
-from api.alerts.looking import clock_of, habits_of, one_round
+from api.alerts.looking import habits_of, one_round
 from api.logs import set_up
 from api.settings import from_plain
 from engine.decisions.opening import open_service
+from engine.experiments.moments import clock_of
 from policies.errors import NextofferError
 
 

@@ -11,19 +11,18 @@ from datetime import UTC, datetime
 from functools import partial
 
 from api.alerts.digest import TOPIC, digest, due_at
-from api.alerts.news import happening, verdict_of
+from api.alerts.news import happening, topic_of, verdict_of
+from api.alerts.reading import read_or_log
 from api.settings import Settings
 from engine.alerts.message import Channel
-from engine.alerts.outbox import deliver, last_state, tell
+from engine.alerts.outbox import KEPT_TRYING, deliver, last_state, tell
 from engine.decisions.service import DecisionService
-from engine.experiments.automation import tick
+from engine.experiments.automation import Happened, lately_done, tick
 from engine.experiments.keeper import Keeper
 from engine.experiments.lifecycle import Experiments
-from engine.experiments.moments import latest_moment
-from engine.experiments.reading import read_experiment
-from engine.learner.ownership import ownership_of
 from engine.monitoring.thresholds import Thresholds
 from engine.store.database import Database
+from engine.store.ownership import ownership_of
 
 EVERY_S = 20.0
 _log = logging.getLogger("nextoffer.experiments")
@@ -58,17 +57,8 @@ def habits_of(settings: Settings) -> Habits:
     return Habits(channels_of(settings), settings.digest_day, settings.digest_hour, settings.console_url, thresholds)
 
 
-def clock_of(database: Database, *, is_sandbox: bool) -> Callable[[], datetime]:
-    """What time it is for experiments: in a sandbox, which makes up its time, that of the newest fact."""
-
-    def now() -> datetime:
-        return (latest_moment(database) if is_sandbox else None) or datetime.now(UTC)
-
-    return now
-
-
-def look_after(database: Database, habits: Habits, *, at: datetime, now: datetime, in_simulation: bool) -> int:
-    """One round; returns how many messages channels took.
+def look_after(database: Database, habits: Habits, *, at: datetime, now: datetime, in_simulation: bool) -> list[str]:
+    """One round; returns a line for each thing that happened.
 
     Parameters
     ----------
@@ -78,14 +68,16 @@ def look_after(database: Database, habits: Habits, *, at: datetime, now: datetim
         Time of the messages, which does not.
     """
     experiments = Experiments(database)
-    for happened in tick(database, at=at):
+    done = tick(database, at=at)
+    for happened in done:
         _log.info("%s %s: %s", happened.experiment, happened.kind, happened.text)
+    for happened in (*_untold(database, at=at), *done):
         news = happening(happened, experiments, link=habits.link)
         if news is not None:
             tell(database, news, at=now)
     for experiment in experiments.list(state="running"):
-        reading = read_experiment(database, experiment, as_of=at, in_simulation=in_simulation, n_points=0)
-        news = verdict_of(reading, link=habits.link)
+        reading = read_or_log(database, experiment, as_of=at, in_simulation=in_simulation)
+        news = None if reading is None else verdict_of(reading, link=habits.link)
         if news is not None:
             tell(database, news, at=now)
     due = due_at(at, day=habits.digest_day, hour=habits.digest_hour)
@@ -93,20 +85,34 @@ def look_after(database: Database, habits: Habits, *, at: datetime, now: datetim
         news = digest(database, at=due, in_simulation=in_simulation, link=habits.link)
         if news is not None:
             tell(database, news, at=now)
-    return deliver(database, habits.channels, at=now)
+    deliver(database, habits.channels, at=now)
+    return [f"{h.experiment} {h.kind}: {h.text}" for h in done]
 
 
-def one_round(service: DecisionService, habits: Habits, *, clock: Callable[[], datetime], in_simulation: bool) -> None:
-    """All that is to be looked after: versions on their way to serving, experiments, messages."""
+def _untold(database: Database, *, at: datetime) -> list[Happened]:
+    """Starts and ends whose round was cut off between the change and its news; each comes once in an experiment's life."""
+    return [
+        happened
+        for happened in lately_done(database, since=at - KEPT_TRYING)
+        if last_state(database, topic_of(happened)) is None
+    ]
+
+
+def one_round(
+    service: DecisionService, habits: Habits, *, clock: Callable[[], datetime], in_simulation: bool
+) -> list[str]:
+    """All that is to be looked after: versions on their way to serving, experiments, messages; a line for each thing done."""
     from engine.gate.health import integrity
     from engine.gate.promotion import Promotion
     from engine.gate.watch import look_after as promote
 
     at = clock()
+    now = datetime.now(UTC)
     health = partial(integrity, thresholds=habits.thresholds)
-    for line in promote(Promotion(service), at=at, in_simulation=in_simulation, health=health):
+    done = promote(Promotion(service), at=at, now=now, in_simulation=in_simulation, health=health)
+    for line in done:
         _log.info("%s", line)
-    look_after(service.database, habits, at=at, now=datetime.now(UTC), in_simulation=in_simulation)
+    return done + look_after(service.database, habits, at=at, now=now, in_simulation=in_simulation)
 
 
 @contextmanager

@@ -68,12 +68,17 @@ def happening(happened: Happened, experiments: Experiments, *, link: str = "") -
 
     # A refusal or a waiting ramp comes back at every round with the same revision and reason, and is told once.
     return News(
-        topic=f"experiment {name} {happened.kind}",
+        topic=topic_of(happened),
         state=f"{revision}: {happened.text}" if happened.kind in ("held", "refused") else str(revision),
         kind=f"experiment.{happened.kind}",
         texts=in_all_languages(text),
         document={"experiment": name, "reason": happened.text},
     )
+
+
+def topic_of(happened: Happened) -> str:
+    """Under what it is told."""
+    return f"experiment {happened.experiment} {happened.kind}"
 
 
 def address(link: str, experiment: str) -> str:

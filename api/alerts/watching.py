@@ -15,15 +15,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 
 from api.settings import Settings, as_plain
 from engine.experiments.automation import due
 from engine.experiments.keeper import Keeper
-from engine.experiments.moments import latest_moment
-from engine.learner.ownership import ownership_of
+from engine.experiments.moments import clock_of
 from engine.registry.states import States
 from engine.store.database import Database, sqlite_url
+from engine.store.ownership import ownership_of
 
 EVERY_S = 20.0
 # What stays due (a ramp that waits, a start that is refused) and verdicts are looked at this often.
@@ -38,14 +37,14 @@ class Watch:
     def __init__(self, settings: Settings, database: Database, start: Callable[[Settings], None]) -> None:
         self._settings = settings
         self._database = database
+        self._clock = clock_of(database, is_sandbox=settings.is_sandbox)
         self._start = start
         self._last: frozenset[str] = frozenset()
         self._last_at = float("-inf")
 
     def look(self) -> bool:
         """Start a job if there is a reason; whether there was."""
-        at = (latest_moment(self._database) if self._settings.is_sandbox else None) or datetime.now(UTC)
-        found, now = due(self._database, at=at), time.monotonic()
+        found, now = due(self._database, at=self._clock()), time.monotonic()
         is_new = bool(found - self._last)
         if not is_new and (now - self._last_at < AGAIN_S or not (found or self._is_watched())):
             return False

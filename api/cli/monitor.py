@@ -54,8 +54,7 @@ def monitor(
     from api.logs import set_up
     from api.monitoring import HealthMetrics, exposed, look, run
     from engine.decisions.opening import open_service
-    from engine.decisions.service import utc_now
-    from engine.experiments.moments import latest_moment
+    from engine.experiments.moments import clock_of
     from engine.monitoring.thresholds import Thresholds
     from policies.errors import InvalidInputError
 
@@ -67,13 +66,14 @@ def monitor(
     set_up(settings.log_level, settings.log_format)
     thresholds = Thresholds.changed(settings.alarm_thresholds)
     with open_service(settings.home, url=settings.database_url) as service:
+        clock = clock_of(service.database, is_sandbox=settings.is_sandbox)
 
         def turn() -> tuple[list[HealthReport], int]:
             service.refresh()
             return look(
                 service,
                 placements=[placement] if placement is not None else service.placements(),
-                at=lambda: (latest_moment(service.database) if settings.is_sandbox else None) or utc_now(),
+                at=clock,
                 thresholds=thresholds,
                 channels=channels_of(settings),
                 link=settings.console_url,

@@ -184,7 +184,9 @@ def rollback(
 
 
 def watch(*, home: Path | None = None, config: Path | None = None) -> int:
-    """Do once what is due: shadows, canaries, ramps, automatic rollbacks, forecasts; for cron where no console runs.
+    """Do once what is due, and tell and send what is new: shadows, canaries, ramps, planned starts and ends, rollbacks, forecasts.
+
+    For cron where no console runs. Where another process over the store looks after this, it does nothing.
 
     Parameters
     ----------
@@ -193,23 +195,25 @@ def watch(*, home: Path | None = None, config: Path | None = None) -> int:
     config
         TOML file of settings.
     """
-    from datetime import UTC, datetime
-    from functools import partial
+    import sys
+    from contextlib import closing
 
+    from api.alerts.looking import habits_of, one_round
     from api.cli.opening import existing, opened
-    from engine.experiments.automation import tick
-    from engine.gate.health import integrity
-    from engine.gate.promotion import Promotion
-    from engine.gate.watch import look_after
-    from engine.monitoring.thresholds import Thresholds
+    from engine.experiments.keeper import Keeper
+    from engine.experiments.moments import clock_of
+    from engine.store.ownership import ownership_of
 
-    health = partial(integrity, thresholds=Thresholds.changed(existing(home, config).alarm_thresholds))
-    with opened(home, config) as service:
-        now = datetime.now(UTC)
-        done = [h.text for h in tick(service.database, at=now)]
-        done += look_after(Promotion(service), at=now, health=health)
-    for line in done:
-        print(line)  # noqa: T201 - data on stdout
+    settings = existing(home, config)
+    with opened(home, config) as service, closing(ownership_of(service.database)) as ownership:
+        clock = clock_of(service.database, is_sandbox=settings.is_sandbox)
+
+        def work() -> None:
+            for line in one_round(service, habits_of(settings), clock=clock, in_simulation=settings.is_sandbox):
+                print(line)  # noqa: T201 - data on stdout
+
+        if not Keeper(ownership, work, keeps=False).once():
+            print("another process looks after this store; nothing was done here", file=sys.stderr)  # noqa: T201
     return 0
 
 

@@ -30,6 +30,9 @@ def retrain(
 ) -> int:
     """Retrain a placement's policy from its log and let the gate judge it; 1 where the gate refused it.
 
+    With ``--every`` it looks after shadows, canaries, experiments and news beside it, as a console does, unless another process over
+    the store does.
+
     Exported, fitted, judged and simulated results are kept: a run that was cut off goes on, and one without anything new changes
     nothing.
 
@@ -38,7 +41,7 @@ def retrain(
     placement
         Whose decisions.
     every
-        Repeat, such as 24h or 30m, and look after shadows, canaries and rollbacks in between, until told to stop.
+        Repeat, such as 24h or 30m, until told to stop.
     candidates
         Which ones, separated by commas.
     memory_days
@@ -66,24 +69,22 @@ def retrain(
     import signal
     import sys
     import threading
-    from datetime import UTC, datetime
     from functools import partial
 
+    from api.alerts.looking import habits_of, looking
     from api.cli.opening import existing, opened
-    from engine.experiments.automation import tick
-    from engine.experiments.moments import latest_moment
+    from api.logs import set_up
+    from engine.experiments.moments import clock_of
     from engine.gate.health import integrity
-    from engine.gate.promotion import Promotion
     from engine.gate.records import Limits
-    from engine.gate.watch import look_after
     from engine.monitoring.thresholds import Thresholds
     from engine.retrain.pipeline import Run
     from engine.retrain.pipeline import retrain as do
     from engine.retrain.records import RetrainConfig
     from policies.errors import NextofferError
 
-    thresholds = Thresholds.changed(existing(home, config).alarm_thresholds)
-    health = partial(integrity, thresholds=thresholds)
+    own = existing(home, config)
+    health = partial(integrity, thresholds=Thresholds.changed(own.alarm_thresholds))
     settings = RetrainConfig(
         placement,
         candidates=tuple(c.strip() for c in candidates.split(",") if c.strip()),
@@ -115,9 +116,7 @@ def retrain(
         print(f"  {v.next_step}", flush=True)  # noqa: T201
 
     with opened(home, config) as service:
-
-        def now() -> datetime:
-            return (latest_moment(service.database) if as_of_log else None) or datetime.now(UTC)
+        now = clock_of(service.database, is_sandbox=as_of_log)
 
         def once() -> Run:
             made = do(
@@ -137,21 +136,14 @@ def retrain(
         wait_s = _seconds(every)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
-        while not stop.is_set():
-            try:
-                once()
-            except NextofferError as error:
-                print(f"nextoffer: {error}", file=sys.stderr, flush=True)  # noqa: T201
-            left = wait_s
-            while left > 0 and not stop.wait(min(_LOOK_S, left)):
-                left -= _LOOK_S
+        set_up(own.log_level, own.log_format)
+        with looking(service, habits_of(own), clock=now, in_simulation=as_of_log, every_s=_LOOK_S):
+            while not stop.is_set():
                 try:
-                    done = [h.text for h in tick(service.database, at=now())]
-                    done += look_after(Promotion(service), at=now(), in_simulation=as_of_log, health=health)
-                except NextofferError as error:  # a store that is away for a minute ends nothing that runs for months
-                    done = [f"nextoffer: {error}"]
-                for line in done:
-                    print(line, file=sys.stderr, flush=True)  # noqa: T201
+                    once()
+                except NextofferError as error:
+                    print(f"nextoffer: {error}", file=sys.stderr, flush=True)  # noqa: T201
+                stop.wait(wait_s)
     return 0
 
 

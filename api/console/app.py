@@ -45,7 +45,7 @@ from api.console.words import LANGUAGES, Language, Words
 from api.errors import ForbiddenError
 from engine.accounts.accounts import Accounts
 from engine.decisions.service import DecisionService
-from engine.experiments.moments import latest_moment
+from engine.experiments.moments import clock_of
 from engine.monitoring.thresholds import Thresholds
 from offline_eval.report.page import stylesheet
 from policies.errors import ConflictError, NextofferError, UnknownNameError
@@ -123,10 +123,7 @@ def create_console(
     thresholds
         From where on alarms ring; the defaults if left out.
     """
-
-    def now() -> datetime:
-        return (latest_moment(service.database) if is_sandbox else None) or clock()
-
+    now = clock_of(service.database, is_sandbox=is_sandbox, otherwise=clock)
     shown = None if home is None else sample.Sample(home, is_first=sample_first)
     pages = tuple(p for p in PAGES if shown is not None or p not in (*sample.PAGES, *reports.PAGES, *links.PAGES))
     parts = Parts(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +13,7 @@ from starlette.responses import HTMLResponse, Response
 from api.console.page import Page
 from engine.decisions.opening import open_service
 from engine.decisions.service import DecisionService
-from engine.experiments.moments import latest_moment
+from engine.experiments.moments import clock_of
 from engine.sample.folder import SampleFolder
 
 if TYPE_CHECKING:
@@ -56,7 +54,7 @@ class Sample:
         return replace(
             own,
             service=service,
-            clock=_clock_of(service),
+            clock=clock_of(service.database, is_sandbox=True),
             is_sandbox=True,
             is_sample=True,
             home=self.folder.path,
@@ -81,10 +79,6 @@ class Sample:
             if self._service is None:
                 self._service = open_service(self.folder.path)
             return self._service
-
-
-def _clock_of(service: DecisionService) -> Callable[[], datetime]:
-    return lambda: latest_moment(service.database) or datetime.now(UTC)
 
 
 def sample(ask: Ask) -> Response:

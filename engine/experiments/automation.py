@@ -6,6 +6,7 @@ the revision that was read.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,6 +20,10 @@ from engine.store.database import Database
 from policies.errors import ConflictError, NextofferError, StoreUnavailableError
 
 ACTOR = "schedule"
+_log = logging.getLogger("nextoffer.experiments")
+_WHAT = "experiment "
+_DONE: tuple[tuple[str, Literal["started", "stopped"]], ...] = (("start", "started"), ("stop", "stopped"))
+_LATEST = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,19 @@ def tick(database: Database, *, at: datetime) -> list[Happened]:
         elif experiment.ramp is not None:
             done += _try(partial(_step, database), experiments, experiment, at=at)
     return done
+
+
+def lately_done(database: Database, *, since: datetime) -> list[Happened]:
+    """Starts and ends that came by themselves after a moment, the oldest first."""
+    done = [
+        (row, kind)
+        for action, kind in _DONE
+        for row in read_audit(database, action=action, limit=_LATEST)
+        if row.actor == ACTOR and row.at > since and row.what.startswith(_WHAT)
+    ]
+    return [
+        Happened(row.what.removeprefix(_WHAT), kind, row.reason) for row, kind in sorted(done, key=lambda d: d[0].id)
+    ]
 
 
 def due(database: Database, *, at: datetime) -> frozenset[str]:
@@ -88,6 +106,9 @@ def _try(
         raise
     except NextofferError as error:
         return [Happened(experiment.id, "refused", str(error))]
+    except Exception:  # whatever ails one experiment must not keep the others waiting
+        _log.exception("experiment %s could not be looked after", experiment.id)
+        return []
     return [] if happened is None else [happened]
 
 

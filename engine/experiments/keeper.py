@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from engine.learner.ownership import Ownership
+from engine.store.ownership import Ownership
 from policies.errors import NextofferError
 
 CLAIM = "experiments"
@@ -36,14 +36,19 @@ class Keeper:
     def round(self) -> bool:
         """Do one round if nobody else does; whether it was done. A failed round is logged, and the next one tries again."""
         try:
+            return self.once()
+        except NextofferError as error:
+            _log.warning("experiments could not be looked after: %s", error)
+            return False
+
+    def once(self) -> bool:
+        """The same for a caller that tries no second time: what fails is raised."""
+        try:
             if not (self._is_owner and self._ownership.is_held()):
                 self._is_owner = self._ownership.claim(CLAIM)
             if not self._is_owner:
                 return False
             self._work()
-        except NextofferError as error:
-            _log.warning("experiments could not be looked after: %s", error)
-            return False
         finally:
             if self._is_owner and not self._keeps:
                 self._ownership.release(CLAIM)

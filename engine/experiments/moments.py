@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Callable
+from datetime import UTC, datetime
 
 from sqlalchemy import func, select
 
 from engine.store import tables
 from engine.store.database import Database
 from engine.store.facts import from_us
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def clock_of(
+    database: Database, *, is_sandbox: bool, otherwise: Callable[[], datetime] = _utc_now
+) -> Callable[[], datetime]:
+    """What time it is for experiments: in a sandbox, which makes up its time, that of the newest fact.
+
+    Parameters
+    ----------
+    otherwise
+        Where time is not made up, or nothing has happened yet.
+    """
+
+    def now() -> datetime:
+        return (latest_moment(database) if is_sandbox else None) or otherwise()
+
+    return now
 
 
 def latest_moment(database: Database) -> datetime | None:

@@ -7,11 +7,13 @@ Two callers at once harm nothing: each move is refused where another has made it
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from engine.alerts.message import News, Text
-from engine.alerts.outbox import tell
+from engine.alerts.outbox import KEPT_TRYING, last_state, tell
+from engine.experiments.audit import AuditRow, read_audit
 from engine.experiments.reading import read_experiment
 from engine.gate.health import Health, integrity
 from engine.gate.promotion import ACTOR, Promotion
@@ -26,11 +28,23 @@ _log = logging.getLogger("nextoffer.gate")
 
 
 def look_after(
-    promotion: Promotion, *, at: datetime, in_simulation: bool = False, health: Health = integrity
+    promotion: Promotion,
+    *,
+    at: datetime,
+    now: datetime | None = None,
+    in_simulation: bool = False,
+    health: Health = integrity,
 ) -> list[str]:
-    """Do what is due at every placement; returns a line for each thing done.
+    """Do what is due at every placement, and tell what people should hear of; returns a line for each thing done.
 
     Ramps and planned ends of experiments are looked after by their own automation (``engine.experiments.automation.tick``).
+
+    Parameters
+    ----------
+    at
+        Time of the placements, which a sandbox makes up.
+    now
+        Time of the messages, which is the wall clock's; left out, it is asked.
     """
     done: list[str] = []
     placements = {s.placement for s in promotion.states.all()}
@@ -40,6 +54,7 @@ def look_after(
             step = {"candidate": _candidate, "shadow": _shadow, "canary": _canary, "live": _live}.get(standing.state)
             if step is not None:
                 done += _try(lambda s=standing, f=step: f(promotion, s, at, in_simulation, health))  # type: ignore[misc]
+    done += _try(lambda: _tell_of_moves(promotion, at=at, now=now or datetime.now(UTC)))
     done += _try(lambda: resolve(promotion.database, at=at, in_simulation=in_simulation))
     if done:
         promotion.service.refresh()
@@ -53,6 +68,9 @@ def _try(change: Callable[[], list[str]]) -> list[str]:
         return []  # somebody else was faster, and the next round sees what they did
     except NextofferError as error:
         _log.warning("a version could not be looked after: %s", error)
+        return []
+    except Exception:  # whatever ails one version must not keep others, experiments and messages waiting
+        _log.exception("a version could not be looked after")
         return []
 
 
@@ -111,7 +129,6 @@ def _canary(promotion: Promotion, standing: Standing, at: datetime, in_simulatio
         return [_back(promotion, standing, at, told)]
     if now.verdict.decision == "ship":
         promotion.to_live(standing.placement, standing.policy, at=at, reason=now.verdict.sentence)
-        _tell(promotion, standing, at, "live", now.verdict.sentence)
         return [f"{standing.policy} is live at {standing.placement}"]
     if now.verdict.decision == "stop":
         return [_back(promotion, standing, at, now.verdict.sentence)]
@@ -127,24 +144,48 @@ def _live(promotion: Promotion, standing: Standing, at: datetime, in_simulation:
 
 def _back(promotion: Promotion, standing: Standing, at: datetime, reason: str) -> str:
     promotion.rollback(standing.placement, standing.policy, at=at, actor=ACTOR, reason=reason[:2_000])
-    _tell(promotion, standing, at, "taken back", reason)
     return f"{standing.policy} was taken back at {standing.placement}: {reason}"
 
 
+_WHAT = "policy "
 _TITLES: dict[str, tuple[str, str]] = {
     "live": ("{policy} decides at {placement} from now on", "{policy} теперь решает на месте {placement}"),
     "taken back": ("{policy} was taken back at {placement}", "{policy} снята с места {placement}"),
 }
 
 
-def _tell(promotion: Promotion, standing: Standing, at: datetime, what: str, reason: str) -> None:
-    """News that somebody should hear of without looking."""
-    english, russian = (t.format(policy=standing.policy, placement=standing.placement) for t in _TITLES[what])
-    news = News(
-        topic=f"policy at {standing.placement}",
-        state=f"{standing.policy} {what} {at.isoformat()}",
+# Of how many moves of a kind the log of changes is asked at every round.
+_LATEST = 50
+
+
+def _tell_of_moves(promotion: Promotion, *, at: datetime, now: datetime) -> list[str]:
+    """Write down news of what was moved by itself since each placement was last told of.
+
+    The log of changes says what to tell, not the round that made the move: one that was cut off in between is made good by the next.
+    """
+    moves: dict[str, list[tuple[int, News]]] = defaultdict(list)
+    for action, what in (("promote", "live"), ("rollback", "taken back")):
+        for row in read_audit(promotion.database, action=action, limit=_LATEST):
+            if row.actor == ACTOR and row.at > at - KEPT_TRYING and row.what.startswith(_WHAT):
+                news = _news(row, what)
+                moves[news.topic].append((row.id, news))
+    for topic, rows in moves.items():
+        found = [news for _, news in sorted(rows, key=lambda r: r[0])]
+        last = last_state(promotion.database, topic)
+        n_told = next((i + 1 for i, news in enumerate(found) if news.state == last), 0)
+        for news in found[n_told:]:
+            tell(promotion.database, news, at=now)
+    return []
+
+
+def _news(row: AuditRow, what: str) -> News:
+    """What somebody should hear of without looking."""
+    policy, placement = row.what.removeprefix(_WHAT), row.document["placement"]
+    english, russian = (t.format(policy=policy, placement=placement) for t in _TITLES[what])
+    return News(
+        topic=f"policy at {placement}",
+        state=f"{policy} {what} {row.at.isoformat()}",
         kind=f"policy.{what.replace(' ', '_')}",
-        texts={"en": Text(english, reason), "ru": Text(russian, reason)},
-        document={"placement": standing.placement, "policy": standing.policy, "reason": reason},
+        texts={"en": Text(english, row.reason), "ru": Text(russian, row.reason)},
+        document={"placement": placement, "policy": policy, "reason": row.reason},
     )
-    tell(promotion.database, news, at=at)

@@ -16,12 +16,12 @@ from sqlalchemy import select
 
 from engine.experiments.lifecycle import Experiments
 from engine.learner.learner import TICK_EVERY_S, Learner
-from engine.learner.ownership import Ownership, ownership_of
 from engine.offers.placement import placement_from_json
 from engine.registry.versions import Registry
 from engine.rewards.definition import RewardDefinition
 from engine.store import tables
 from engine.store.database import Database
+from engine.store.ownership import Ownership, ownership_of
 from policies.errors import ConflictError, NextofferError, StateError, StoreUnavailableError
 
 LOOK_EVERY_S = 1.0

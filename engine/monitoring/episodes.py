@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, Update, insert, select, update
+from sqlalchemy import Connection, Row, Update, func, insert, select, update
 
 from engine.monitoring.records import HealthReport
 from engine.store import tables
@@ -53,6 +53,21 @@ def follow(database: Database, report: HealthReport, *, quiet: timedelta) -> tup
             elif known is not None:
                 lasting.append(known)
     return lasting, ended
+
+
+def lately_ended(database: Database, placement: str, *, since: datetime) -> list[Episode]:
+    """Episodes that ended after a moment and are the newest of their alarm, in the order in which they ended."""
+    table = tables.alarm_episodes
+    newest = select(func.max(table.c.began_at_us).label("began_at_us"), table.c.alarm)
+    last = newest.where(table.c.placement == placement).group_by(table.c.alarm).subquery()
+    query = (
+        select(table)
+        .join(last, (last.c.alarm == table.c.alarm) & (last.c.began_at_us == table.c.began_at_us))
+        .where(table.c.placement == placement, table.c.ended_at_us > to_us(since))
+        .order_by(table.c.ended_at_us, table.c.alarm)
+    )
+    with database.reading() as connection:
+        return [_episode(r) for r in connection.execute(query)]
 
 
 def open_episodes(database: Database, placement: str | None = None) -> list[Episode]:

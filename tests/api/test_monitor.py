@@ -27,7 +27,7 @@ from api.monitoring import run as keep_looking
 from engine.alerts.outbox import newest
 from engine.decisions.requests import DecisionRequest
 from engine.monitoring.alarms import ALARMS
-from engine.monitoring.episodes import Episode
+from engine.monitoring.episodes import Episode, follow
 from engine.monitoring.health import read_health
 from engine.monitoring.records import Check, Figure, HealthReport
 from policies.errors import StoreUnavailableError
@@ -83,6 +83,7 @@ def test_thresholds_of_the_settings_hold_for_retraining_too(tmp_path: Path, caps
     assert "no decision of placement 'shop' has a closed window" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_as_a_process_it_answers_prometheus_and_ends_when_told(tmp_path: Path) -> None:
     """It looks every so often, exposes alarms by placement, and ends with 0."""
     home = _home(tmp_path, wrong=30)
@@ -128,6 +129,23 @@ def test_an_alarm_is_told_once_an_episode(tmp_path: Path) -> None:
         assert told[0].texts["en"].title == "shop: Rewards or outcomes have stopped"
         assert told[0].texts["ru"].title == "shop: Награды или исходы перестали приходить"
         assert told[0].document["alarm"] == "silence"
+
+
+def test_that_an_alarm_is_over_is_told_although_a_round_was_cut_off(tmp_path: Path) -> None:
+    """Where the process died between the end of an episode and its news, the next round tells it, once."""
+    with open_shop(tmp_path) as service:
+        database = service.database
+
+        def report(hour: float, state: str) -> HealthReport:
+            check = Check("silence", state, "Nothing has come.")  # type: ignore[arg-type]  # as written by the test
+            return HealthReport("shop", START + timedelta(hours=hour), (check,))
+
+        tell_health(database, report(0, "ringing"), now=START, quiet_hours=6)
+        _, ended = follow(database, report(7, "ok"), quiet=timedelta(hours=6))
+        assert len(ended) == 1
+        for hour in (8, 9, 24 * 4):
+            tell_health(database, report(hour, "ok"), now=START, quiet_hours=6)
+        assert [m.kind for m, _ in newest(database)] == ["alarm.over", "alarm.rings"]
 
 
 def test_news_leads_to_the_page_of_the_placement() -> None:
@@ -216,11 +234,13 @@ def test_a_store_that_is_away_for_a_while_does_not_end_the_monitor(tmp_path: Pat
         told.append(generate_latest(metrics.registry))
         if len(told) == 2:
             raise StoreUnavailableError("the store does not answer")
-        if len(told) == 4:
+        if len(told) == 3:
+            raise ValueError("a fault of ours")
+        if len(told) == 5:
             stop.set()
         return [report], 0
 
     keep_looking(turn, metrics, stop, every_s=0.0)
     failed = [float(re.search(rb"\nnextoffer_health_failed (\S+)", t)[1]) for t in told]  # type: ignore[index]  # it is there
-    assert failed == [0.0, 0.0, 1.0, 0.0]
+    assert failed == [0.0, 0.0, 1.0, 1.0, 0.0]
     assert b'nextoffer_alarm{alarm="shown",placement="shop"}' in told[2]

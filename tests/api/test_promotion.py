@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from api.cli.main import run
 from api.cli.retrain import _days
+from engine.alerts.outbox import newest
+from engine.experiments.keeper import CLAIM
+from engine.experiments.records import Experiment
 from engine.gate.promotion import Promotion
 from engine.gate.records import Part, conclude
 from engine.gate.verdicts import keep_verdict
+from engine.store.ownership import ownership_of
+from policies.allocation import Variant
 from policies.errors import InvalidInputError
 from policies.fixed import FixedOrder
 from tests.api.conftest import Site
@@ -46,6 +58,67 @@ def test_a_rollback_is_one_call_and_an_approval_names_who(site: Site) -> None:
     standings = site.call("GET", f"{here}/standings").json()["standings"]
     assert {(s["policy"], s["state"]) for s in standings} == {(new, "retired"), (old, "live")}
     assert site.call("GET", f"{here}/forecasts").json()["forecasts"] == []
+
+
+@pytest.mark.slow
+def test_watch_tells_like_every_keeper_and_leaves_the_work_to_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A start by ``policies watch`` is news; while another process has the claim the command does nothing and says so."""
+    two = (Variant("control", 5_000, "baseline"), Variant("new", 5_000, "placement"))
+    home = ["--home", str(tmp_path)]
+    with open_shop(tmp_path) as service:
+        service.experiments.create(Experiment("spring", "shop", two), at=START)
+        service.experiments.schedule("spring", revision=1, starts_at=START + timedelta(hours=1), at=START)
+        with closing(ownership_of(service.database)) as other:
+            assert other.claim(CLAIM)
+            assert run(["policies", "watch", *home]) == 0
+            assert "another process" in capsys.readouterr().err
+            assert service.experiments.get("spring").state == "scheduled"
+        assert run(["policies", "watch", *home]) == 0
+        assert "spring started" in capsys.readouterr().out
+        assert [m.topic for m, _ in newest(service.database)] == ["experiment spring started"]
+
+
+_RETRAIN = """
+import sys
+import api.cli.main
+import api.cli.retrain
+sys.modules["api.cli.retrain"]._LOOK_S = 0.1
+sys.exit(api.cli.main.run(["retrain", "shop", "--every", "1s", "--no-simulator", "--home", sys.argv[1]]))
+"""
+
+
+@pytest.mark.slow
+def test_retrain_every_so_often_tells_and_outlives_an_outage(tmp_path: Path) -> None:
+    """Beside its runs, starts are news; while tables are away rounds fail and are followed by others; told to stop it ends with 0."""
+    two = (Variant("control", 5_000, "baseline"), Variant("new", 5_000, "placement"))
+    with open_shop(tmp_path) as service:
+        experiments = service.experiments
+
+        def comes(name: str, slots: tuple[int, int]) -> bool:
+            experiments.create(Experiment(name, "shop", two, layer="one", slots=slots), at=START)
+            experiments.schedule(name, revision=1, starts_at=START + timedelta(hours=1), at=START)
+            for _ in range(300):
+                if f"experiment {name} started" in {m.topic for m, _ in newest(service.database)}:
+                    return True
+                time.sleep(0.1)
+            return False
+
+        with subprocess.Popen([sys.executable, "-c", _RETRAIN, str(tmp_path)], stderr=subprocess.PIPE) as process:
+            try:
+                assert comes("first", (0, 5_000))
+                with service.database.writing() as connection:
+                    connection.execute(text("ALTER TABLE experiments RENAME TO away"))
+                time.sleep(2.5)
+                with service.database.writing() as connection:
+                    connection.execute(text("ALTER TABLE away RENAME TO experiments"))
+                assert comes("second", (5_000, 10_000))
+            finally:
+                process.send_signal(signal.SIGTERM)
+                _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert b"experiments could not be looked after: the store does not answer" in said
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlalchemy import text
 
 from api.alerts.digest import digest, due_at
 from api.alerts.looking import Habits, look_after
@@ -20,11 +21,13 @@ from api.cli.main import run
 from engine.alerts.outbox import newest
 from engine.decisions.requests import DecisionRequest, OutcomeRequest
 from engine.decisions.service import DecisionService
+from engine.experiments.automation import tick
 from engine.experiments.controls import set_controls
 from engine.experiments.keeper import Keeper
-from engine.experiments.records import Experiment, Plan
-from engine.learner.ownership import ownership_of
+from engine.experiments.reading import read_experiment
+from engine.experiments.records import Experiment, Plan, Ramp
 from engine.store.database import Database, sqlite_url
+from engine.store.ownership import ownership_of
 from policies.allocation import Variant
 from policies.errors import StoreUnavailableError
 from tests.api.alerts.servers import http_server
@@ -161,12 +164,47 @@ def test_what_could_not_be_done_is_told(tmp_path: Path) -> None:
     assert "first" in told["experiment second refused"].body
 
 
+def test_a_start_whose_round_was_cut_off_is_told_by_the_next(tmp_path: Path) -> None:
+    """What began or ended by itself is told although the process died before it could, and once; what a person did is not."""
+    with open_shop(tmp_path) as service:
+        experiments = service.experiments
+        for name, slots in (("mine", (0, 5_000)), ("planned", (5_000, 10_000))):
+            experiments.create(Experiment(name, "shop", TWO, layer="one", slots=slots), at=START)
+        experiments.start("mine", revision=1, at=START, actor="ann")
+        experiments.schedule("planned", revision=1, starts_at=START + timedelta(hours=1), at=START)
+        assert [h.kind for h in tick(service.database, at=START + timedelta(hours=1))] == ["started"]
+        for hours in (2, 3, 24 * 4):
+            at = START + timedelta(hours=hours)
+            look_after(service.database, Habits(), at=at, now=NOW, in_simulation=False)
+        assert [m.topic for m, _ in newest(service.database)] == ["experiment planned started"]
+
+
+def test_an_experiment_that_cannot_be_read_holds_up_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged and named in the digest as something that needs somebody; what waits is sent."""
+    with open_shop(tmp_path) as service, http_server() as hook:
+        experiments = service.experiments
+        experiments.create(Experiment("broken", "shop", TWO, ramp=Ramp((0.5, 1.0), hold_s=3_600.0)), at=START)
+        experiments.start("broken", revision=1, at=START)
+        service.refresh()
+        service.decide_many([DecisionRequest("shop", f"u{i}", at=START + timedelta(minutes=i)) for i in range(60)])
+        at = START + timedelta(days=1)
+        read_experiment(service.database, experiments.get("broken"), as_of=at, in_simulation=False)
+        with service.database.writing() as connection:
+            connection.execute(text("UPDATE experiment_cells SET sum_margin = 'no number'"))
+        habits = Habits((Webhook(hook.url, "a secret of the tests"),), at.strftime("%A").lower(), at.hour)
+        look_after(service.database, habits, at=at, now=NOW, in_simulation=False)
+    (told,) = hook.bodies()
+    assert (told["type"], told["needs_you"]) == ("digest", ["broken"])
+    assert "broken: it could not be read" in told["text"]
+    assert "experiment broken could not be read" in caplog.text
+
+
 @pytest.mark.slow
 def test_one_process_looks_after_and_another_when_it_died(tmp_path: Path) -> None:
     """Of two processes over a store one does the rounds; killed, it leaves them to the other."""
     with open_shop(tmp_path) as service:
         program = (
-            "import sys\nfrom engine.experiments.keeper import Keeper\nfrom engine.learner.ownership import ownership_of\n"
+            "import sys\nfrom engine.experiments.keeper import Keeper\nfrom engine.store.ownership import ownership_of\n"
             "from engine.store.database import Database\n"
             "keeper = Keeper(ownership_of(Database(sys.argv[1])), lambda: None)\n"
             "print(keeper.round(), flush=True)\nsys.stdin.read()"

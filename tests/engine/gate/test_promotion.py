@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engine.alerts.outbox import newest
 from engine.decisions.requests import DecisionRequest, OutcomeRequest
 from engine.decisions.service import DecisionService
 from engine.experiments.audit import read_audit
 from engine.experiments.automation import tick
 from engine.experiments.records import Counting, Ramp
 from engine.gate.forecasts import forecasts_of
-from engine.gate.promotion import CanarySettings, Promotion, base_rate
+from engine.gate.promotion import ACTOR, CanarySettings, Promotion, base_rate
 from engine.gate.records import GateVerdict, Part, Word, conclude
 from engine.gate.verdicts import approve, keep_verdict
 from engine.gate.watch import look_after
@@ -183,6 +184,23 @@ def test_what_the_log_cannot_answer_waits_for_a_person_and_stays_small(tmp_path:
         assert promotion.enter(refused, at=clock.now).state == "retired"
         with pytest.raises(StateError, match="the gate said 'refuse'"):
             approve(service.database, refused.id, at=clock.now, actor="ann", reason="I like it")
+
+
+def test_what_moved_by_itself_is_told_in_real_time_and_once(tmp_path: Path) -> None:
+    """News carries the wall clock's time, whatever time the placements live in; a round that was cut off is made good."""
+    clock = Clock()
+    service, promotion, _, new = _world(tmp_path, clock)
+    with service:
+        promotion.to_live("shop", new, at=clock.now, actor="ann", reason="it is urgent")
+        promotion.rollback("shop", at=clock.now, actor=ACTOR, reason="integrity fails")
+        before = datetime.now(UTC)
+        for _ in range(2):
+            clock.forward(hours=1)
+            look_after(promotion, at=clock.now, in_simulation=True)
+        ((message, _),) = newest(service.database)
+        assert message.kind == "policy.taken_back"
+        assert message.text("en").body == "integrity fails"
+        assert message.at >= before - timedelta(seconds=1)
 
 
 def test_what_serves_wins_over_the_record(tmp_path: Path) -> None:

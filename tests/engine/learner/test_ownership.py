@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +9,6 @@ import pytest
 
 from engine.decisions.requests import DecisionRequest, RewardRequest
 from engine.learner.learner import Learner
-from engine.learner.ownership import FileOwnership
 from engine.learner.shards import Learners, all_jobs
 from engine.learner.snapshots import check_snapshot, prune
 from engine.learner.ticks import learned_in, read_ticks
@@ -25,29 +21,6 @@ from policies.registry import load_policy
 from policies.vw import VowpalWabbit
 from tests.engine.learner.test_learner import HOUR, Lab, untaught
 from tests.engine.service_world import START, Clock, open_shop, shop
-
-
-def test_a_version_has_one_owner_and_gets_another_when_that_one_dies(tmp_path: Path) -> None:
-    """A claim of a living process stands; of a killed one it is free at once."""
-    program = textwrap.dedent(
-        f"""
-        import sys, time
-        from pathlib import Path
-        from engine.learner.ownership import FileOwnership
-        print(FileOwnership(Path({str(tmp_path)!r})).claim("vw@1"), flush=True)
-        time.sleep(60)
-        """
-    )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline().strip() == "True"
-        mine = FileOwnership(tmp_path)
-        assert not mine.claim("vw@1")
-        assert mine.claim("vw@2")
-        other.kill()
-        other.wait()
-        assert mine.claim("vw@1")
-        mine.close()
 
 
 def test_two_learners_never_learn_one_tick_twice(tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ from sqlalchemy import text
 from engine.decisions.opening import open_service
 from engine.decisions.requests import DecisionRequest, EventRequest
 from engine.learner.audit import audit
-from engine.learner.ownership import AdvisoryOwnership, ownership_of
 from engine.rewards.export import export_interactions
 from engine.store.backends import opener
 from engine.store.database import Database, sqlite_url
 from engine.store.migrate import current_revision, downgrade, head_revision, upgrade
 from engine.store.move import move
+from engine.store.ownership import AdvisoryOwnership, ownership_of
 from engine.store.partitions import SCHEMA, WIDTH, boundary_after, ensure_partitions
 from engine.store.retention import retain
 from engine.store.writer import ThreadWriter

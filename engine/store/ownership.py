@@ -1,7 +1,7 @@
-"""Who learns a version: at most one process, and another one soon after it has died.
+"""Who does a piece of work over a store, such as to learn a version: at most one process, and another one soon after it has died.
 
 On PostgreSQL an advisory lock of a session, on SQLite (one host) a lock on a file: both are let go by the system when
-their holder dies. The ticks in the store are the fence behind them: of two learners that both believe to own a version,
+their holder dies. What the store refuses is the fence behind them: of two learners that both believe to own a version,
 the second to write a tick of some number is refused.
 """
 
@@ -18,18 +18,18 @@ from policies.errors import StoreUnavailableError
 
 
 class Ownership(Protocol):
-    """Claims of one process on the versions it learns."""
+    """Claims of one process on what it alone does; each has a name, such as the version that it learns."""
 
-    def claim(self, ref: str) -> bool:
-        """Become the owner of a version; False where another process is."""
+    def claim(self, name: str) -> bool:
+        """Become the owner; False where another process is."""
         ...
 
     def is_held(self) -> bool:
         """Whether what was claimed is still ours."""
         ...
 
-    def release(self, ref: str) -> None:
-        """Let another process have a version."""
+    def release(self, name: str) -> None:
+        """Let another process be it."""
         ...
 
     def close(self) -> None:
@@ -45,42 +45,42 @@ def ownership_of(database: Database) -> Ownership:
 
 
 class FileOwnership:
-    """A locked file for each version, in a folder beside the store."""
+    """A locked file for each claim, in a folder beside the store."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._held: dict[str, int] = {}
 
-    def claim(self, ref: str) -> bool:
-        """Lock the version's file without waiting."""
-        if ref in self._held:
+    def claim(self, name: str) -> bool:
+        """Lock the claim's file without waiting."""
+        if name in self._held:
             return True
         self._folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._folder / f"{_digest(ref).hex()}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(self._folder / f"{_digest(name).hex()}.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
             return False
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()} {ref}\n".encode())  # for a person who looks
-        self._held[ref] = descriptor
+        os.write(descriptor, f"{os.getpid()} {name}\n".encode())  # for a person who looks
+        self._held[name] = descriptor
         return True
 
     def is_held(self) -> bool:
         """A file lock lasts as long as its process."""
         return True
 
-    def release(self, ref: str) -> None:
-        """Unlock the version's file."""
-        descriptor = self._held.pop(ref, None)
+    def release(self, name: str) -> None:
+        """Unlock the claim's file."""
+        descriptor = self._held.pop(name, None)
         if descriptor is not None:
             os.close(descriptor)
 
     def close(self) -> None:
         """Unlock all."""
-        for ref in list(self._held):
-            self.release(ref)
+        for name in list(self._held):
+            self.release(name)
 
 
 class AdvisoryOwnership:
@@ -94,17 +94,17 @@ class AdvisoryOwnership:
         self._connection: psycopg.Connection[tuple[object, ...]] | None = None
         self._connect = psycopg.connect
 
-    def claim(self, ref: str) -> bool:
-        """Take the version's lock without waiting."""
+    def claim(self, name: str) -> bool:
+        """Take the claim's lock without waiting."""
         try:
             if self._connection is None or self._connection.closed:
                 # Keepalives: a server that has gone must be noticed, for it has given our locks to somebody else.
                 self._connection = self._connect(
                     self._conninfo, autocommit=True, connect_timeout=5, keepalives_idle=5, keepalives_interval=2
                 )
-            row = self._connection.execute("SELECT pg_try_advisory_lock(%s)", (_key(ref),)).fetchone()
+            row = self._connection.execute("SELECT pg_try_advisory_lock(%s)", (_key(name),)).fetchone()
         except self._error as error:
-            raise StoreUnavailableError(f"cannot ask PostgreSQL who learns {ref} ({error}); trying again") from error
+            raise StoreUnavailableError(f"cannot ask PostgreSQL who does {name} ({error}); trying again") from error
         return bool(row and row[0])
 
     def is_held(self) -> bool:
@@ -117,10 +117,14 @@ class AdvisoryOwnership:
             return False
         return True
 
-    def release(self, ref: str) -> None:
-        """Give the version's lock back."""
-        if self._connection is not None and not self._connection.closed:
-            self._connection.execute("SELECT pg_advisory_unlock(%s)", (_key(ref),))
+    def release(self, name: str) -> None:
+        """Give the claim's lock back; where the server has gone, so has the lock."""
+        if self._connection is None or self._connection.closed:
+            return
+        try:
+            self._connection.execute("SELECT pg_advisory_unlock(%s)", (_key(name),))
+        except self._error:
+            self.close()
 
     def close(self) -> None:
         """End the session."""
@@ -129,9 +133,10 @@ class AdvisoryOwnership:
             self._connection = None
 
 
-def _digest(ref: str) -> bytes:
-    return hashlib.sha256(f"nextoffer learner {ref}".encode()).digest()[:8]
+def _digest(name: str) -> bytes:
+    # The prefix is older than claims of others: processes of an earlier version over the same store look for it.
+    return hashlib.sha256(f"nextoffer learner {name}".encode()).digest()[:8]
 
 
-def _key(ref: str) -> int:
-    return int.from_bytes(_digest(ref), "big", signed=True)
+def _key(name: str) -> int:
+    return int.from_bytes(_digest(name), "big", signed=True)
