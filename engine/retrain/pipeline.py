@@ -27,7 +27,6 @@ from engine.gate.parts import SimulatedDifference, simulator_part
 from engine.gate.promotion import BASELINE, Promotion
 from engine.gate.records import GateVerdict, conclude, part_from_json
 from engine.gate.verdicts import keep_verdict
-from engine.learner.ownership import ownership_of
 from engine.offers.placement import Placement, placement_from_json
 from engine.registry.versions import snapshot_folder
 from engine.retrain.judging import judge
@@ -40,6 +39,7 @@ from engine.rewards.files import export_files
 from engine.store import tables
 from engine.store.database import Database
 from engine.store.facts import to_us
+from engine.store.ownership import ownership_of
 from engine.store.published import newest_published
 from offline_eval.interop.arrow import read_parquet
 from policies.artifact import load_artifact, save_artifact

@@ -20,7 +20,6 @@ from engine.decisions.requests import DecisionRequest, OutcomeRequest
 from engine.decisions.service import DecisionService
 from engine.gate.forecasts import forecasts_of
 from engine.gate.verdicts import verdicts
-from engine.learner.ownership import ownership_of
 from engine.offers.placement import CatalogueOffer, Placement
 from engine.registry.states import States
 from engine.retrain.pipeline import Run, last_run, plain_name, retrain
@@ -29,6 +28,7 @@ from engine.retrain.split import same_decisions
 from engine.retrain.steps import Steps
 from engine.rewards.definition import DAY_S, RewardDefinition, RewardTerm
 from engine.rewards.export import export_interactions
+from engine.store.ownership import ownership_of
 from policies.errors import ConflictError, InvalidInputError, StateError, UnknownNameError
 from policies.fixed import FixedOrder
 from tests.engine.service_world import SECRET, offer, open_shop
