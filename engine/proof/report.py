@@ -102,14 +102,14 @@ def _bars(proof: Proof) -> Section:
     figures.sort(key=lambda f: (f["holds"] is not False, f["holds"] is None))
     rows: list[dict[str, Cell]] = [
         {
-            "bar": _words(f["name"]), "found": _cell(f), "must": f["must"].replace(" ", "\u00a0"), "aim": (f["aim"] or "").replace(" ", "\u00a0"), "word": words[f["holds"]],
-            "n": f["runs"], "note": f.get("note", ""),
+            "bar": _words(f["name"]), "found": _cell(f), "must": f["must"].replace(" ", "\u00a0"), "word": words[f["holds"]],
+            "note": f.get("note", ""),
         }
         for f in figures
     ]  # fmt: skip
     columns = [
-        Column("bar", "figure"), Column("found", "found", NUMBER), Column("must", "must"), Column("aim", "aim"),
-        Column("word", "", is_status=True), Column("n", "runs", COUNT), Column("note", "note"),
+        Column("bar", "figure"), Column("found", "found", NUMBER), Column("must", "must"),
+        Column("word", "", is_status=True), Column("note", "note"),
     ]  # fmt: skip
     return Section(
         "The bars, missed ones first", [Table(columns, rows, caption="Every bar of the proof")], in_simulation=True

@@ -172,12 +172,12 @@ def newcombe(x_t: float, n_t: float, x_c: float, n_c: float, *, level: float = 0
 
 
 def wilson(x: float, n: float, *, level: float = 0.95) -> tuple[float, float]:
-    """Score interval of one proportion."""
+    """Score interval of one proportion; exactly 0 or 1 at an end where nothing, or everything, was found."""
     z = float(ndtri((1 + level) / 2))
     p = x / n
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return 0.0 if x == 0 else middle - half, 1.0 if x == n else middle + half
 
 
 def _standardised(
