@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import secrets
@@ -29,6 +28,7 @@ from engine.decisions.opening import open_service
 from engine.decisions.service import DecisionService, utc_now
 from engine.offers.placement import CatalogueOffer, Placement
 from engine.rewards.definition import RewardDefinition
+from engine.store.collecting import collect_rarely
 from policies.errors import InvalidInputError, NextofferError
 from policies.features import FeatureSpace
 from policies.protocols import SaveablePolicy
@@ -40,7 +40,6 @@ SANDBOX_POLICY = "sandbox-lints"
 # Long enough to paste the second call after the first, short enough to see the third tell of learning.
 SANDBOX_WINDOW_S = 20.0
 GRACE_S = 10
-_GC_THRESHOLD = 20_000
 Announce = Callable[[str, str | None, str | None], None]
 
 
@@ -55,10 +54,7 @@ class _Server(uvicorn.Server):
         """Start, then announce."""
         await super().startup(sockets)
         if self.started and not self.should_exit:
-            gc.collect()
-            gc.freeze()  # what is loaded now stays: no collection has to look at it again while a visitor waits
-            # A burst of requests in progress is no garbage: by default each would be looked through several times.
-            gc.set_threshold(_GC_THRESHOLD)
+            collect_rarely()
             self._ready()
 
 
