@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -180,7 +181,7 @@ def recency_inputs(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return torch.cat([recency * has_events, has_events], dim=1)
 
 
-class TorchSequenceModel:
+class TorchSequenceModel(ABC):
     """Training and scoring that all torch sequence models share; a subclass says what network is built."""
 
     name = "torch"
@@ -327,8 +328,9 @@ class TorchSequenceModel:
             last.weight.zero_()
             last.bias.zero_()
 
+    @abstractmethod
     def _build(self, train: SequenceDataset) -> Any:
-        raise NotImplementedError
+        """The untrained network for this data."""
 
     def _input_sizes(self, train: SequenceDataset) -> dict[str, Any]:
         """Vocabulary sizes and the scale of amounts, as the networks take them."""
@@ -393,9 +395,9 @@ class TorchSequenceModel:
         )
         return {"served": served}
 
+    @abstractmethod
     def _graph(self, weights: dict[str, NDArray[np.float32]]) -> bytes:
         """Events and columns to ``score`` (n, 2)."""
-        raise NotImplementedError
 
 
 class TorchGRU(TorchSequenceModel):
