@@ -88,6 +88,8 @@ def signed_in(browser: Any, site: Site, name: str, **options: Any) -> Iterator[A
         lambda m: None if m.type != "error" or any(k in m.text for k in known) else page.faults.append(m.text),
     )
     page.goto("/sign-in")
+    # The field takes the focus only when the page is drawn: letters typed before that go nowhere.
+    page.wait_for_selector("input[name=name]:focus")
     page.keyboard.type(name)
     page.keyboard.press("Tab")
     page.keyboard.type(PASSWORD)
