@@ -7,17 +7,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import insert, select, update
 
 from engine.decisions.configuration import Configuration
 from engine.decisions.log import DurableLog
 from engine.decisions.requests import PlacementStatus
+from engine.decisions.tallies import newest_reward, tallies_of
 from engine.offers.placement import Placement, placement_from_json
 from engine.registry.versions import Registry
-from engine.rewards.seen import is_for_people
-from engine.store import facts, tables
+from engine.rewards.seen import BOT
+from engine.store import tables
 from engine.store.database import Database, record_change
-from engine.store.facts import to_us
+from engine.store.facts import from_us, to_us
 from policies.errors import ConflictError, UnknownNameError
 
 
@@ -106,37 +107,22 @@ class Placements:
     def status(self, placement_id: str) -> PlacementStatus:
         """How a placement is doing."""
         live = self._configuration.placement(placement_id)
-        decisions, rewards = tables.decisions, tables.rewards
-        with self._database.reading() as connection:
-            n, last = connection.execute(
-                select(func.count(), func.max(decisions.c.at_us)).where(decisions.c.placement == placement_id)
-            ).one()
-            n_bots = connection.execute(
-                select(func.count()).where(decisions.c.placement == placement_id, ~is_for_people(decisions.c.policy))
-            ).scalar_one()
-            joined = rewards.join(decisions, decisions.c.id == rewards.c.decision)
-            here = decisions.c.placement == placement_id
-            n_rewards = connection.execute(select(func.count()).select_from(joined).where(here)).scalar_one()
-            last_reward = connection.execute(
-                select(rewards.c.kind, rewards.c.decision)
-                .select_from(joined)
-                .where(here)
-                .order_by(rewards.c.ledger_offset.desc())
-                .limit(1)
-            ).first()
+        tallies = tallies_of(self._database, placement_id)
+        reward = newest_reward(self._database, tallies)
+        ((last,),) = self._database.rows(
+            "SELECT max(at_us) FROM decisions WHERE placement = :placement", placement=placement_id
+        )
         return PlacementStatus(
             placement=placement_id,
             revision=live.revision,
             n_offers=len(live.offers),
             policy=live.placement.policy or "baseline",
             experiment=", ".join(e.id for e in live.trials.experiments) or None,
-            n_decisions=n,
-            n_bot_decisions=n_bots,
-            n_rewards=n_rewards,
-            last_decision_at=None if last is None else facts.from_us(last),
-            last_reward=None
-            if last_reward is None
-            else f"{last_reward.kind} joined to decision {last_reward.decision}",
+            n_decisions=sum(t.n_decisions for t in tallies.values()),
+            n_bot_decisions=sum(t.n_decisions for p, t in tallies.items() if p.startswith(f"{BOT}@")),
+            n_rewards=sum(t.n_rewards for t in tallies.values()),
+            last_decision_at=None if last is None else from_us(last),
+            last_reward=None if reward is None else f"{reward.kind} joined to decision {reward.decision}",
             ledger_offset=self._database.head() - 1,
             is_log_healthy=self._log.writer.is_healthy,
             n_unrecorded=self._log.n_unrecorded,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
+from engine.decisions.tallies import Tally, newest_reward
 from engine.learner.ticks import learned_in
 from engine.registry.versions import Registry
 from engine.store.database import Database
@@ -15,6 +17,8 @@ from policies.protocols import OnlineLearner
 
 # A learner ticks several times a second: what is closed for longer and not learned from waits for one that does not run.
 BEHIND_AFTER_S = 30.0
+# So many are counted; of more it is said that there are at least as many.
+MOST_WAITING = 20_000
 
 LearningState = Literal["learning", "waiting", "behind", "fixed"]
 
@@ -51,7 +55,7 @@ class Learning:
     snapshot
         Number of the newest published snapshot.
     n_waiting
-        Decisions whose window has closed and that are not learned from yet.
+        Decisions whose window has closed and that are not learned from yet, among the next ``MOST_WAITING``.
     """
 
     policy: str
@@ -61,20 +65,18 @@ class Learning:
     message: str
 
 
-def last_reward(database: Database, registry: Registry, placement: str, *, window_s: float) -> LastReward | None:
-    """Newest reward of a placement, and where learning stands with it."""
-    rows = database.rows(
-        "SELECT r.kind, r.value, r.at_us, d.id, d.ledger_offset, d.at_us, d.policy FROM rewards r "
-        "JOIN decisions d ON d.id = r.decision WHERE d.placement = :placement ORDER BY r.ledger_offset DESC LIMIT 1",
-        placement=placement,
-    )
-    if not rows:
+def last_reward(
+    database: Database, registry: Registry, tallies: Mapping[str, Tally], *, window_s: float
+) -> LastReward | None:
+    """Newest reward of a placement by its counts, and where learning stands with it."""
+    found = newest_reward(database, tallies)
+    if found is None:
         return None
-    kind, value, at_us, decision, offset, decided_us, policy = rows[0]
-    number = learned_in(database, policy, offset)
-    learns = number is not None or _learns(registry, policy)
-    closes = from_us(decided_us) + timedelta(seconds=window_s)
-    return LastReward(decision, kind, value, number, closes if learns else None, from_us(at_us) > closes)
+    number = learned_in(database, found.policy, found.decision_offset)
+    learns = number is not None or _learns(registry, found.policy)
+    closes = from_us(found.decided_us) + timedelta(seconds=window_s)
+    is_late = from_us(found.at_us) > closes
+    return LastReward(found.decision, found.kind, found.value, number, closes if learns else None, is_late)
 
 
 def learned_from(database: Database, decision_id: str) -> int | None:
@@ -88,26 +90,31 @@ def learned_from(database: Database, decision_id: str) -> int | None:
 
 
 def learning_of(
-    database: Database, registry: Registry, policy: str, placement: str, *, window_s: float, now: datetime
+    database: Database, registry: Registry, policy: str, placement: str, *, tally: Tally, window_s: float, now: datetime
 ) -> Learning:
-    """Where a policy stands at a placement."""
+    """Where a policy stands at a placement, where ``tally`` counts it."""
     if not _learns(registry, policy):
         return Learning(policy, "fixed", None, 0, f"{policy} does not learn online")
     closed_us = to_us(now) - round(window_s * 1e6)
     ((end, snapshot),) = database.rows(
-        "SELECT coalesce(max(end_offset), 1), max(CASE WHEN is_published THEN number END) FROM learner_ticks WHERE policy = :policy",
+        "SELECT coalesce(max(end_offset), 0), max(CASE WHEN is_published THEN number END) FROM learner_ticks WHERE policy = :policy",
         policy=policy,
     )
+    # By position, so that what has been learned from is not read: a decision that waits comes before those whose window is open.
+    plain = "+" if database.is_sqlite else ""
     ((n, oldest_us),) = database.rows(
-        "SELECT count(*), min(at_us) FROM decisions WHERE placement = :placement AND at_us <= :closed "
-        "AND ledger_offset >= :after AND policy = :policy",
+        "SELECT count(*), min(at_us) FROM (SELECT at_us FROM decisions WHERE ledger_offset >= :first AND ledger_offset <= :last "
+        f"AND {plain}placement = :placement AND policy = :policy ORDER BY ledger_offset LIMIT {MOST_WAITING}) AS next "
+        "WHERE at_us <= :closed",
         placement=placement,
         closed=closed_us,
-        after=end,
+        first=max(end, tally.first_offset),
+        last=tally.last_offset,
         policy=policy,
     )
     if oldest_us is not None and oldest_us < closed_us - BEHIND_AFTER_S * 1e6:
-        told = f"{policy} has {n} decisions to learn from and no learner works on it: run 'nextoffer learn {placement}'"
+        at_least = "at least " if n == MOST_WAITING else ""
+        told = f"{policy} has {at_least}{n} decisions to learn from and no learner works on it: run 'nextoffer learn {placement}'"
         return Learning(policy, "behind", snapshot, n, told)
     if snapshot is None and not n:
         told = f"{policy} waits: a decision is learned from when its reward window of {window_s:g} s closes"

@@ -6,12 +6,21 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, Update, func, insert, select, update
+from sqlalchemy import Connection, Row, Update, func, select, text, update
 
 from engine.monitoring.records import HealthReport
 from engine.store import tables
 from engine.store.database import Database
 from engine.store.facts import from_us, to_us
+
+# Of two monitors that open an alarm at once the second one waits, and then sees the episode of the first.
+_OPENED = text(
+    "INSERT INTO alarm_episodes (placement, alarm, began_at_us, seen_at_us, ended_at_us, sentence) "
+    "VALUES (:placement, :alarm, :now, :now, NULL, :sentence) ON CONFLICT (placement, alarm) WHERE ended_at_us IS NULL "
+    "DO UPDATE SET seen_at_us = CASE WHEN excluded.seen_at_us > alarm_episodes.seen_at_us "
+    "THEN excluded.seen_at_us ELSE alarm_episodes.seen_at_us END "
+    "RETURNING began_at_us, seen_at_us, sentence"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +102,11 @@ def _open(connection: Connection, placement: str | None) -> list[Episode]:
 
 
 def _seen(connection: Connection, report: HealthReport, alarm: str, sentence: str, known: Episode | None) -> Episode:
-    table = tables.alarm_episodes
     now_us = to_us(report.as_of)
     if known is None:
-        values = {"placement": report.placement, "alarm": alarm, "began_at_us": now_us, "seen_at_us": now_us}
-        connection.execute(insert(table).values(ended_at_us=None, sentence=sentence, **values))
-        return Episode(report.placement, alarm, report.as_of, report.as_of, None, sentence)
+        opened = {"placement": report.placement, "alarm": alarm, "now": now_us, "sentence": sentence}
+        row = connection.execute(_OPENED, opened).one()
+        return Episode(report.placement, alarm, from_us(row.began_at_us), from_us(row.seen_at_us), None, row.sentence)
     connection.execute(_of(known).values(seen_at_us=now_us, sentence=sentence))
     return Episode(known.placement, alarm, known.began_at, report.as_of, None, sentence)
 

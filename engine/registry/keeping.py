@@ -59,7 +59,7 @@ def tidy(
     versions = registry.versions()
     for version in versions:
         if version.removed_at is not None:
-            _take_files(registry, version)  # what a crash left between the row and the files
+            _take_files(database, registry, version)  # what a crash left between the row and the files
     in_use = _in_use(database)
     removed: list[str] = []
     kept: dict[str, str] = {}
@@ -149,10 +149,26 @@ def _remove(
             document={"reason": reason, "n_decisions": n_decisions},
         )
     registry.forget(str(version.ref))
-    _take_files(registry, version)
+    _take_files(database, registry, version)
 
 
-def _take_files(registry: Registry, version: PolicyVersion) -> None:
-    for gone in (registry.folder / version.location, snapshot_folder(registry.folder, str(version.ref), 0).parent):
-        if gone.exists():
-            shutil.rmtree(gone, ignore_errors=True)
+def _take_files(database: Database, registry: Registry, version: PolicyVersion) -> None:
+    """Remove what lies in the folder of a removed version, unless it has been registered again meanwhile.
+
+    Put aside while the row is locked, which ``Registry.register`` waits for; the slow part comes after it.
+    """
+    folder = registry.folder / version.location
+    mine = (folder, snapshot_folder(registry.folder, str(version.ref), 0).parent)
+    aside = [path.with_name(f".{path.name}.gone") for path in mine]
+    versions = tables.policy_versions
+    here = (versions.c.name == version.ref.name) & (versions.c.version == version.ref.version)
+    if any(path.exists() for path in mine):
+        with database.writing() as connection:
+            removed_at = connection.execute(select(versions.c.removed_at_us).where(here).with_for_update()).scalar()
+            if removed_at is not None:
+                for path, gone in zip(mine, aside, strict=True):
+                    if path.exists():
+                        shutil.rmtree(gone, ignore_errors=True)
+                        path.rename(gone)
+    for gone in aside:
+        shutil.rmtree(gone, ignore_errors=True)

@@ -115,8 +115,11 @@ class Registry:
         versions = tables.policy_versions
         mine = (versions.c.name == ref.name) & (versions.c.version == ref.version)
         with self._database.writing() as connection:
-            known = connection.execute(select(versions.c.removed_at_us).where(mine)).first()
+            known = connection.execute(select(versions.c.removed_at_us).where(mine).with_for_update()).first()
             if known is not None and known.removed_at_us is not None:
+                # A tidying may have taken it since the look above; it takes nothing while the row is locked.
+                if not folder.exists():
+                    save_artifact(artifact, folder)
                 connection.execute(update(versions).where(mine).values(removed_at_us=None))
                 record_change(
                     connection, at_us=to_us(at), actor=actor, action="register", what=str(ref), document={"again": True}

@@ -24,6 +24,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     false,
+    text,
 )
 
 metadata = MetaData()
@@ -432,6 +433,39 @@ alarm_episodes = Table(
     Column("ended_at_us", BigInteger),
     Column("sentence", Text, nullable=False),
     PrimaryKeyConstraint("placement", "alarm", "began_at_us"),
+    # Of two monitors that find an alarm ringing at once, one opens its episode.
+    Index(
+        "alarm_episodes_open",
+        "placement",
+        "alarm",
+        unique=True,
+        sqlite_where=text("ended_at_us IS NULL"),
+        postgresql_where=text("ended_at_us IS NULL"),
+    ),
+)
+
+# What was decided and rewarded below the cursor's offset, by placement and policy (``engine.decisions.tallies``). Derived: it can
+# be made anew from the facts.
+placement_tallies = Table(
+    "placement_tallies",
+    metadata,
+    Column("placement", Text, nullable=False),
+    Column("policy", Text, nullable=False),
+    Column("n_decisions", BigInteger, nullable=False),
+    Column("first_offset", BigInteger, nullable=False),
+    Column("last_offset", BigInteger, nullable=False),
+    Column("n_rewards", BigInteger, nullable=False),
+    # 0 where there is none.
+    Column("last_reward_offset", BigInteger, nullable=False),
+    PrimaryKeyConstraint("placement", "policy"),
+    sqlite_with_rowid=False,
+)
+
+tally_cursor = Table(
+    "tally_cursor",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("next_offset", BigInteger, nullable=False),
 )
 
 accounts = Table(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from engine.monitoring.episodes import follow, open_episodes
+from engine.monitoring.episodes import _open, _seen, follow, newest_episodes, open_episodes
 from engine.monitoring.faults import AnotherOfferShown
 from engine.monitoring.fold import refresh, start_anew
 from engine.monitoring.health import read_health
+from engine.monitoring.records import Check, HealthReport
 from engine.monitoring.rehearsal import PLACEMENT, Rehearsal
 from engine.store.database import Database
 from engine.store.move import move
+from tests.engine.service_world import START
 from tests.engine.store.test_postgres import server, url  # noqa: F401 - fixtures
 
 pytestmark = pytest.mark.slow
@@ -44,3 +48,22 @@ def test_both_stores_say_the_same(url: str, tmp_path: Path) -> None:  # noqa: F8
         follow(postgres, reports[1], quiet=timedelta(hours=1))
         assert [e.alarm for e in open_episodes(postgres, PLACEMENT)] == ["shown"]
     site.close()
+
+
+def test_two_monitors_open_one_episode(url: str) -> None:  # noqa: F811
+    """Of two that find an alarm ringing at once, the second waits for the first one's episode and goes on with it."""
+    check = Check("silence", "ringing", "no reward for a day", 1.0, 0.5)
+    first = HealthReport("shop", START, (check,), 10)
+    second = replace(first, as_of=START + timedelta(seconds=1))
+    quiet = timedelta(hours=1)
+    with Database(url) as one, Database(url) as other, ThreadPoolExecutor(1) as pool:
+        one.upgrade()
+        with one.writing() as connection:
+            assert _open(connection, "shop") == []
+            _seen(connection, first, check.alarm, check.sentence, None)
+            waiting = pool.submit(follow, other, second, quiet=quiet)
+            with pytest.raises(TimeoutError):
+                waiting.result(0.5)
+        (lasting,), _ = waiting.result(10)
+        assert (lasting.began_at, lasting.seen_at) == (START, second.as_of)
+        assert len(newest_episodes(one)) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from engine.experiments.records import Experiment
 from engine.learner.audit import audit
 from engine.registry.keeping import tidy
 from engine.registry.states import States
-from engine.registry.versions import RemovedVersionError
+from engine.registry.versions import PolicyVersion, Registry, RemovedVersionError
 from policies.allocation import Variant
+from policies.artifact import Artifact, save_artifact
 from policies.errors import StateError
 from policies.fixed import FixedOrder
 from tests.engine.service_world import SECRET, START, Clock, open_shop, shop
@@ -72,3 +74,46 @@ def test_ten_versions_are_kept_and_none_that_an_audit_needs_goes_unsaid(tmp_path
         assert len([v for v in service.policies.versions() if v.removed_at is None]) == 11
         again = service.policies.register(FixedOrder(tuple("bac")).to_artifact(), name="p", at=clock.now)
         assert service.policies.load(str(again)).ref == again
+
+
+class _RegisteredMeanwhile(Registry):
+    """A registry in which somebody registers a version again at the moment when a tidying has marked or listed it as removed."""
+
+    again: list[Artifact]
+
+    def _meanwhile(self) -> None:
+        if self.again:
+            self.register(self.again.pop(), name="p", at=START)
+
+    def forget(self, ref: str) -> None:
+        """Let go of it; the row says removed by now, and the files are still there."""
+        super().forget(ref)
+        self._meanwhile()
+
+    def versions(self) -> list[PolicyVersion]:
+        """All versions, as they were before somebody came in between."""
+        found = super().versions()
+        if any(v.removed_at is not None for v in found):
+            self._meanwhile()
+        return found
+
+
+@pytest.mark.parametrize("moment", ["after the mark", "after the list"])
+def test_who_registers_a_version_again_while_it_is_tidied_keeps_its_files(tmp_path: Path, moment: str) -> None:
+    """Between the row that says removed and the removal of the files, a registration wins: what its row says is there, is there."""
+    old, new = FixedOrder(tuple("abc")).to_artifact(), FixedOrder(tuple("cab")).to_artifact()
+    with open_shop(tmp_path) as service:
+        registry = _RegisteredMeanwhile(service.database, service.policies.folder)
+        registry.again = []
+        ref = str(registry.register(old, name="p", at=START))
+        registry.register(new, name="p", at=START + timedelta(hours=1))
+        if moment == "after the list":
+            assert tidy(service.database, registry, at=START, keep=1).removed == (ref,)
+            save_artifact(old, registry.folder / registry.find(ref).location)  # as a crash before the removal leaves it
+        registry.again.append(old)
+        tidy(service.database, registry, at=START, keep=1)
+        assert not registry.again
+        assert registry.find(ref).removed_at is None
+        assert registry.artifact(ref).digest == old.digest
+        assert tidy(service.database, registry, at=START, keep=1).removed == (ref,)
+        assert not list((registry.folder / "p").glob(f"*{old.digest}*"))
