@@ -93,7 +93,7 @@ def test_as_a_process_it_answers_prometheus_and_ends_when_told(tmp_path: Path) -
         line = next(x for x in process.stderr if x.startswith("metrics on "))
         text = ""
         for _ in range(120):
-            text = urllib.request.urlopen(line.split()[-1], timeout=5).read().decode()
+            text = urllib.request.urlopen(line.split()[-1], timeout=30).read().decode()
             if 'nextoffer_health_decisions{placement="shop"}' in text:
                 break
             time.sleep(0.25)

@@ -22,7 +22,7 @@ def test_the_smaller_of_the_last_two_delays_counts() -> None:
             time.sleep(0.15)
             await asyncio.sleep(0)
         assert pulse.lag_s >= 0.1
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while pulse.lag_s >= 0.1:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.03)

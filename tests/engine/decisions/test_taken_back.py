@@ -23,7 +23,7 @@ CAP = FrequencyCap("once", 1, 9.0)
 
 def take_back(service: DecisionService, decision_id: str) -> None:
     """Void a decision, as the log does where its caller was answered before the disk was."""
-    service.writer.submit([void_row(decision_id, START)]).result(5)
+    service.writer.submit([void_row(decision_id, START)]).result(30)
 
 
 def rare(stock: int) -> Placement:

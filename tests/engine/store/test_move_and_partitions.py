@@ -104,7 +104,7 @@ def test_a_learner_lock_ends_with_its_session(url: str) -> None:  # noqa: F811
                 )
             )
         assert not one.is_held()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         two.close()
         while not two.claim("vw@1"):
             assert time.monotonic() < deadline
@@ -135,7 +135,7 @@ def test_the_schema_moves_forward_and_back_under_load(before: str) -> None:
             while not stop.is_set():
                 started = time.monotonic()
                 try:
-                    writer.submit([_event_row(f"e{i}", clock)]).result(5)
+                    writer.submit([_event_row(f"e{i}", clock)]).result(30)
                     assert database.rows("SELECT count(*) FROM events WHERE id = :i", i=f"e{i}") == [(1,)]
                     ids.append(f"e{i}")
                 except Exception as error:  # whatever it is, the test tells
@@ -160,7 +160,7 @@ def test_the_schema_moves_forward_and_back_under_load(before: str) -> None:
         assert failed == []
         assert len(ids) > 50
         assert other.rows("SELECT count(*) FROM events") == [(len(ids),)]
-        assert longest[0] < 5.0
+        assert longest[0] < 20.0
 
 
 def _event_row(event_id: str, clock: Clock):  # type: ignore[no-untyped-def]  # a row of the writer's own kind

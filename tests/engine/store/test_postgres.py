@@ -225,7 +225,7 @@ def test_what_was_seen_and_what_was_taken_back_read_as_on_sqlite(tmp_path: Path,
             service.decide(DecisionRequest("shop", "u", id="machine", role="bot"))
             service.activate("later")
             service.activate("machine")
-            service.writer.submit([void_row("gone", clock.now)]).result(5)
+            service.writer.submit([void_row("gone", clock.now)]).result(30)
             views = service._pipeline._counts.views("shop", ("u",), since=START - timedelta(days=1), at=clock.now)
             found.append(
                 (

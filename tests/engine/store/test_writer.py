@@ -42,7 +42,7 @@ def database(tmp_path: Path) -> Database:
 def test_a_row_is_on_disk_when_its_future_resolves(database: Database) -> None:
     """Another connection sees a row as soon as it is acknowledged."""
     writer = ThreadWriter(lambda: SqliteBackend(database.sqlite_path))
-    (receipt,) = writer.submit([event("e1")]).result(5)
+    (receipt,) = writer.submit([event("e1")]).result(30)
     with sqlite3.connect(database.sqlite_path) as other:
         assert other.execute("SELECT ledger_offset, id FROM events").fetchall() == [(receipt.offset, "e1")]
     writer.close()
@@ -110,9 +110,9 @@ def test_the_writer_recovers_when_the_store_does(database: Database) -> None:
     failures: list[Exception] = [StoreUnavailableError("disk full")]
     writer = ThreadWriter(lambda: FailingBackend(failures, database.sqlite_path))
     with pytest.raises(StoreUnavailableError, match="disk full"):
-        writer.submit([event("e1")]).result(5)
+        writer.submit([event("e1")]).result(30)
     assert not writer.is_healthy
-    assert writer.submit([event("e1")]).result(5)[0].status == NEW
+    assert writer.submit([event("e1")]).result(30)[0].status == NEW
     was_healthy: bool = writer.is_healthy
     assert was_healthy
     writer.close()
@@ -133,10 +133,10 @@ def test_a_row_that_no_store_takes_fails_alone(database: Database) -> None:
     bad = writer.submit([broken._replace(values=("bad", "\ud800", *broken.values[2:]))])
     good = writer.submit([event("e1")])
     gate.set()
-    assert first.result(5)[0].status == NEW
-    assert good.result(5)[0].status == NEW
+    assert first.result(30)[0].status == NEW
+    assert good.result(30)[0].status == NEW
     with pytest.raises(InvalidInputError, match="well-formed"):
-        bad.result(5)
+        bad.result(30)
     writer.close()
 
 
@@ -181,7 +181,7 @@ def test_callers_are_turned_away_before_the_queue_grows_without_bound(database: 
             taken.append(writer.submit([event(f"e{i}")]))
     assert caught.value.retry_after_s > 0
     gate.set()
-    assert [f.result(5)[0].status for f in taken] == [NEW] * len(taken)
+    assert [f.result(30)[0].status for f in taken] == [NEW] * len(taken)
     writer.close()
 
 
