@@ -33,9 +33,9 @@ def demo(
     """
     from engine.demo.config import DemoConfig
     from engine.demo.figures import demo_figures
-    from engine.demo.progress import Narrator
     from engine.demo.report import summary_rows, write_report
     from engine.demo.story import tell
+    from engine.jobs.narrator import Narrator
     from engine.proof.config import ProofConfig
     from engine.proof.report import short_section
     from engine.proof.story import short_proof

@@ -30,7 +30,7 @@ def prove(
     commitment
         Only print the hash of everything that is fixed before training, and write it into the folder.
     """
-    from engine.demo.progress import Narrator
+    from engine.jobs.narrator import Narrator
     from engine.proof.committed import commit
     from engine.proof.config import ProofConfig
     from engine.proof.figures import proof_figures

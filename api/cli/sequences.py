@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -28,10 +27,11 @@ def build(*, source: Path, out: Path, data: Path | None = None, words: Path | No
     json
         Print the manifest on stdout.
     """
+    from engine.jobs.children import run_in_front
+
     arguments = ["--source", str(source), "--out", str(out), *(["--data", str(data)] if data else [])]
     arguments += ["--words", str(words)] if words else []
-    command = [sys.executable, "-m", "engine.sequences.build", *arguments, *(["--json"] if json else [])]
-    return subprocess.run(command, check=False).returncode
+    return run_in_front("engine.sequences.build", [*arguments, *(["--json"] if json else [])])
 
 
 @app.command
@@ -85,10 +85,11 @@ def backfill(
 
     from api.cli.opening import opened
     from engine.decisions.backfill import backfill as put
+    from engine.jobs.children import run_in_front
 
     with tempfile.TemporaryDirectory(prefix="nextoffer-backfill-") as scratch:
         arguments = ["--source", str(source), "--out", scratch, *(["--data", str(data)] if data else [])]
-        code = subprocess.run([sys.executable, "-m", "engine.sequences.recent", *arguments], check=False).returncode
+        code = run_in_front("engine.sequences.recent", arguments)
         if code:
             return code
         with opened(home, config) as service:

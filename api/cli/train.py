@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_module
-import subprocess
 import sys
 from pathlib import Path
 
@@ -192,9 +191,10 @@ def score(*, run: Path, data: Path, out: Path, name: str = "propensity", by_offe
     by_offer
         One trait an offer of a subject's latest moment, instead of their mean.
     """
+    from engine.jobs.children import run_in_front
+
     arguments = ["--run", str(run), "--data", str(data), "--out", str(out), "--name", name]
-    command = [sys.executable, "-m", "engine.training.batch_scores", *arguments, *(["--by-offer"] if by_offer else [])]
-    return subprocess.run(command, check=False).returncode
+    return run_in_front("engine.training.batch_scores", [*arguments, *(["--by-offer"] if by_offer else [])])
 
 
 def _say(line: str) -> None:

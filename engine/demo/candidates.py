@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.demo.config import DemoConfig
 from engine.training.reward import fit_reward_model
-from policies.artifact import Artifact, load_artifact
+from policies.artifact import load_artifact
 from policies.features import FeatureSpace
 from policies.fixed import IncumbentRules, Uniform, fit_incumbent
 from policies.greedy import greedy
@@ -114,8 +114,3 @@ def joined(a: InteractionBatch, b: InteractionBatch) -> InteractionBatch:
         propensity=np.concatenate([a.propensity, b.propensity]),
         reward=np.concatenate([a.reward, b.reward]),
     )
-
-
-def artifacts(policies: dict[str, SaveablePolicy]) -> dict[str, Artifact]:
-    """Each policy as what the service registers."""
-    return {name: policy.to_artifact() for name, policy in policies.items()}

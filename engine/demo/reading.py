@@ -1,22 +1,15 @@
-"""What the experiment showed, read from the service's own store."""
+"""What the demo's experiment is planned for, and what it counts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from math import sqrt
-from pathlib import Path
 
-from engine.decisions.opening import open_service
 from engine.demo.config import DemoConfig
-from engine.demo.live import EXPERIMENT
-from engine.experiments.reading import read_experiment as read
 from engine.experiments.records import Counting
 from engine.experiments.records import Plan as ExperimentChoices
-from engine.experiments.results import ExperimentOutcomes, experiment_results
 from engine.rewards.definition import DAY_S
-from offline_eval.abtest import ExperimentReading, required_subjects
-from policies.errors import StateError
+from offline_eval.abtest import required_subjects
 from simulator.rollouts import WINDOW_DAYS
 from simulator.site import KEPT_AFTER_DAYS
 
@@ -58,15 +51,3 @@ def choices(plan: Plan, config: DemoConfig) -> ExperimentChoices:
         n_looks=1,
         visitors_per_day=config.n_live_subjects / config.visit_days,
     )
-
-
-def read_experiment(home: Path) -> tuple[ExperimentReading, ExperimentOutcomes]:
-    """The service's own reading after the last window, and the rows behind it."""
-    end = datetime(2027, 1, 1, tzinfo=UTC)
-    with open_service(home) as service:
-        experiment = service.experiments.get(EXPERIMENT)
-        reading = read(service.database, experiment, as_of=end, in_simulation=True)
-        outcomes = experiment_results(service.database, EXPERIMENT, as_of=end)
-    if reading.found is None:
-        raise StateError("nobody was exposed; look into the server's log in the demo's folder")
-    return reading.found.now, outcomes

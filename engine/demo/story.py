@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from engine.decisions.opening import open_service
-from engine.demo import jobs
-from engine.demo.candidates import FIRST_SUBJECT, INCUMBENT, TrainingLogs, artifacts, collect, halves, train
+from engine.demo.candidates import FIRST_SUBJECT, INCUMBENT, TrainingLogs, collect, halves, train
 from engine.demo.config import DemoConfig
 from engine.demo.judging import Truth, choose_challenger, judge_on_log, judged_json, know_the_truth
-from engine.demo.live import CONTROL, TREATMENT, OverHttp, live_through, load_traits, prepare, running_server
-from engine.demo.people import People, households_as_visitors
-from engine.demo.progress import Narrator, Step
-from engine.demo.reading import Plan, choices, counting, plan_experiment, read_experiment
+from engine.demo.live import CONTROL, EXPERIMENT, TREATMENT
+from engine.demo.reading import Plan, choices, counting, plan_experiment
+from engine.jobs import children
+from engine.jobs.narrator import Narrator, Step
+from engine.simulation.over_http import OverHttp, running_server
+from engine.simulation.people import People, households_as_visitors
 from engine.simulation.traffic import InProcess
+from engine.simulation.trial import live_through, load_traits, prepare, read_trial
 from offline_eval.abtest.analysis import ExperimentReading
 from offline_eval.panel import Panel
 from offline_eval.ranking import differing
@@ -82,24 +84,19 @@ def tell(config: DemoConfig, narrator: Narrator) -> Told:
     scenario = scenario.null() if config.world == "null" else scenario
     save_scenario(scenario, out / "scenario")
 
-    ppo_job = jobs.Job(
+    ppo_job = children.Job(
         "ppo",
         "engine.training.rl",
         ["--scenario", str(out / "scenario"), "--out", str(ppo_out), "--iterations", str(config.ppo_iterations), "--seed", str(config.seed % 1000)],
         {"RAY_DISABLE_IMPORT_WARNING": "1"},
     )  # fmt: skip
     ppo_log = out / "logs" / "ppo.log"
-    learner = jobs.start(ppo_job, log=ppo_log)
-    try:
+    with children.running(ppo_job, log=ppo_log) as learner:
         with narrator.step("Training log in the simulator: even rotation, then the incumbent with its explore share"):
             logs = collect(scenario, config)
         learn_rows, judge_rows = halves(logs.log, seed=config.seed)
         with narrator.step("Policy by reinforcement learning (RLlib PPO in the simulator, exported to ONNX)") as step:
-            jobs.wait(ppo_job, learner, log=ppo_log, on_line=step.note)
-    finally:
-        if learner.poll() is None:
-            learner.terminate()
-            learner.wait(timeout=10)
+            children.wait(ppo_job, learner, log=ppo_log, on_line=step.note)
     ppo = json.loads((ppo_out / "training.json").read_text())
     with narrator.step("Candidates from the log: reward models, greedy, SquareCB, Vowpal Wabbit, LinTS"):
         candidates = train(logs, rows=learn_rows, ppo=ppo_out / "policy", seed=config.seed % 1000)
@@ -113,15 +110,15 @@ def tell(config: DemoConfig, narrator: Narrator) -> Told:
     plan = plan_experiment(logs.log.mean("kept_30d")[0])
 
     home = out / "service"
-    ours = artifacts({CONTROL: logs.incumbent, TREATMENT: candidates[challenger]})
+    ours = {CONTROL: logs.incumbent, TREATMENT: candidates[challenger]}
     prepare(
-        home, scenario=scenario, people=people, encoder=encoder, policies=ours,
+        home, scenario=scenario, people=people, encoder=encoder, experiment=EXPERIMENT, policies=ours,
         explore_share=config.serve_explore_share, seed=config.seed, counting=counting(), plan=choices(plan, config),
     )  # fmt: skip
     n_requests, n_decisions = _experiment(home, scenario=scenario, people=people, config=config, narrator=narrator)
-    reading, _ = read_experiment(home)
-    for name, artifact in ours.items():
-        save_artifact(artifact, out / "policies" / name)
+    reading, _ = read_trial(home, EXPERIMENT)
+    for name, policy in ours.items():
+        save_artifact(policy.to_artifact(), out / "policies" / name)
     told = Told(
         config=config, manifest=manifest, comparison=comparison, second_source=second, people=people, scenario=scenario,
         logs=logs, ppo=ppo, panel=panel, truths=truths, challenger=challenger, why=why, plan=plan,
@@ -186,7 +183,7 @@ def _second_source(out: Path, narrator: Narrator) -> dict[str, Any] | None:
 
 
 def _run(name: str, module: str, arguments: list[str], out: Path, step: Step) -> None:
-    jobs.run(jobs.Job(name, module, arguments, {}), log=out / "logs" / f"{name}.log", on_line=step.note)
+    children.run(children.Job(name, module, arguments), log=out / "logs" / f"{name}.log", on_line=step.note)
 
 
 def _source(name: str) -> Path:

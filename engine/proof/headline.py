@@ -11,17 +11,19 @@ import numpy as np
 from sqlalchemy import select
 
 from engine.decisions.opening import open_service
-from engine.demo.candidates import INCUMBENT, artifacts
-from engine.demo.live import CONTROL, TREATMENT, OverHttp, live_through, load_traits, prepare, running_server
-from engine.demo.people import People
-from engine.demo.reading import counting, read_experiment
+from engine.demo.candidates import INCUMBENT
+from engine.demo.live import CONTROL, EXPERIMENT, TREATMENT
+from engine.demo.reading import counting
 from engine.proof.config import ProofConfig
 from engine.proof.learning import FIRST, KEPT, LASTING, SELLS, SINGLE, WORTH, AnyWorld, Learned, challenge, collect
 from engine.proof.live import LiveRun, choices, live, read, sample_size, statistics_plan
 from engine.proof.one_world import answer, claimed, seed_of
 from engine.proof.room import room
 from engine.proof.truth import OUTCOMES, Values, against, true_values
+from engine.simulation.over_http import OverHttp, running_server
+from engine.simulation.people import People
 from engine.simulation.traffic import InProcess
+from engine.simulation.trial import live_through, load_traits, prepare, read_trial
 from engine.store import tables
 from policies.protocols import Policy, SaveablePolicy
 from simulator.habit import HabitScenario
@@ -55,11 +57,11 @@ def headline(name: str, config: ProofConfig, *, on_day: Callable[[int, int], Non
         home = Path(folder) / "service"
         people = People.without_history(world.population)
         prepare(
-            home, scenario=world, people=people, encoder=None, policies=artifacts(served), seed=seed + 3,
+            home, scenario=world, people=people, encoder=None, experiment=EXPERIMENT, policies=served, seed=seed + 3,
             explore_share=config.serve_explore_share, counting=counting(), plan=choices(size, config),
         )  # fmt: skip
         n_requests, n_decisions = _through_the_service(home, world, people, size.comes, config, seed + 3, on_day)
-        reading, _ = read_experiment(home)
+        reading, _ = read_trial(home, EXPERIMENT)
         equal = compared(home, run, n_over_http=min(config.n_http_subjects, size.comes))
     everyone: dict[str, Policy] = {INCUMBENT: log.incumbent, **learned.candidates}
     truth = true_values(world, everyone, config=config, seed=seed + 2)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from engine.demo.progress import Narrator
+from engine.jobs.kept import Kept
+from engine.jobs.narrator import Narrator
 from engine.proof.agreement import agreement_in
 from engine.proof.committed import commit, sealed
 from engine.proof.config import ProofConfig
@@ -17,7 +19,6 @@ from engine.proof.headline import headline, reference_worlds
 from engine.proof.one_world import answer_in
 from engine.proof.real_logs import VARIABLE, data_folder
 from engine.proof.replays import replays
-from engine.proof.sweep import kept
 from simulator.scenarios.sealed import SealedWorld
 
 _FIRST_AGREEMENT = 300_000
@@ -42,40 +43,33 @@ def prove(config: ProofConfig, narrator: Narrator) -> Proof:
     """Run everything that is not kept yet in ``config.keep``."""
     started = time.monotonic()
     told = commit(config)
+    kept = partial(_kept, config, told)
     narrator.say(f"Committed before anything is trained: {told['hash']} ({config.keep / 'commitment.json'})")
     with narrator.step(
         "Reference worlds: train, plan, a live experiment in the real service, part of it over HTTP"
     ) as step:
         names = list(reference_worlds())
-        reference = kept(
-            config.keep / "reference",
-            [(name.replace(" ", "-"), partial(headline, name, config, on_day=step.advance)) for name in names],
+        reference = kept("reference").all_of(
+            [(name.replace(" ", "-"), partial(headline, name, config, on_day=step.advance)) for name in names]
         )
     with narrator.step(f"{config.n_sealed} sealed worlds of the other family: lift, or cannot say") as step:
         worlds = sealed(config)
-        answers = kept(
-            config.keep / "sealed",
-            [(f"{w.number:03d}", partial(_sealed, w, config)) for w in worlds],
-            on_done=step.advance,
-        )
+        answers = _answers(config, told, worlds, step.advance)
     with narrator.step(f"{config.n_grid} worlds over what no data identifies") as step:
         points = grid_worlds(config.n_grid, seed=config.seed)
-        grid = kept(
-            config.keep / "grid",
-            [(f"{p.number:03d}", partial(coverage_in, p, config)) for p in points],
-            on_done=step.advance,
+        grid = kept("grid").all_of(
+            [(f"{p.number:03d}", partial(coverage_in, p, config)) for p in points], on_done=step.advance
         )
     with narrator.step("Simulator, log and live side by side") as step:
-        agreement = kept(config.keep / "agreement", _agreement_jobs(config, worlds, answers), on_done=step.advance)
+        agreement = kept("agreement").all_of(_agreement_jobs(config, worlds, answers), on_done=step.advance)
     notes, rows, folder = [], [], data_folder()
     if folder is None:
         notes.append(f"Real logs are left out: {VARIABLE} names no folder that has them.")
         narrator.say(f"[dim]{notes[-1]}[/dim]")
     else:
         with narrator.step("Real randomised logs by replay"):
-            rows = kept(config.keep / "replays", [("all", lambda: {"rows": replays(folder, seed=config.seed)})])[0][
-                "rows"
-            ]
+            (found,) = kept("replays").all_of([("all", lambda: {"rows": replays(folder, seed=config.seed)})])
+            rows = found["rows"]
     return Proof(config, told, reference, answers, grid, agreement, rows, time.monotonic() - started, notes)
 
 
@@ -86,12 +80,20 @@ def short_proof(config: ProofConfig, narrator: Narrator) -> tuple[str, list[dict
     with narrator.step(
         f"A short proof: {len(worlds)} sealed worlds of another kind, committed as {told['hash'][:12]}…"
     ) as step:
-        answers = kept(
-            config.keep / "sealed",
-            [(f"{w.number:03d}", partial(_sealed, w, config)) for w in worlds],
-            on_done=step.advance,
-        )
+        answers = _answers(config, told, worlds, step.advance)
     return str(told["hash"]), answers
+
+
+def _kept(config: ProofConfig, told: dict[str, Any], name: str) -> Kept:
+    """Finished worlds of one part of a proof: of this commitment and no other."""
+    return Kept(config.keep / name, of={"commitment": told["hash"]})
+
+
+def _answers(
+    config: ProofConfig, told: dict[str, Any], worlds: list[SealedWorld], on_done: Callable[[int, int], None]
+) -> list[dict[str, Any]]:
+    jobs = [(f"{w.number:03d}", partial(_sealed, w, config)) for w in worlds]
+    return _kept(config, told, "sealed").all_of(jobs, on_done=on_done)
 
 
 def _sealed(world: SealedWorld, config: ProofConfig) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from urllib.parse import quote
 from sqlalchemy import insert, select
 
 from engine.decisions.service import DecisionService
-from engine.demo.jobs import Job, run
 from engine.experiments.lifecycle import Experiments
 from engine.experiments.reading import read_experiment
 from engine.gate.forecasts import Forecast, foretell, settle
@@ -27,12 +26,13 @@ from engine.gate.parts import SimulatedDifference, simulator_part
 from engine.gate.promotion import BASELINE, Promotion
 from engine.gate.records import GateVerdict, conclude, part_from_json
 from engine.gate.verdicts import keep_verdict
+from engine.jobs.children import Job, run
+from engine.jobs.steps import Steps, digest
 from engine.offers.placement import Placement, placement_from_json
 from engine.registry.versions import snapshot_folder
 from engine.retrain.judging import judge
 from engine.retrain.records import RetrainConfig
 from engine.retrain.split import by_time, same_decisions
-from engine.retrain.steps import Steps, digest
 from engine.rewards.corrections import LateTruth, correct_files
 from engine.rewards.definition import RewardDefinition, RewardTerm
 from engine.rewards.files import export_files
@@ -292,7 +292,7 @@ def _incumbent(service: DecisionService, placement: Placement, folder: Path) -> 
 def _job(
     name: str, module: str, arguments: list[str], folder: Path, environment: Mapping[str, str] | None = None
 ) -> None:
-    run(Job(name, module, arguments, environment or {}), log=folder / "logs" / f"{name}.log", on_line=lambda _: None)
+    run(Job(name, module, arguments, environment or {}), log=folder / "logs" / f"{name}.log")
 
 
 def _configured(config: RetrainConfig, out: Path) -> str:

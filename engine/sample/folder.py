@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from engine.jobs import children
+from engine.jobs.children import Job
+from engine.jobs.kept import whole
 from engine.sample.content import Language
 from policies.errors import StateError
 
@@ -48,6 +49,7 @@ class SampleFolder:
     def __init__(self, home: Path) -> None:
         self.path = home / "sample"
         self.draft = home / "sample.draft"
+        self._log = self.draft / "log"
         self._job: subprocess.Popen[bytes] | None = None
 
     def state(self) -> Filling:
@@ -58,9 +60,8 @@ class SampleFolder:
             return Filling("none")
         if self._job.poll() is None:
             return Filling("filling", *read_progress(self.draft))
-        log = self.draft / "log"
-        words = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-        return Filling("failed", 0.0, words[-1] if words else f"exit code {self._job.returncode}")
+        words = children.last_line(self._log) if self._log.exists() else ""
+        return Filling("failed", 0.0, words or f"exit code {self._job.returncode}")
 
     def begin(self, language: Language) -> None:
         """Start filling it in another process; nothing where that has happened already."""
@@ -68,10 +69,8 @@ class SampleFolder:
             return
         shutil.rmtree(self.draft, ignore_errors=True)
         self.draft.mkdir(parents=True)
-        command = [sys.executable, "-m", "engine.sample", "--home", str(self.path.parent), "--language", language]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        with (self.draft / "log").open("wb") as log:
-            self._job = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+        arguments = ["--home", str(self.path.parent), "--language", language]
+        self._job = children.start(Job("sample", "engine.sample", arguments), log=self._log)
 
     def remove(self) -> None:
         """Throw it away, or stop filling it.
@@ -90,16 +89,14 @@ class SampleFolder:
 
     def stop(self) -> None:
         """End a filling that has not ended."""
-        if self._job is not None and self._job.poll() is None:
-            self._job.terminate()
-            self._job.wait(timeout=20)
+        if self._job is not None:
+            children.stop(self._job)
 
 
 def write_progress(draft: Path, share: float, text: str) -> None:
     """Say how far it is; whole or not at all."""
-    part = draft / "progress.part"
-    part.write_text(json.dumps({"share": share, "text": text}), encoding="utf-8")
-    part.replace(draft / "progress.json")
+    with whole(draft / "progress.json") as part:
+        part.write_text(json.dumps({"share": share, "text": text}), encoding="utf-8")
 
 
 def read_progress(draft: Path) -> tuple[float, str]:

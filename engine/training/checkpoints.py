@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from engine.jobs.kept import Kept, whole
 from engine.models.dataset import SEQUENCE_COLUMNS, SequenceDataset
 from engine.models.propensity import FitReport
-from policies.errors import InvalidInputError
 from policies.records import FloatArray
 
 
@@ -44,21 +44,11 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, *, of: dict[str, Any]) -> None:
-        self._folder = folder
-        path = folder / "of.json"
-        if path.is_file():
-            before = json.loads(path.read_text())
-            differing = sorted(name for name in {*before, *of} if before.get(name) != of.get(name))
-            if differing:
-                raise InvalidInputError(
-                    f"{folder} was begun with another {', '.join(differing)}; go on with the same data and options, or choose another folder"
-                )
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(of))
+        self._kept = Kept(folder, of=of)
 
     def load(self, fold: int) -> FoldResult | None:
         """What a fold left; None where it was not finished."""
-        path = self._folder / f"{fold}.npz"
+        path = self._kept.path(str(fold), suffix=".npz")
         if not path.is_file():
             return None
         with np.load(path) as found:
@@ -77,9 +67,8 @@ class Checkpoints:
         }
         if result.kept is not None:
             arrays["kept"] = result.kept
-        scratch = self._folder / f".{fold}.npz"
-        np.savez(scratch, **arrays)
-        scratch.replace(self._folder / f"{fold}.npz")
+        with whole(self._kept.path(str(fold), suffix=".npz")) as scratch:
+            np.savez(scratch, **arrays)
 
 
 def data_digest(data: SequenceDataset) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.jobs.kept import Kept
 from engine.training.off_policy import OffPolicySettings, learn_policy, worth_of_offers
 from engine.training.reward import fit_reward_model
 from offline_eval.reward_models import subject_folds
@@ -121,7 +122,7 @@ def search(
 ) -> dict[str, Any]:
     """Search, refit the best on the whole log, and write ``policy/`` and ``search.json`` into ``out``.
 
-    What was measured is kept in ``out/folds.jsonl``: a search that was cut off goes on from it.
+    What was measured is kept in ``out/folds``: a search that was cut off goes on from it.
 
     Parameters
     ----------
@@ -133,9 +134,9 @@ def search(
     Raises
     ------
     StateError
-        If ``out`` holds the result of a search already, or folds of another log or other settings.
+        If ``out`` holds the result of a search already.
     InvalidInputError
-        If the log has too few subjects.
+        If the log has too few subjects, or ``out`` folds of another log or other settings.
     """
     if (out / "policy").exists():
         raise StateError(f"{out} holds a policy that was found already; choose another folder")
@@ -149,15 +150,19 @@ def search(
     made = candidates(is_binary=is_binary, scale=float(batch.reward.std()) or 1.0, names=names)
     folds = subject_folds(work, n_folds=_N_FOLDS, seed=seed)
     worth = worth_of_offers(work, max_weight=np.inf, seed=seed)
-    kept = _Kept(out / "folds.jsonl", key=[len(batch), float(batch.reward.sum()), explore_share, seed])
-    jobs = [(c, fold) for c in made for fold in range(_N_FOLDS) if (c.name, fold) not in kept.totals]
+    log = [len(batch), float(batch.reward.sum())]
+    kept = Kept(out / "folds", of={"log": log, "explore share": explore_share, "seed": seed})
+    every = [(c, fold) for c in made for fold in range(_N_FOLDS)]
+    there = {(c.name, fold): kept.get(f"{c.name} {fold}") for c, fold in every}
+    totals = {key: found for key, found in there.items() if found is not None}
+    jobs = [(c, fold) for c, fold in every if (c.name, fold) not in totals]
     measure = partial(_judge_fold, work, worth, folds, explore_share)
     runner = _on_ray(measure, jobs, address) if use_ray and jobs else _here(measure, jobs)
-    for done, (name, fold, totals) in enumerate(runner):
-        kept.add(name, fold, totals)
+    for done, (name, fold, judged_fold) in enumerate(runner):
+        totals[name, fold] = kept.put(f"{name} {fold}", judged_fold)
         sys.stderr.write(f"{done + 1} of {len(jobs)}: {name}, fold {fold + 1}\n")
         sys.stderr.flush()
-    found = sorted((_found(c.name, kept.totals) for c in made), key=lambda f: -f.lower)
+    found = sorted((_found(c.name, totals) for c in made), key=lambda f: -f.lower)
     best = next(c for c in made if c.name == found[0].name)
     policy = best.fit(work)
     judged = _score(policy, judge, worth_of_offers(judge, max_weight=np.inf, seed=seed), explore_share)
@@ -271,26 +276,3 @@ def _on_ray(
     finally:
         if is_ours:
             ray.shutdown()
-
-
-class _Kept:
-    """What folds were judged already, in a file of JSON lines that begins with what they depend on."""
-
-    def __init__(self, path: Path, *, key: list[float]) -> None:
-        self._path = path
-        self.totals: dict[tuple[str, int], dict[str, float]] = {}
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(key) + "\n", encoding="utf-8")
-            return
-        first, *lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        if first != key:
-            raise StateError(
-                f"{path} holds folds of another log or other settings; choose another folder for this search"
-            )
-        self.totals = {(name, fold): totals for name, fold, totals in lines}
-
-    def add(self, name: str, fold: int, totals: dict[str, float]) -> None:
-        self.totals[name, fold] = totals
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([name, fold, totals]) + "\n")

@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from engine.jobs import children
 from engine.models.calibration import Calibrator, choose_calibrator, cross_calibrated
 from engine.models.dataset import SequenceDataset
 from engine.models.metrics import (
@@ -120,8 +118,8 @@ def train_propensity(
     ------
     InvalidInputError
         If ``out`` holds an earlier run, or a split cannot train or judge a model.
-    NextofferError
-        If a model's process fails; the text ends with what it said.
+    JobError
+        If a model's process fails; the text says what it said.
     """
     started = time.monotonic()
     if (out / "models").exists() and not (config.resume and not (out / "comparison.json").exists()):
@@ -167,12 +165,12 @@ def _fit_all(
         models, key=lambda n: ("torch", "spark", "tensorflow", "lightgbm", "numpy").index(CANDIDATES[n].framework)
     )
 
-    def run(name: str) -> None:
+    def fit(name: str) -> None:
         fit_in_process(name, data_folder, out / "models" / name, config=config, progress=progress)
         progress(name, "done")
 
     with ThreadPoolExecutor(max_workers=config.jobs) as pool:
-        for done in [pool.submit(run, name) for name in order]:
+        for done in [pool.submit(fit, name) for name in order]:
             done.result()
     return {n: pq.read_table(out / "models" / n / "predictions.parquet")["probability"].to_numpy() for n in models}
 
@@ -182,38 +180,20 @@ def fit_in_process(name: str, data_folder: Path, out: Path, *, config: TrainingC
 
     Raises
     ------
-    NextofferError
+    JobError
         If the process fails or takes longer than a quarter of an hour.
     """
-    command = [sys.executable, "-m", "engine.training.fit_one", "--data", str(data_folder), "--out", str(out)]
-    command += [
-        "--model",
-        name,
-        "--seed",
-        str(config.seed),
-        "--ignore",
-        ",".join((*config.ignore, *(config.reference_ignore if name == PLAIN else ()))),
-    ]
-    command += ["--folds", str(config.folds)]
-    command += ["--quick"] if config.quick else []
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    environment |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
-    lines: list[str] = []
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
-    ) as child:
-        assert child.stderr is not None
-        watch = threading.Timer(_TIMEOUT_S, child.kill)
-        watch.start()
-        for line in child.stderr:
-            lines.append(line.rstrip())
-            if line.startswith(f"{name}:"):
-                progress(name, line.rstrip())
-        code = child.wait()
-        watch.cancel()
-    if code:
-        said = next((line for line in reversed(lines) if line.startswith("error: ")), "\n".join(lines[-15:]))
-        raise NextofferError(f"training {name!r} failed with exit code {code}: {said.removeprefix('error: ')}")
+    ignore = (*config.ignore, *(config.reference_ignore if name == PLAIN else ()))
+    arguments = ["--data", str(data_folder), "--out", str(out), "--model", name, "--seed", str(config.seed)]
+    arguments += ["--ignore", ",".join(ignore), "--folds", str(config.folds), *(["--quick"] if config.quick else [])]
+    environment = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+
+    def told(line: str) -> None:
+        if line.startswith(f"{name}:"):
+            progress(name, line)
+
+    job = children.Job(f"training {name}", "engine.training.fit_one", arguments, environment, longest_s=_TIMEOUT_S)
+    children.run(job, log=out.parent.parent / "logs" / f"{name}.log", on_line=told)
 
 
 def compare(data: SequenceDataset, predictions: Mapping[str, FloatArray], *, config: TrainingConfig) -> dict[str, Any]:

@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 
 from engine.decisions.opening import open_service
-from engine.demo.candidates import artifacts
-from engine.demo.live import CONTROL, TREATMENT, OverHttp, live_through, load_traits, prepare, running_server
-from engine.demo.people import latent_correlation
-from engine.demo.reading import counting, plan_experiment, read_experiment
+from engine.demo.live import CONTROL, EXPERIMENT, TREATMENT
+from engine.demo.reading import counting, plan_experiment
 from engine.experiments.records import Plan as ExperimentChoices
+from engine.simulation.over_http import OverHttp, running_server
+from engine.simulation.people import latent_correlation
 from engine.simulation.traffic import InProcess
+from engine.simulation.trial import live_through, load_traits, prepare, read_trial
 from policies.fixed import FixedOrder, Uniform
 from policies.protocols import SaveablePolicy
 from simulator.scenarios.car_subscription import Scenario, reference
 from simulator.site import LiveSite
-from tests.engine.demo.households import few_people
+from tests.engine.simulation.households import few_people
 
 PEOPLE = few_people()
 POLICIES: dict[str, SaveablePolicy] = {
@@ -34,7 +35,7 @@ def _site(scenario: Scenario, n: int) -> LiveSite:
 
 def _prepared(home: Path, scenario: Scenario, policies: dict[str, SaveablePolicy] | None = None) -> Path:
     prepare(
-        home, scenario=scenario, people=PEOPLE, encoder=None, policies=artifacts(policies or POLICIES),
+        home, scenario=scenario, people=PEOPLE, encoder=None, experiment=EXPERIMENT, policies=policies or POLICIES,
         explore_share=0.05, seed=3, counting=counting(), plan=ExperimentChoices(1_000, 0.01, primary="kept", n_looks=1),
     )  # fmt: skip
     return home
@@ -78,7 +79,7 @@ def test_null_world_claims_no_lift(tmp_path: Path) -> None:
     load_traits(home, site, PEOPLE)
     with open_service(home) as service:
         live_through(site, InProcess(service), people=PEOPLE)
-    reading, outcomes = read_experiment(home)
+    reading, outcomes = read_trial(home, EXPERIMENT)
     assert len(outcomes) == 1_200
     assert reading.verdict.decision != "ship"
     assert reading.in_simulation
@@ -95,7 +96,7 @@ def test_outcomes_of_the_store_are_those_of_the_site(tmp_path: Path) -> None:
     load_traits(home, site, PEOPLE)
     with open_service(home) as service:
         live_through(site, InProcess(service), people=PEOPLE)
-    _, outcomes = read_experiment(home)
+    _, outcomes = read_trial(home, EXPERIMENT)
     order = np.argsort(outcomes.subjects)
     assert outcomes.subjects[order].tolist() == sorted(site.names.tolist())
     by_name = np.argsort(site.names)

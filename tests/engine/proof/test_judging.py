@@ -13,7 +13,6 @@ from engine.proof.committed import commit, committed
 from engine.proof.config import ProofConfig
 from engine.proof.judged import agreement_summary, answers_table, by_kind, coverage, grid_summary
 from engine.proof.replays import word
-from engine.proof.sweep import kept
 from policies.errors import StateError
 
 
@@ -92,24 +91,6 @@ def test_error_of_a_lift_is_what_repetitions_show() -> None:
 def test_words_follow_the_interval() -> None:
     """Only an interval on one side of zero says anything."""
     assert (word(0.1, 0.2), word(-0.2, -0.1), word(-0.1, 0.1)) == ("gain", "loss", "no gain found")
-
-
-def test_a_kept_world_is_not_run_again(tmp_path: Path) -> None:
-    """A run that was cut off goes on with the first result that is missing."""
-    ran: list[int] = []
-
-    def job(i: int) -> dict[str, Any]:
-        if i == 2 and len(ran) == 2:
-            ran.append(-1)
-            raise KeyboardInterrupt
-        ran.append(i)
-        return {"i": i}
-
-    jobs = [(str(i), lambda i=i: job(i)) for i in range(3)]
-    with pytest.raises(KeyboardInterrupt):
-        kept(tmp_path, jobs)
-    assert [r["i"] for r in kept(tmp_path, jobs)] == [0, 1, 2]
-    assert ran == [0, 1, -1, 2]
 
 
 def test_a_folder_holds_one_proof(tmp_path: Path) -> None:

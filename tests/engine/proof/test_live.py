@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.demo.candidates import artifacts
-from engine.demo.live import CONTROL, TREATMENT, prepare
-from engine.demo.people import People
-from engine.demo.reading import counting, read_experiment
+from engine.demo.live import CONTROL, EXPERIMENT, TREATMENT
+from engine.demo.reading import counting
 from engine.proof.committed import sealed
 from engine.proof.config import ProofConfig
 from engine.proof.headline import _through_the_service, compared
@@ -18,6 +16,8 @@ from engine.proof.learning import collect, learn
 from engine.proof.live import choices, live, read, sample_size, statistics_plan
 from engine.proof.one_world import CANNOT_SAY, LIFT, answer_in
 from engine.proof.rivals import peeking
+from engine.simulation.people import People
+from engine.simulation.trial import prepare, read_trial
 from offline_eval.abtest import required_subjects
 from policies.fixed import FixedOrder, Uniform
 from policies.protocols import SaveablePolicy
@@ -61,7 +61,7 @@ def test_service_and_light_pipeline_make_the_same_decisions(tmp_path: Path, n_ht
     home = tmp_path / "home"
     people = People.without_history(world.population)
     prepare(
-        home, scenario=world, people=people, encoder=None, policies=artifacts(policies), seed=9,
+        home, scenario=world, people=people, encoder=None, experiment=EXPERIMENT, policies=policies, seed=9,
         explore_share=CONFIG.serve_explore_share, counting=counting(), plan=choices(size, CONFIG),
     )  # fmt: skip
     config = ProofConfig(Path("nowhere"), n_http_subjects=n_http)
@@ -70,7 +70,7 @@ def test_service_and_light_pipeline_make_the_same_decisions(tmp_path: Path, n_ht
     assert told["decisions_compared"] == n_decisions > 300
     assert told["decisions_that_differ"] == 0
     assert (told["http_decisions_compared"] > 0) == (n_http > 0)
-    reading, _ = read_experiment(home)
+    reading, _ = read_trial(home, EXPERIMENT)
     light = read(run, statistics_plan(size, CONFIG)).now
     assert light.of("kept", TREATMENT).effect == reading.of("kept", TREATMENT).effect
     assert light.verdict == reading.verdict

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from engine.demo.progress import Narrator
+from engine.jobs.narrator import Narrator
 from engine.proof.config import ProofConfig
 from engine.proof.figures import proof_figures
 from engine.proof.report import short_section, summary_rows, write_report

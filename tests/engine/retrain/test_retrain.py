@@ -25,7 +25,6 @@ from engine.registry.states import States
 from engine.retrain.pipeline import Run, last_run, plain_name, retrain
 from engine.retrain.records import RetrainConfig, config_from_json
 from engine.retrain.split import same_decisions
-from engine.retrain.steps import Steps
 from engine.rewards.definition import DAY_S, RewardDefinition, RewardTerm
 from engine.rewards.export import export_interactions
 from engine.store.ownership import ownership_of
@@ -202,32 +201,6 @@ def test_one_process_retrains_a_placement(tmp_path: Path) -> None:
         other.close()
         with pytest.raises(InvalidInputError, match="has a closed window"):
             retrain(service, CONFIG, at=END)
-
-
-def test_a_step_is_whole_or_not_at_all(tmp_path: Path) -> None:
-    """A step that fails leaves what was there before; one that is done is done again only for other inputs."""
-    steps = Steps(tmp_path)
-
-    def make(text: str) -> None:
-        steps.run("one", {"x": text}, lambda out: _say(out, text))
-
-    make("a")
-    make("a")
-    assert (steps.done, steps.skipped) == (["one"], ["one"])
-
-    def fails(out: Path) -> None:
-        (out / "file").write_text("half")
-        raise ValueError("cut off")
-
-    with pytest.raises(ValueError, match="cut off"):
-        steps.run("one", {"x": "b"}, fails)
-    assert (tmp_path / "one" / "file").read_text() == "a"
-    make("b")
-    assert (tmp_path / "one" / "file").read_text() == "b"
-
-
-def _say(out: Path, text: str) -> None:
-    (out / "file").write_text(text)
 
 
 def test_a_configuration_reads_back_what_it_wrote() -> None:

@@ -13,7 +13,7 @@ from engine.training import policy_search
 from engine.training.policy_search import candidates, search
 from offline_eval.interop.arrow import write_parquet
 from policies.artifact import load_artifact
-from policies.errors import StateError, UnknownNameError
+from policies.errors import InvalidInputError, StateError, UnknownNameError
 from policies.fixed import Uniform
 from policies.registry import load_policy
 from tests.policies.worlds import batch, success_rate, table
@@ -74,7 +74,7 @@ def test_a_folder_of_another_log_is_refused(tmp_path: Path) -> None:
         search(batch(800), tmp_path, names=("uniform",), use_ray=False)
     (tmp_path / "policy" / "manifest.json").unlink()
     (tmp_path / "policy").rename(tmp_path / "gone")
-    with pytest.raises(StateError, match="another log"):
+    with pytest.raises(InvalidInputError, match="another log"):
         search(batch(801), tmp_path, names=("uniform",), use_ray=False)
 
 

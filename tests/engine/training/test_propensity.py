@@ -155,8 +155,16 @@ def test_wrong_usage_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_failing_process_is_reported_with_what_it_said(tmp_path: Path) -> None:
     """A model's process that dies stops the run with its own last words."""
     config = TrainingConfig(models=("logistic",), n_folds=1)
-    with pytest.raises(NextofferError, match=r"training 'logistic' failed with exit code 2: .* holds no Parquet files"):
-        fit_in_process("logistic", tmp_path / "nowhere", tmp_path / "out", config=config, progress=lambda *_: None)
+    with pytest.raises(
+        NextofferError, match=r"step 'training logistic' failed with exit code 2: .* holds no Parquet files"
+    ):
+        fit_in_process(
+            "logistic",
+            tmp_path / "nowhere",
+            tmp_path / "run" / "models" / "logistic",
+            config=config,
+            progress=lambda *_: None,
+        )
 
 
 @pytest.mark.torch

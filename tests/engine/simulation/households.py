@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from engine.demo.people import People
+from engine.simulation.people import People
 from policies.records import Event, SubjectId
 from simulator.parameters import WorldParameters
 from simulator.population import Population
