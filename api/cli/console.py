@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from cyclopts import App
 
-if TYPE_CHECKING:
-    from api.settings import Settings
-    from engine.decisions.service import DecisionService
+from api.cli.opening import HERE, UNSIGNED, Where
 
 app = App(name="console", help="Pages for the growth team: what runs, what it has shown, what to do")
 
@@ -20,10 +18,9 @@ def serve(
     *,
     port: int = 8080,
     host: str = "127.0.0.1",
-    home: Path | None = None,
     sandbox: bool | None = None,
-    config: Path | None = None,
     sample: bool = False,
+    where: Where = HERE,
 ) -> int:
     """Serve the console over the store of a service, in a process of its own, until it is told to stop.
 
@@ -36,33 +33,30 @@ def serve(
         Port to listen on; 0 takes a free one.
     host
         Address to listen on.
-    home
-        Data folder of the service.
     sandbox
         Say on every page that time and visitors are made up.
-    config
-        TOML file of settings; NEXTOFFER_* variables override it.
     sample
         Fill a sample of made-up visitors, in a folder of its own, where there is none yet, and show it first.
     """
     import uvicorn
 
     from api.alerts.looking import habits_of
-    from api.app_files import key_file
     from api.console.app import create_console, setup_token
     from api.console.oidc import openid_of
     from engine.accounts.accounts import Accounts
+    from engine.decisions.opening import open_service
     from engine.monitoring.thresholds import Thresholds
 
-    settings = _settings(home, config, sandbox, must_exist=not sample)
+    mode = {} if sandbox is None else {"mode": "sandbox" if sandbox else "production"}
+    settings = where.settings(**mode) if sample else where.existing(**mode)
     habits = habits_of(settings)
     if sample:
         _fill_sample(settings.home)
-    with _opened(settings) as service:
+    with open_service(settings.home, url=settings.database_url) as service:
         token = "" if Accounts(service.database).list() else setup_token()
         console = create_console(
             service,
-            key_file(config, home),
+            where.keys(),
             is_sandbox=settings.is_sandbox,
             setup_token=token,
             habits=habits,
@@ -87,10 +81,11 @@ def user(
     /,
     *,
     role: Literal["viewer", "experimenter", "admin"] = "viewer",
-    home: Path | None = None,
-    config: Path | None = None,
+    where: Where = HERE,
 ) -> int:
     """Make an account, or give one another role and password; the password is read from the first line of standard input.
+
+    Where nothing has run yet, the store is made.
 
     Parameters
     ----------
@@ -98,10 +93,6 @@ def user(
         To sign in with.
     role
         viewer looks, experimenter makes offers and experiments, admin makes accounts and keys.
-    home
-        Data folder of the service.
-    config
-        TOML file of settings.
     """
     from datetime import UTC, datetime
     from getpass import getpass
@@ -109,12 +100,12 @@ def user(
     from engine.accounts.accounts import Accounts
 
     password = getpass("Password: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
-    with _opened(_settings(home, config, None)) as service:
+    with where.opened(may_be_new=True) as service:
         accounts, now = Accounts(service.database), datetime.now(UTC)
         if any(a.name == name for a in accounts.list()):
-            accounts.change(name, at=now, actor="command", role=role, password=password, is_active=True)
+            accounts.change(name, at=now, actor=UNSIGNED.by, role=role, password=password, is_active=True)
         else:
-            accounts.create(name, role=role, password=password, at=now, actor="command")
+            accounts.create(name, role=role, password=password, at=now, actor=UNSIGNED.by)
     print(f"{name}: {role}")  # noqa: T201
     return 0
 
@@ -134,8 +125,7 @@ def plan(
     visitors_per_month: float | None = None,
     covariate: str = "",
     cap_quantile: float | None = None,
-    home: Path | None = None,
-    config: Path | None = None,
+    where: Where = HERE,
 ) -> int:
     """Fix what an experiment is judged by; once, and best before it starts.
 
@@ -161,17 +151,13 @@ def plan(
         Feature of the first decision, a number known before (past spending, a propensity score), that metrics are adjusted for.
     cap_quantile
         Share of the buyers, such as 0.99, above whose quantile money is capped.
-    home
-        Data folder of the service.
-    config
-        TOML file of settings.
     """
     from datetime import UTC, datetime
 
     from engine.experiments.lifecycle import Experiments
     from engine.experiments.records import Plan
 
-    with _opened(_settings(home, config, None)) as service:
+    with where.opened() as service:
         experiments = Experiments(service.database)
         choices = Plan(
             planned_subjects=planned_subjects,
@@ -186,29 +172,21 @@ def plan(
             cap_quantile=cap_quantile,
         )
         revision = experiments.get(experiment).revision
-        planned = experiments.fix_plan(experiment, choices, revision=revision, at=datetime.now(UTC), actor="command")
+        planned = experiments.fix_plan(experiment, choices, revision=revision, at=datetime.now(UTC), actor=UNSIGNED.by)
     print(f"{planned.id}: {planned_subjects} visitors, judged by {primary}")  # noqa: T201
     return 0
 
 
 @app.command(name="test-alert")
-def try_channels(*, home: Path | None = None, config: Path | None = None) -> int:
-    """Send a message to every channel that is configured, and say what became of it; 1 where one did not take it.
-
-    Parameters
-    ----------
-    home
-        Data folder of the service.
-    config
-        TOML file of settings.
-    """
+def try_channels(*, where: Where = HERE) -> int:
+    """Send a message to every channel that is configured, and say what became of it; 1 where one did not take it."""
     from datetime import UTC, datetime
 
     from api.alerts.channels import channels_of
     from engine.alerts.message import Language, Message, Text
     from policies.errors import ChannelError, InvalidInputError
 
-    channels = channels_of(_settings(home, config, None))
+    channels = channels_of(where.existing())
     if not channels:
         raise InvalidInputError("no channel is configured; give alert_url, alert_email_to or telegram_token")
     texts: dict[Language, Text] = {
@@ -224,16 +202,6 @@ def try_channels(*, home: Path | None = None, config: Path | None = None) -> int
             failed += 1
             print(f"{channel.name}: {error}")  # noqa: T201 - data on stdout
     return 1 if failed else 0
-
-
-def _settings(home: Path | None, config: Path | None, sandbox: bool | None, *, must_exist: bool = True) -> Settings:
-    from api.cli.opening import existing
-    from api.settings import load_settings
-
-    mode = {} if sandbox is None else {"mode": "sandbox" if sandbox else "production"}
-    if must_exist:
-        return existing(home, config, **mode)
-    return load_settings(config, **mode, **({} if home is None else {"home": home}))
 
 
 def _fill_sample(home: Path) -> None:
@@ -258,10 +226,3 @@ def _fill_sample(home: Path) -> None:
         folder.stop()
     if filling.state == "failed":
         raise StateError(f"the sample could not be filled: {filling.text}")
-
-
-def _opened(settings: Settings) -> DecisionService:
-    """The service over the store; it writes no fact, so that the server stays the only one who does."""
-    from engine.decisions.opening import open_service
-
-    return open_service(settings.home, url=settings.database_url)

@@ -75,10 +75,10 @@ def import_personalizer(
     write_parquet(found.batch, out)
     counts = found.to_json()
     if placement is not None:
-        from api.cli.opening import opened
+        from api.cli.opening import Where
         from engine.decisions.imported import take_in
 
-        with opened(home, config) as service:
+        with Where(home, config).opened() as service:
             counts["taken_in"] = take_in(service, placement, found.batch)
     if json:
         print(json_module.dumps({"log": str(out), **counts}))  # noqa: T201 - data on stdout

@@ -9,56 +9,38 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from cyclopts import App
 
-if TYPE_CHECKING:
-    from api.settings import Settings
-    from engine.store.database import Database
+from api.cli.opening import HERE, UNSIGNED, Where
 
 app = App(name="db", help="The store: schema, backup, export, move, erasure, retention")
 
 
 @app.command
-def status(*, home: Path | None = None, config: Path | None = None) -> int:
-    """Print the revision of the store and the one that this version expects; exit 1 if they differ.
-
-    Parameters
-    ----------
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
-    """
+def status(*, where: Where = HERE) -> int:
+    """Print the revision of the store and the one that this version expects; exit 1 if they differ."""
     from engine.store.migrate import current_revision, head_revision
 
-    with _opened(home, config, may_be_new=True) as (database, _):
+    with where.stored(may_be_new=True) as (database, _):
         found, expected = current_revision(database), head_revision()
     print(f"{found or 'empty'} {expected}")  # noqa: T201 - data on stdout
     return 0 if found == expected else 1
 
 
 @app.command
-def upgrade(*, home: Path | None = None, config: Path | None = None) -> int:
-    """Bring the schema forward to what this version expects; services of the version before go on working.
-
-    Parameters
-    ----------
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
-    """
+def upgrade(*, where: Where = HERE) -> int:
+    """Bring the schema forward to what this version expects; services of the version before go on working."""
     from engine.store.migrate import upgrade as forward
 
-    with _opened(home, config, may_be_new=True) as (database, _):
+    with where.stored(may_be_new=True) as (database, _):
         forward(database)
     return 0
 
 
 @app.command
-def downgrade(revision: str, /, *, yes: bool = False, home: Path | None = None, config: Path | None = None) -> int:
+def downgrade(revision: str, /, *, yes: bool = False, where: Where = HERE) -> int:
     """Take the schema back to a revision; what later revisions added is lost.
 
     Parameters
@@ -67,17 +49,13 @@ def downgrade(revision: str, /, *, yes: bool = False, home: Path | None = None, 
         Such as 0001; base removes every table.
     yes
         Without it, nothing is done.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
     from engine.store.migrate import downgrade as back
 
     if not yes:
         print(f"going back to {revision} drops what later revisions added; repeat with --yes", file=sys.stderr)  # noqa: T201
         return 1
-    with _opened(home, config) as (database, _):
+    with where.stored() as (database, _):
         back(database, revision)
     return 0
 
@@ -90,8 +68,7 @@ def export(
     *,
     form: Literal["parquet", "dsjson"] = "parquet",
     json: bool = False,
-    home: Path | None = None,
-    config: Path | None = None,
+    where: Where = HERE,
 ) -> int:
     """Write decisions whose reward window has closed, each with its reward, as files; run again to add what has closed since.
 
@@ -105,14 +82,10 @@ def export(
         parquet, which ``nextoffer evaluate --log FOLDER`` reads, or dsjson, which Vowpal Wabbit reads too.
     json
         As JSON.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
     from engine.rewards.files import export_files
 
-    with _opened(home, config) as (database, _), _bar("exported") as progress:
+    with where.stored() as (database, _), _bar("exported") as progress:
         found = export_files(
             database, placement, folder, form=form, as_of=datetime.now(UTC), progress=lambda n: progress("rows", n)
         )
@@ -124,7 +97,7 @@ def export(
 
 
 @app.command
-def move(url: str, /, *, json: bool = False, home: Path | None = None, config: Path | None = None) -> int:
+def move(url: str, /, *, json: bool = False, where: Where = HERE) -> int:
     """Copy the whole store into another, empty database (SQLite to PostgreSQL, or back), and compare every row.
 
     Stop the services first. Afterwards name the new database in the settings; artefacts and keys stay in the home folder.
@@ -135,21 +108,17 @@ def move(url: str, /, *, json: bool = False, home: Path | None = None, config: P
         Of the empty database: ``postgresql://user@host/name`` or ``sqlite:///file.db``.
     json
         As JSON.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
     from engine.store.database import Database
     from engine.store.move import move as copy
 
-    with _opened(home, config) as (database, _), Database(url) as target, _bar("copied") as progress:
+    with where.stored() as (database, _), Database(url) as target, _bar("copied") as progress:
         found = copy(database, target, progress=progress)
     return _told(found, as_json=json)
 
 
 @app.command
-def backup(folder: Path, /, *, json: bool = False, home: Path | None = None, config: Path | None = None) -> int:
+def backup(folder: Path, /, *, json: bool = False, where: Where = HERE) -> int:
     """Copy the home folder, with a SQLite store, while it serves: store, artefacts, secret, key hashes, plans.
 
     Parameters
@@ -158,14 +127,10 @@ def backup(folder: Path, /, *, json: bool = False, home: Path | None = None, con
         A new one.
     json
         As JSON.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
     from engine.store.backup import back_up
 
-    with _opened(home, config) as (database, settings):
+    with where.stored() as (database, settings):
         found = back_up(settings.home, folder, database=database, at=datetime.now(UTC))
         if not database.is_sqlite:
             url = database.url.set(drivername="postgresql").render_as_string()
@@ -201,8 +166,7 @@ def erase(
     *,
     yes: bool = False,
     json: bool = False,
-    home: Path | None = None,
-    config: Path | None = None,
+    where: Where = HERE,
 ) -> int:
     """Erase a person: a subject and everybody linked with it. What reports count stays, under a random pseudonym.
 
@@ -216,18 +180,14 @@ def erase(
         Without it, nothing is done.
     json
         As JSON.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
     from engine.subjects.erasure import erase as forget
 
     if not yes:
         print("erasing cannot be undone; repeat with --yes", file=sys.stderr)  # noqa: T201 - words on stderr
         return 1
-    with _opened(home, config) as (database, settings):
-        found = forget(database, subject, at=datetime.now(UTC), actor="command", cold=settings.home / "cold")
+    with where.stored() as (database, settings):
+        found = forget(database, subject, at=datetime.now(UTC), actor=UNSIGNED.by, cold=settings.home / "cold")
     return _told(found, as_json=json)
 
 
@@ -238,8 +198,7 @@ def retention(
     decisions_days: float | None = None,
     cold: Path | None = None,
     json: bool = False,
-    home: Path | None = None,
-    config: Path | None = None,
+    where: Where = HERE,
 ) -> int:
     """Move old events, and what old decisions were made from, out of the store into files; run it once a day.
 
@@ -255,10 +214,6 @@ def retention(
         Folder of the files; by default ``cold`` in the home folder.
     json
         As JSON.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
     from engine.store.partitions import ensure_partitions
     from engine.store.retention import What, retain
@@ -272,7 +227,7 @@ def retention(
     if not wanted:
         raise InvalidInputError("say what should go: --events-days, --decisions-days, or both")
     found: list[Any] = []
-    with _opened(home, config) as (database, settings), _bar("moved") as progress:
+    with where.stored() as (database, settings), _bar("moved") as progress:
         ensure_partitions(database)
         for what, days in wanted:
 
@@ -295,21 +250,6 @@ def retention(
         for each in found:
             _told(each, as_json=False)
     return 0
-
-
-@contextmanager
-def _opened(home: Path | None, config: Path | None, *, may_be_new: bool = False) -> Iterator[tuple[Database, Settings]]:
-    from api.cli.opening import existing
-    from api.settings import load_settings
-    from engine.store.database import Database, sqlite_url
-
-    if may_be_new:
-        settings = load_settings(config) if home is None else load_settings(config, home=home)
-        settings.home.mkdir(parents=True, exist_ok=True)
-    else:
-        settings = existing(home, config)
-    with Database(settings.database_url or sqlite_url(settings.home / "nextoffer.db")) as database:
-        yield database, settings
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from api.cli.opening import Where
 from policies.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -88,11 +89,11 @@ def evaluate(
     config
         TOML file of settings, in place of ``--home``.
     """
-    from api.cli.opening import keep
     from offline_eval import evaluate as judge
 
+    where = Where(home, config)
     with ExitStack() as stack:
-        store = _Store(stack, home, config)
+        store = _Store(stack, where)
         if (log is None) == (placement is None):
             raise InvalidInputError("pass either --log or --placement")
         data: AnyLog
@@ -130,25 +131,22 @@ def evaluate(
     if out is not None:
         page, twin = report.write(out)
         print(f"report: {page}, figures: {twin}", file=sys.stderr)  # noqa: T201 - words on stderr
-    if store.is_named:
-        keep(home, config, report, kind="evaluate", about=about)
+    if where.is_named:
+        where.keep(report, kind="evaluate", about=about)
     return 0 if all(v.word == "recommend" for v in panel.verdicts.values()) else 1
 
 
 class _Store:
     """The service's store, opened when something is asked of it."""
 
-    def __init__(self, stack: ExitStack, home: Path | None, config: Path | None) -> None:
-        self._stack, self._home, self._config = stack, home, config
-        self.is_named = home is not None or config is not None
+    def __init__(self, stack: ExitStack, where: Where) -> None:
+        self._stack, self.where = stack, where
         self._service: DecisionService | None = None
 
     def service(self) -> DecisionService:
         """The open service."""
-        from api.cli.opening import opened
-
         if self._service is None:
-            self._service = self._stack.enter_context(opened(self._home, self._config))
+            self._service = self._stack.enter_context(self.where.opened())
         return self._service
 
     def log(self, placement: str, experiment: str | None, as_of: datetime | None) -> InteractionBatch:
@@ -275,7 +273,7 @@ def _policy(policy: str, offers: OfferSet, store: _Store) -> Candidate:
         return FixedOrder((wanted,))
     if Path(policy).exists():
         return load_policy(load_artifact(Path(policy)))
-    if not store.is_named and "@" not in policy:
+    if not store.where.is_named and "@" not in policy:
         raise InvalidInputError(
             f"policy {policy!r} is no file or folder; expected one, 'uniform', 'always:OFFER', or a registered name with --home"
         )

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import App
 
+from api.cli.opening import HERE, UNSIGNED, Signed, Where
+
 if TYPE_CHECKING:
     from engine.experiments.records import Experiment
 
 app = App(name="experiment", help="Create, approve, schedule, start, widen, reweight, pause, stop and read experiments")
-_ACTOR = "command"
 
 
 @app.command
@@ -26,8 +27,7 @@ def create(
     variant: list[str],
     coverage: float = 1.0,
     hypothesis: str = "",
-    home: Path | None = None,
-    config: Path | None = None,
+    where: Where = HERE,
 ) -> int:
     """Write down a draft.
 
@@ -43,22 +43,17 @@ def create(
         Share of subjects that take part.
     hypothesis
         Why, in a sentence.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
-    from api.cli.opening import opened
     from engine.experiments.records import Experiment
 
-    with opened(home, config) as service:
+    with where.opened() as service:
         draft = Experiment(id, placement, _variants(variant), coverage, hypothesis)
-        _show(service.experiments.create(draft, at=datetime.now(UTC), actor=_ACTOR))
+        _show(service.experiments.create(draft, at=datetime.now(UTC), actor=UNSIGNED.by))
     return 0
 
 
 @app.command
-def approve(id: str, /, *, by: str, reason: str = "", home: Path | None = None, config: Path | None = None) -> int:  # noqa: A002
+def approve(id: str, /, *, by: str, reason: str = "", where: Where = HERE) -> int:  # noqa: A002
     """Say that a draft may start as it stands; a later change of the draft takes it back.
 
     Parameters
@@ -69,12 +64,8 @@ def approve(id: str, /, *, by: str, reason: str = "", home: Path | None = None, 
         Why; it is kept in the log of changes.
     by
         Who answers for it.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
-    return _change("approve", id, home, config, actor=by, reason=reason)
+    return _change("approve", id, where, Signed(reason, by))
 
 
 @app.command
@@ -83,10 +74,8 @@ def schedule(
     /,
     *,
     at: datetime,
-    reason: str = "",
-    by: str = _ACTOR,
-    home: Path | None = None,
-    config: Path | None = None,
+    signed: Signed = UNSIGNED,
+    where: Where = HERE,
 ) -> int:
     """Let a draft start by itself, while a server, a console or a learner runs.
 
@@ -96,14 +85,6 @@ def schedule(
         Of the experiment.
     at
         When, with its distance from UTC: 2026-03-02T09:00:00+03:00.
-    reason
-        Why; it is kept in the log of changes.
-    by
-        Who answers for it.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
     from policies.errors import InvalidInputError
 
@@ -111,63 +92,31 @@ def schedule(
         raise InvalidInputError(
             f"the start {at.isoformat()} says no distance from UTC; write it like {at.isoformat()}+03:00, or +00:00 for UTC"
         )
-    return _change("schedule", id, home, config, actor=by, reason=reason, starts_at=at)
+    return _change("schedule", id, where, signed, starts_at=at)
 
 
 @app.command
-def unschedule(
-    id: str,  # noqa: A002
-    /,
-    *,
-    reason: str = "",
-    by: str = _ACTOR,
-    home: Path | None = None,
-    config: Path | None = None,
-) -> int:
+def unschedule(id: str, /, *, signed: Signed = UNSIGNED, where: Where = HERE) -> int:  # noqa: A002
     """Make a scheduled experiment a draft again.
 
     Parameters
     ----------
     id
         Of the experiment.
-    reason
-        Why; it is kept in the log of changes.
-    by
-        Who answers for it.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
-    return _change("unschedule", id, home, config, actor=by, reason=reason)
+    return _change("unschedule", id, where, signed)
 
 
 @app.command
-def start(
-    id: str,  # noqa: A002
-    /,
-    *,
-    reason: str = "",
-    by: str = _ACTOR,
-    home: Path | None = None,
-    config: Path | None = None,
-) -> int:
+def start(id: str, /, *, signed: Signed = UNSIGNED, where: Where = HERE) -> int:  # noqa: A002
     """Open the first phase.
 
     Parameters
     ----------
     id
         Of the experiment.
-    reason
-        Why; it is kept in the log of changes.
-    by
-        Who answers for it.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
-    return _change("start", id, home, config, actor=by, reason=reason)
+    return _change("start", id, where, signed)
 
 
 @app.command
@@ -176,10 +125,8 @@ def ramp(
     coverage: float,
     /,
     *,
-    reason: str = "",
-    by: str = _ACTOR,
-    home: Path | None = None,
-    config: Path | None = None,
+    signed: Signed = UNSIGNED,
+    where: Where = HERE,
 ) -> int:
     """Let more subjects take part; nobody changes sides.
 
@@ -189,16 +136,8 @@ def ramp(
         Of the experiment.
     coverage
         Share of subjects.
-    reason
-        Why; it is kept in the log of changes.
-    by
-        Who answers for it.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
-    return _change("ramp", id, home, config, actor=by, reason=reason, coverage=coverage)
+    return _change("ramp", id, where, signed, coverage=coverage)
 
 
 @app.command
@@ -208,10 +147,8 @@ def reweight(
     *,
     weight: list[str],
     yes: bool = False,
-    reason: str = "",
-    by: str = _ACTOR,
-    home: Path | None = None,
-    config: Path | None = None,
+    signed: Signed = UNSIGNED,
+    where: Where = HERE,
 ) -> int:
     """Say what other weights cost and, with --yes, open a new phase with them; who has been seen stays where it was.
 
@@ -223,20 +160,11 @@ def reweight(
         KEY=BASISPOINTS of every variant; together 10000.
     yes
         Do it.
-    reason
-        Why; it is kept in the log of changes.
-    by
-        Who answers for it.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
-    from api.cli.opening import opened
     from engine.experiments.reading import cost_of_weights, read_experiment
 
     weights = _weights(weight)
-    with opened(home, config) as service:
+    with where.opened() as service:
         experiment, at = service.experiments.get(id), datetime.now(UTC)
         reading = read_experiment(service.database, experiment, as_of=at, in_simulation=False, n_points=0)
         known = set(weights) == {v.key for v in experiment.variants}
@@ -248,102 +176,46 @@ def reweight(
             return 1
         _show(
             service.experiments.reweight(
-                id, revision=experiment.revision, weights_bp=weights, at=at, actor=by, reason=reason
+                id, revision=experiment.revision, weights_bp=weights, at=at, actor=signed.by, reason=signed.reason
             )
         )
     return 0
 
 
 @app.command
-def stop(
-    id: str,  # noqa: A002
-    /,
-    *,
-    reason: str = "",
-    by: str = _ACTOR,
-    home: Path | None = None,
-    config: Path | None = None,
-) -> int:
+def stop(id: str, /, *, signed: Signed = UNSIGNED, where: Where = HERE) -> int:  # noqa: A002
     """End it; the placement goes back to its own policy.
 
     Parameters
     ----------
     id
         Of the experiment.
-    reason
-        Why; it is kept in the log of changes.
-    by
-        Who answers for it.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
-    return _change("stop", id, home, config, actor=by, reason=reason)
+    return _change("stop", id, where, signed)
 
 
 @app.command
-def archive(
-    id: str,  # noqa: A002
-    /,
-    *,
-    reason: str = "",
-    by: str = _ACTOR,
-    home: Path | None = None,
-    config: Path | None = None,
-) -> int:
+def archive(id: str, /, *, signed: Signed = UNSIGNED, where: Where = HERE) -> int:  # noqa: A002
     """Put a draft or a stopped experiment out of sight; nothing of it is removed.
 
     Parameters
     ----------
     id
         Of the experiment.
-    reason
-        Why; it is kept in the log of changes.
-    by
-        Who answers for it.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
-    return _change("archive", id, home, config, actor=by, reason=reason)
+    return _change("archive", id, where, signed)
 
 
 @app.command(name="pause-all")
-def pause_all(*, reason: str = "", by: str = _ACTOR, home: Path | None = None, config: Path | None = None) -> int:
-    """Take everybody out of all experiments: every place answers with its own policy, and no exposure is counted.
-
-    Parameters
-    ----------
-    reason
-        Why; it is kept in the log of changes.
-    by
-        Who answers for it.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
-    """
-    return _pause(True, reason, by, home, config)
+def pause_all(*, signed: Signed = UNSIGNED, where: Where = HERE) -> int:
+    """Take everybody out of all experiments: every place answers with its own policy, and no exposure is counted."""
+    return _pause(True, where, signed)
 
 
 @app.command(name="resume-all")
-def resume_all(*, reason: str = "", by: str = _ACTOR, home: Path | None = None, config: Path | None = None) -> int:
-    """Let everybody in again, each into the variant where it was.
-
-    Parameters
-    ----------
-    reason
-        Why; it is kept in the log of changes.
-    by
-        Who answers for it.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
-    """
-    return _pause(False, reason, by, home, config)
+def resume_all(*, signed: Signed = UNSIGNED, where: Where = HERE) -> int:
+    """Let everybody in again, each into the variant where it was."""
+    return _pause(False, where, signed)
 
 
 @app.command
@@ -353,8 +225,7 @@ def results(
     *,
     planned_subjects: int | None = None,
     effect: float | None = None,
-    home: Path | None = None,
-    config: Path | None = None,
+    where: Where = HERE,
 ) -> int:
     """Print counts by variant and, against its plan (or one given here), the reading, as JSON.
 
@@ -366,12 +237,7 @@ def results(
         Matured subjects at which it ends, as planned before it began.
     effect
         Smallest absolute change of kept per visitor that matters.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
-    from api.cli.opening import opened
     from api.experiments.routes import reading_json
     from engine.experiments.reading import read_experiment
     from engine.experiments.records import Plan
@@ -384,7 +250,7 @@ def results(
     plan = None
     if planned_subjects is not None and effect is not None:
         plan = Plan(planned_subjects, effect, primary="kept", n_looks=1)
-    with opened(home, config) as service:
+    with where.opened() as service:
         found = read_experiment(
             service.database, service.experiments.get(id), as_of=datetime.now(UTC), in_simulation=False, plan=plan
         )
@@ -422,21 +288,17 @@ def analyse(rows: Path, /, *, plan: Path, as_of_day: float | None = None) -> int
 
 
 @app.command(name="list")
-def list_experiments(*, json: bool = False, home: Path | None = None, config: Path | None = None) -> int:
+def list_experiments(*, json: bool = False, where: Where = HERE) -> int:
     """List all experiments.
 
     Parameters
     ----------
     json
         As JSON.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
-    from api.cli.opening import opened, show
+    from api.cli.opening import show
 
-    with opened(home, config) as service:
+    with where.opened() as service:
         rows = [
             {"id": e.id, "placement": e.placement, "state": e.state, "revision": e.revision}
             for e in service.experiments.list()
@@ -448,29 +310,23 @@ def list_experiments(*, json: bool = False, home: Path | None = None, config: Pa
 def _change(
     action: str,
     experiment_id: str,
-    home: Path | None,
-    config: Path | None,
-    *,
-    actor: str,
-    reason: str,
+    where: Where,
+    signed: Signed,
     **arguments: Any,
 ) -> int:
-    from api.cli.opening import opened
-
-    with opened(home, config) as service:
+    with where.opened() as service:
         revision = service.experiments.get(experiment_id).revision
         function = getattr(service.experiments, action)
         now = datetime.now(UTC)
-        _show(function(experiment_id, revision=revision, at=now, actor=actor, reason=reason, **arguments))
+        _show(function(experiment_id, revision=revision, at=now, actor=signed.by, reason=signed.reason, **arguments))
     return 0
 
 
-def _pause(is_paused: bool, reason: str, actor: str, home: Path | None, config: Path | None) -> int:
-    from api.cli.opening import opened
+def _pause(is_paused: bool, where: Where, signed: Signed) -> int:
     from engine.experiments.controls import set_controls
 
-    with opened(home, config) as service:
-        set_controls(service.database, at=datetime.now(UTC), actor=actor, reason=reason, is_paused=is_paused)
+    with where.opened() as service:
+        set_controls(service.database, at=datetime.now(UTC), actor=signed.by, reason=signed.reason, is_paused=is_paused)
     print("all experiments are paused" if is_paused else "all experiments go on")  # noqa: T201 - data on stdout
     return 0
 

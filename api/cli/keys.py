@@ -5,11 +5,11 @@ from __future__ import annotations
 import json as json_module
 import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from api.cli.opening import HERE, Where
 from policies.errors import InvalidInputError
 
 app = App(name="keys", help="Make, list and revoke API keys")
@@ -26,8 +26,7 @@ def create(
     rotate: bool = False,
     days: int | None = None,
     new_placement: bool = False,
-    config: Path | None = None,
-    home: Path | None = None,
+    where: Where = HERE,
 ) -> int:
     """Make a key and print it: once, since only its hash is kept.
 
@@ -47,18 +46,14 @@ def create(
         It expires after so many days.
     new_placement
         The placement is not there yet: it is made later, as by the first request of an Azure Personalizer client.
-    config
-        TOML file of settings.
-    home
-        Folder of the service.
     """
     from api.auth import check_free_name, new_key
 
     if days is not None and days < 1:
         raise InvalidInputError(f"--days is {days}; expected 1 or more, or leave it out for a key without an end")
     if placement and not new_placement:
-        _check_placements(placement, config, home)
-    file = _file(config, home)
+        _check_placements(placement, where)
+    file = where.keys()
     if not rotate:
         check_free_name(file, name)
     now = datetime.now(UTC)
@@ -77,19 +72,15 @@ def create(
 
 
 @app.command(name="list")
-def list_keys(*, json: bool = False, config: Path | None = None, home: Path | None = None) -> int:
+def list_keys(*, json: bool = False, where: Where = HERE) -> int:
     """List keys by name, scopes and the start of their hashes.
 
     Parameters
     ----------
     json
         As JSON.
-    config
-        TOML file of settings.
-    home
-        Folder of the service.
     """
-    keys = _file(config, home).read()
+    keys = where.keys().read()
     rows = [
         {
             "name": k.name,
@@ -106,17 +97,17 @@ def list_keys(*, json: bool = False, config: Path | None = None, home: Path | No
         print(json_module.dumps(rows))  # noqa: T201 - data on stdout
         return 0
     for row, key in zip(rows, keys, strict=True):
-        where = ", ".join(key.placements) or "everywhere"
+        places = ", ".join(key.placements) or "everywhere"
         until = f"  until {key.expires_at}" if key.expires_at else ""
         public = "  public" if key.is_public else ""
         print(  # noqa: T201 - data on stdout
-            f"{key.name}  {row['digest_start']}  {', '.join(key.scopes)}  {where}  since {key.created_at}{until}{public}"
+            f"{key.name}  {row['digest_start']}  {', '.join(key.scopes)}  {places}  since {key.created_at}{until}{public}"
         )
     return 0
 
 
 @app.command
-def revoke(name: str, /, *, digest_start: str = "", config: Path | None = None, home: Path | None = None) -> int:
+def revoke(name: str, /, *, digest_start: str = "", where: Where = HERE) -> int:
     """Remove the keys of a name; a running service refuses them within a second.
 
     Parameters
@@ -125,30 +116,18 @@ def revoke(name: str, /, *, digest_start: str = "", config: Path | None = None, 
         Of the key.
     digest_start
         Only the one whose hash starts so (``nextoffer keys list`` shows it): the end of a rotation.
-    config
-        TOML file of settings.
-    home
-        Folder of the service.
     """
-    n = _file(config, home).revoke(name, digest_start=digest_start)
+    n = where.keys().revoke(name, digest_start=digest_start)
     print(f"revoked {n} key{'s' if n > 1 else ''} of {name!r}", file=sys.stderr)  # noqa: T201
     return 0
 
 
-def _check_placements(named: list[str], config: Path | None, home: Path | None) -> None:
+def _check_placements(named: list[str], where: Where) -> None:
     """Refuse to bind a key to a placement that is not there: a mistyped one would open nothing."""
-    from api.cli.opening import opened
-
-    with opened(home, config) as service:
+    with where.opened() as service:
         known = service.placements()
     for placement in named:
         if placement not in known:
             raise InvalidInputError(
                 f"there is no placement {placement!r}; known: {', '.join(known) or 'none'}; for one that is made later add --new-placement"
             )
-
-
-def _file(config: Path | None, home: Path | None):  # type: ignore[no-untyped-def]  # its type lives in a module that needs the serve extra
-    from api.app_files import key_file
-
-    return key_file(config, home)

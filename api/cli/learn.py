@@ -6,8 +6,8 @@ import logging
 import signal
 import sys
 import threading
-from pathlib import Path
 
+from api.cli.opening import HERE, Where
 from policies.errors import InvalidInputError
 
 
@@ -17,8 +17,7 @@ def learn(
     *,
     all: bool = False,  # noqa: A002 - the name of the option
     policy: str | None = None,
-    home: Path | None = None,
-    config: Path | None = None,
+    where: Where = HERE,
 ) -> int:
     """Learn from the log as reward windows close, and publish a snapshot a second.
 
@@ -34,12 +33,7 @@ def learn(
         Every version that decides at any placement, variants of running experiments included, in this one process.
     policy
         name@version that learns; by default the placement's own policy. Each variant of an experiment has its own.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
-    from api.cli.opening import existing
     from api.learning import learn_until
     from api.logs import set_up
 
@@ -50,7 +44,7 @@ def learn(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    settings = existing(home, config)
+    settings = where.existing()
     set_up(settings.log_level, settings.log_format)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     n = learn_until(settings, placement, stop.is_set, ref=policy, looks_after=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from api.cli.opening import HERE, Where
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +25,7 @@ def monitor(
     metrics_port: int | None = None,
     metrics_host: str = "127.0.0.1",
     json: bool = False,
-    home: Path | None = None,
-    config: Path | None = None,
+    where: Where = HERE,
 ) -> int:
     """Read the health of one placement or all: is the log true, do facts come, does learning keep up, is anything worse.
 
@@ -44,13 +44,8 @@ def monitor(
         Address for Prometheus.
     json
         Print the reports as JSON.
-    home
-        Data folder of the service.
-    config
-        TOML file of settings.
     """
     from api.alerts.channels import channels_of
-    from api.cli.opening import existing
     from api.logs import set_up
     from api.monitoring import HealthMetrics, exposed, look, run
     from engine.decisions.opening import open_service
@@ -62,7 +57,7 @@ def monitor(
         raise InvalidInputError("--metrics-port needs --every: a command that ends has nothing to answer with")
     if every is not None and not every > 0:
         raise InvalidInputError(f"--every is {every:g}; expected seconds above 0")
-    settings = existing(home, config)
+    settings = where.existing()
     set_up(settings.log_level, settings.log_format)
     thresholds = Thresholds.changed(settings.alarm_thresholds)
     with open_service(settings.home, url=settings.database_url) as service:

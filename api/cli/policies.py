@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App
 
+from api.cli.opening import HERE, UNSIGNED, Where, show
+
 if TYPE_CHECKING:
     from policies.records import InteractionBatch
 
@@ -16,7 +18,7 @@ for _name in ("states", "verdicts", "approve", "promote", "rollback", "watch", "
 
 
 @app.command
-def register(path: Path, /, *, name: str, home: Path | None = None, config: Path | None = None) -> int:
+def register(path: Path, /, *, name: str, where: Where = HERE) -> int:
     """Keep an artefact folder as a version of a policy and print name@version.
 
     Parameters
@@ -25,36 +27,24 @@ def register(path: Path, /, *, name: str, home: Path | None = None, config: Path
         Folder of the artefact.
     name
         Under which it is kept.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
     from datetime import UTC, datetime
 
-    from api.cli.opening import opened
-
-    with opened(home, config) as service:
-        print(service.policies.register(path, name=name, at=datetime.now(UTC), actor="command"))  # noqa: T201
+    with where.opened() as service:
+        print(service.policies.register(path, name=name, at=datetime.now(UTC), actor=UNSIGNED.by))  # noqa: T201
     return 0
 
 
 @app.command(name="list")
-def list_versions(*, json: bool = False, home: Path | None = None, config: Path | None = None) -> int:
+def list_versions(*, json: bool = False, where: Where = HERE) -> int:
     """List registered versions, oldest first.
 
     Parameters
     ----------
     json
         As JSON.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
-    from api.cli.opening import opened, show
-
-    with opened(home, config) as service:
+    with where.opened() as service:
         rows = [
             {"policy": str(v.ref), "kind": v.kind, "created_at": v.created_at.isoformat()}
             for v in service.policies.versions()
@@ -105,7 +95,6 @@ def search(
     json
         Print the report as JSON.
     """
-    from api.cli.opening import show
     from engine.training.policy_search import search as find
 
     names = tuple(n.strip() for n in only.split(",") if n.strip())

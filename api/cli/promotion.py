@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json as json_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from api.cli.opening import HERE, UNSIGNED, Where, show
 
 if TYPE_CHECKING:
     from engine.registry.states import Standing
 
-_ACTOR = "command"
 
-
-def states(
-    *, placement: str | None = None, json: bool = False, home: Path | None = None, config: Path | None = None
-) -> int:
+def states(*, placement: str | None = None, json: bool = False, where: Where = HERE) -> int:
     """List where versions stand: candidate, shadow, canary, live or retired.
 
     Parameters
@@ -23,15 +20,10 @@ def states(
         Only of this one.
     json
         As JSON.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
-    from api.cli.opening import opened, show
     from engine.registry.states import States
 
-    with opened(home, config) as service:
+    with where.opened() as service:
         rows = [s.to_json() for s in States(service.database).all(placement=placement)]
     show(rows, as_json=json, line="{policy}  {state} at {placement} since {changed_at}: {reason}")
     return 0
@@ -42,8 +34,7 @@ def verdicts(
     placement: str | None = None,
     policy: str | None = None,
     json: bool = False,
-    home: Path | None = None,
-    config: Path | None = None,
+    where: Where = HERE,
 ) -> int:
     """Show what the gate said and why, the newest first.
 
@@ -55,15 +46,10 @@ def verdicts(
         Only of this name@version.
     json
         As JSON.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
-    from api.cli.opening import opened, show
     from engine.gate.verdicts import verdicts as read
 
-    with opened(home, config) as service:
+    with where.opened() as service:
         found = read(service.database, placement=placement, policy=policy)
     if json:
         show([v.to_json() for v in found], as_json=True)
@@ -78,9 +64,7 @@ def verdicts(
     return 0
 
 
-def approve(
-    verdict: str, /, *, reason: str, by: str = _ACTOR, home: Path | None = None, config: Path | None = None
-) -> int:
+def approve(verdict: str, /, *, reason: str, by: str = UNSIGNED.by, where: Where = HERE) -> int:
     """Let a candidate that the log could not answer for go to a small canary.
 
     Parameters
@@ -91,17 +75,12 @@ def approve(
         Why, in a sentence; it is kept.
     by
         Who answers for it.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
     from datetime import UTC, datetime
 
-    from api.cli.opening import opened
     from engine.gate.verdicts import approve as say_yes
 
-    with opened(home, config) as service:
+    with where.opened() as service:
         done = say_yes(service.database, verdict, at=datetime.now(UTC), actor=by, reason=reason)
     print(f"{done.policy} at {done.placement}: approved by {done.approved_by}")  # noqa: T201 - data on stdout
     return 0
@@ -113,9 +92,8 @@ def promote(
     *,
     placement: str,
     reason: str,
-    by: str = _ACTOR,
-    home: Path | None = None,
-    config: Path | None = None,
+    by: str = UNSIGNED.by,
+    where: Where = HERE,
 ) -> int:
     """Make a version live at once, past shadow and canary; never one that the gate refused.
 
@@ -129,17 +107,12 @@ def promote(
         Why, in a sentence; it is kept.
     by
         Who answers for it.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
     from datetime import UTC, datetime
 
-    from api.cli.opening import opened
     from engine.gate.promotion import Promotion
 
-    with opened(home, config) as service:
+    with where.opened() as service:
         _show(Promotion(service).to_live(placement, policy, at=datetime.now(UTC), actor=by, reason=reason))
     return 0
 
@@ -150,9 +123,8 @@ def rollback(
     *,
     policy: str | None = None,
     reason: str = "taken back by hand",
-    by: str = _ACTOR,
-    home: Path | None = None,
-    config: Path | None = None,
+    by: str = UNSIGNED.by,
+    where: Where = HERE,
 ) -> int:
     """Take back the canary of a placement, or what is live there where there is none: one call, at once.
 
@@ -166,46 +138,33 @@ def rollback(
         Why; it is kept.
     by
         Who answers for it.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
     from datetime import UTC, datetime
 
-    from api.cli.opening import opened
     from engine.gate.promotion import Promotion
 
-    with opened(home, config) as service:
+    with where.opened() as service:
         promotion = Promotion(service)
         _show(promotion.rollback(placement, policy, at=datetime.now(UTC), actor=by, reason=reason))
         print(f"{promotion.live_at(placement)} decides at {placement}")  # noqa: T201 - data on stdout
     return 0
 
 
-def watch(*, home: Path | None = None, config: Path | None = None) -> int:
+def watch(*, where: Where = HERE) -> int:
     """Do once what is due, and tell and send what is new: shadows, canaries, ramps, planned starts and ends, rollbacks, forecasts.
 
     For cron where no console runs. Where another process over the store looks after this, it does nothing.
-
-    Parameters
-    ----------
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
     import sys
     from contextlib import closing
 
     from api.alerts.looking import habits_of, one_round
-    from api.cli.opening import existing, opened
     from engine.experiments.keeper import Keeper
     from engine.experiments.moments import clock_of
     from engine.store.ownership import ownership_of
 
-    settings = existing(home, config)
-    with opened(home, config) as service, closing(ownership_of(service.database)) as ownership:
+    settings = where.existing()
+    with where.opened() as service, closing(ownership_of(service.database)) as ownership:
         clock = clock_of(service.database, is_sandbox=settings.is_sandbox)
 
         def work() -> None:
@@ -217,9 +176,7 @@ def watch(*, home: Path | None = None, config: Path | None = None) -> int:
     return 0
 
 
-def forecasts(
-    *, placement: str | None = None, json: bool = False, home: Path | None = None, config: Path | None = None
-) -> int:
+def forecasts(*, placement: str | None = None, json: bool = False, where: Where = HERE) -> int:
     """Report what was foretold and what came of it: hit rates and coverage by kind.
 
     Parameters
@@ -228,15 +185,10 @@ def forecasts(
         Only of this one.
     json
         As JSON, every forecast included.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
-    from api.cli.opening import opened
     from engine.gate.forecasts import forecasts_of, track_record
 
-    with opened(home, config) as service:
+    with where.opened() as service:
         found = forecasts_of(service.database, placement=placement)
     records = [r.to_json() for r in track_record(found)]
     if json:
@@ -253,7 +205,7 @@ def forecasts(
     return 0
 
 
-def tidy(*, keep: int = 10, even_audited: bool = False, home: Path | None = None, config: Path | None = None) -> int:
+def tidy(*, keep: int = 10, even_audited: bool = False, where: Where = HERE) -> int:
     """Remove artefacts of all but the newest versions of each name, where nothing needs them; say what stays and why.
 
     Parameters
@@ -262,19 +214,19 @@ def tidy(*, keep: int = 10, even_audited: bool = False, home: Path | None = None
         How many of each name.
     even_audited
         Also what the audit replay of logged decisions needs; the log of changes then says so.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
     from datetime import UTC, datetime
 
-    from api.cli.opening import opened
     from engine.registry.keeping import tidy as take_away
 
-    with opened(home, config) as service:
+    with where.opened() as service:
         done = take_away(
-            service.database, service.policies, at=datetime.now(UTC), actor=_ACTOR, keep=keep, even_audited=even_audited
+            service.database,
+            service.policies,
+            at=datetime.now(UTC),
+            actor=UNSIGNED.by,
+            keep=keep,
+            even_audited=even_audited,
         )
     for ref in done.removed:
         print(f"removed {ref}")  # noqa: T201 - data on stdout

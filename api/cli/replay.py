@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from api.cli.opening import HERE, Where
 from policies.errors import InvalidInputError
 
 
@@ -20,8 +21,7 @@ def replay(
     secret: Annotated[list[str] | None, Parameter(negative="")] = None,
     tolerance: float | None = None,
     json: bool = False,
-    home: Path | None = None,
-    config: Path | None = None,
+    where: Where = HERE,
 ) -> int:
     """Recompute decisions and snapshots from the log; exit 0 where all comes out as logged, 1 where something does not.
 
@@ -40,14 +40,10 @@ def replay(
         Of a component of a state vector in ``--rederive``; 1e-5 if not given.
     json
         As JSON.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
     if audit and rederive:
         raise InvalidInputError("give --audit or --rederive; they are two claims with two answers")
-    found = _rederive(home, config, tolerance) if rederive else _audit(home, config, secret or [])
+    found = _rederive(where, tolerance) if rederive else _audit(where, secret or [])
     is_clean = bool(found["is_clean"])
     if json:
         print(json_module.dumps(found))  # noqa: T201 - data on stdout
@@ -63,31 +59,25 @@ def replay(
     return 0 if is_clean else 1
 
 
-def _audit(home: Path | None, config: Path | None, older: list[str]) -> dict[str, Any]:
-    from api.cli.opening import existing
+def _audit(where: Where, older: list[str]) -> dict[str, Any]:
     from engine.learner.audit import audit
     from engine.registry.versions import Registry
-    from engine.store.database import Database, sqlite_url
 
-    settings = existing(home, config)
     secrets = dict(_secret(text) for text in older)
-    if settings.draw_secret is not None:
-        secrets[settings.secret_version] = settings.draw_secret.get_secret_value().encode()
-    elif (settings.home / "secret").exists():
-        secrets[settings.secret_version] = (settings.home / "secret").read_bytes()
-    with Database(settings.database_url or sqlite_url(settings.home / "nextoffer.db")) as database:
+    with where.stored() as (database, settings):
+        if settings.draw_secret is not None:
+            secrets[settings.secret_version] = settings.draw_secret.get_secret_value().encode()
+        elif (settings.home / "secret").exists():
+            secrets[settings.secret_version] = (settings.home / "secret").read_bytes()
         found = audit(database, Registry(database, settings.home / "artifacts"), secret=secrets)
     return {"claim": "audit", "is_clean": found.is_clean, **asdict(found)}
 
 
-def _rederive(home: Path | None, config: Path | None, tolerance: float | None) -> dict[str, Any]:
-    from api.cli.opening import existing
+def _rederive(where: Where, tolerance: float | None) -> dict[str, Any]:
     from engine.learner.rederive import VECTOR_TOLERANCE, rederive
     from engine.registry.versions import Registry
-    from engine.store.database import Database, sqlite_url
 
-    settings = existing(home, config)
-    with Database(settings.database_url or sqlite_url(settings.home / "nextoffer.db")) as database:
+    with where.stored() as (database, settings):
         registry = Registry(database, settings.home / "artifacts")
         found = rederive(database, registry, vector_tolerance=VECTOR_TOLERANCE if tolerance is None else tolerance)
     return {"claim": "rederive", "is_clean": found.is_clean, **asdict(found)}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
+from api.cli.opening import HERE, Where
 from policies.errors import InvalidInputError
 
 _PARTS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
@@ -25,8 +25,7 @@ def retrain(
     as_of_log: bool = False,
     seed: int = 0,
     json: bool = False,
-    home: Path | None = None,
-    config: Path | None = None,
+    where: Where = HERE,
 ) -> int:
     """Retrain a placement's policy from its log and let the gate judge it; 1 where the gate refused it.
 
@@ -60,10 +59,6 @@ def retrain(
         Of the fits.
     json
         Print the run as JSON.
-    home
-        Folder of the service.
-    config
-        TOML file of settings.
     """
     import json as json_module
     import signal
@@ -72,7 +67,6 @@ def retrain(
     from functools import partial
 
     from api.alerts.looking import habits_of, looking
-    from api.cli.opening import existing, opened
     from api.logs import set_up
     from engine.experiments.moments import clock_of
     from engine.gate.health import integrity
@@ -83,7 +77,7 @@ def retrain(
     from engine.retrain.records import RetrainConfig
     from policies.errors import NextofferError
 
-    own = existing(home, config)
+    own = where.existing()
     health = partial(integrity, thresholds=Thresholds.changed(own.alarm_thresholds))
     settings = RetrainConfig(
         placement,
@@ -115,7 +109,7 @@ def retrain(
                 print(f"  {where}, {metric}: believed {before}, now {after}")  # noqa: T201
         print(f"  {v.next_step}", flush=True)  # noqa: T201
 
-    with opened(home, config) as service:
+    with where.opened() as service:
         now = clock_of(service.database, is_sandbox=as_of_log)
 
         def once() -> Run:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from cyclopts import App
 
+from api.cli.opening import HERE, Where
+
 app = App(name="sequences", help="Build decision points with event sequences in Spark")
 
 
@@ -58,9 +60,8 @@ def backfill(
     *,
     source: Path,
     data: Path | None = None,
-    home: Path | None = None,
-    config: Path | None = None,
     json: bool = False,
+    where: Where = HERE,
 ) -> int:
     """Put the newest events of every subject of a source into the store, so that decisions know the past from the first day.
 
@@ -72,10 +73,6 @@ def backfill(
         TOML description.
     data
         Folder with the raw files.
-    home
-        Home folder of the service.
-    config
-        Settings file of the service.
     json
         Print the counts as JSON.
     """
@@ -83,7 +80,6 @@ def backfill(
     import tempfile
     from dataclasses import asdict
 
-    from api.cli.opening import opened
     from engine.decisions.backfill import backfill as put
     from engine.jobs.children import run_in_front
 
@@ -92,7 +88,7 @@ def backfill(
         code = run_in_front("engine.sequences.recent", arguments)
         if code:
             return code
-        with opened(home, config) as service:
+        with where.opened() as service:
             done = asdict(put(service.event_many, Path(scratch) / "recent"))
     if json:
         print(json_module.dumps(done))  # noqa: T201 - data on stdout
@@ -103,7 +99,7 @@ def backfill(
 
 
 @app.command
-def traits(*, file: Path, home: Path | None = None, config: Path | None = None) -> int:
+def traits(*, file: Path, where: Where = HERE) -> int:
     """Replace the traits of the subjects of a Parquet file (or a folder of them): what is known of them beside their events.
 
     Parameters
@@ -111,17 +107,12 @@ def traits(*, file: Path, home: Path | None = None, config: Path | None = None) 
     file
         One row a subject: a column ``subject``, and every other column a trait (number, text or boolean; null: none).
         ``nextoffer train score`` writes one.
-    home
-        Home folder of the service.
-    config
-        Settings file of the service.
     """
     from datetime import UTC, datetime
 
-    from api.cli.opening import opened
     from engine.subjects.trait_files import load_trait_files
 
-    with opened(home, config) as service:
+    with where.opened() as service:
         at = datetime.now(UTC)
         n = load_trait_files(file, lambda rows: service.subjects.load_traits(rows, at=at))
     print(f"traits of {n} subjects loaded")  # noqa: T201 - data on stdout

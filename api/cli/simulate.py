@@ -66,7 +66,7 @@ def simulate(
     """
     import tempfile
 
-    from api.cli.opening import keep
+    from api.cli.opening import Where
     from engine.simulation.report import page, write_page
     from engine.simulation.sweep import run_cells, run_on_ray
     from simulator.experiments import plan, read_lives, summarise
@@ -93,7 +93,7 @@ def simulate(
             report = write_page(cells, lives, told, out)
             print(f"{n_lived} of {len(cells)} rollouts were new; report: {report}", file=sys.stderr)  # noqa: T201
         if home is not None:
-            keep(home, None, page(cells, lives, told), kind="simulate", about=scenario)
+            Where(home).keep(page(cells, lives, told), kind="simulate", about=scenario)
     _print_summary(told)
     if json is not None:
         _write_json(json, told)

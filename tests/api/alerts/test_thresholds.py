@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from api.alerts.looking import Habits, habits_of, one_round
+from api.cli.opening import Where
 from api.cli.promotion import watch
 from api.cli.retrain import retrain
 from api.settings import load_settings
@@ -36,11 +37,11 @@ def test_every_door_keeps_to_the_limits_of_the_settings(tmp_path: Path) -> None:
             service.activate(decision.id, shown="c" if i % 2 else decision.offer)
         states = States(service.database)
         one_round(service, habits_of(load_settings(lax, home=home)), clock=clock, in_simulation=False)
-        watch(home=home, config=lax)
+        watch(where=Where(home, lax))
         assert states.get("shop", new).state == "live"
         with pytest.raises(InvalidInputError, match="has a closed window"):
-            retrain("shop", as_of_log=True, home=home, config=lax)
+            retrain("shop", as_of_log=True, where=Where(home, lax))
         with pytest.raises(StateError, match="nothing is learned while"):
-            retrain("shop", as_of_log=True, home=home)
+            retrain("shop", as_of_log=True, where=Where(home))
         one_round(service, Habits(), clock=clock, in_simulation=False)
         assert states.get("shop", new).state == "retired"
