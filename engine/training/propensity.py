@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -414,13 +414,14 @@ def _write(out: Path, data: SequenceDataset, predictions: Mapping[str, FloatArra
 
 def table_text(result: Mapping[str, Any]) -> str:
     """The comparison as a table for a person: every figure on the one test split, intervals over subjects."""
-    head = f"{'model':<12}{'AUC-ROC':>24}{'PR-AUC':>24}{'P@10%':>8}{'log loss':>10}{'Brier sk.':>10}{'ECE (floor)':>18}{'slope':>7}  {'AUC − reference':<26}"
+    width = _name_width(result["models"])
+    head = f"{'model':<{width}}{'AUC-ROC':>24}{'PR-AUC':>24}{'P@10%':>8}{'log loss':>10}{'Brier sk.':>10}{'ECE (floor)':>18}{'slope':>7}  {'AUC − reference':<26}"
     lines = [head, "-" * len(head)]
     for name, row in sorted(result["models"].items(), key=lambda item: item[1]["validation"]["log_loss"]):
         test, against = row["test"], row["test_against_reference"]["roc_auc"]
         mark = "*" if name == result["chosen"] else " "
         lines.append(
-            f"{name + mark:<12}{_span(test['roc_auc']):>24}{_span(test['average_precision']):>24}"
+            f"{name + mark:<{width}}{_span(test['roc_auc']):>24}{_span(test['average_precision']):>24}"
             f"{test['precision_at_10pct']:>8.3f}{test['log_loss']:>10.4f}{test['brier_skill']:>10.3f}"
             f"{test['ece']:>9.4f} ({test['ece_floor']['upper']:.4f}){test['calibration_slope']['value']:>7.2f}  "
             f"{against['value']:+.4f} [{against['low']:+.4f}, {against['high']:+.4f}]"
@@ -465,17 +466,23 @@ def runs_under(folder: Path) -> list[dict[str, Any]]:
 
 def runs_table(runs: Sequence[Mapping[str, Any]]) -> str:
     """One line a model and run: the figures on each run's test split."""
-    head = f"{'run':<24}{'data':<20}{'model':<12}{'AUC-ROC':>24}{'PR-AUC':>24}{'log loss':>10}  {'AUC − reference':<26}"
+    width = _name_width([name for run in runs for name in run["models"]])
+    head = f"{'run':<24}{'data':<20}{'model':<{width}}{'AUC-ROC':>24}{'PR-AUC':>24}{'log loss':>10}  {'AUC − reference':<26}"
     lines = [head, "-" * len(head)]
     for run in runs:
         for name, row in run["models"].items():
             test, against = row["test"], row["test_against_reference"]["roc_auc"]
             lines.append(
-                f"{run['run']:<24}{run['data']:<20}{name + ('*' if name == run['chosen'] else ''):<12}"
+                f"{run['run']:<24}{run['data']:<20}{name + ('*' if name == run['chosen'] else ''):<{width}}"
                 f"{_span(test['roc_auc']):>24}{_span(test['average_precision']):>24}{test['log_loss']:>10.4f}  "
                 f"{against['value']:+.4f} [{against['low']:+.4f}, {against['high']:+.4f}]"
             )
     return "\n".join(lines)
+
+
+def _name_width(names: Iterable[str]) -> int:
+    """Characters of the column of names: the longest, its mark and a space."""
+    return max(len(name) for name in names) + 2
 
 
 def _span(interval: Mapping[str, float]) -> str:
