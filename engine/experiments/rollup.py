@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, text, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, text, update
 from sqlalchemy.sql.elements import TextClause
 
 from engine.experiments.parts import (
@@ -27,7 +27,7 @@ from engine.experiments.parts import (
     values_sql,
 )
 from engine.experiments.records import Experiment
-from engine.rewards.seen import IS_SEEN
+from engine.rewards.seen import COUNTS
 from engine.store import facts, tables
 from engine.store.database import Database
 from engine.subjects.links import everybody, people_of
@@ -40,26 +40,40 @@ REBUILD_AFTER = 200_000
 SEPARATOR = "\x1f"
 _KEY = "exposures_pkey"
 _SUBJECTS = 400
-
-_PEOPLE = "CREATE TEMP TABLE people (id TEXT PRIMARY KEY, name TEXT NOT NULL)"
-_IS_SEEN = f"d.experiment = :experiment AND {IS_SEEN}"
-_SEEN_US = (
-    "CASE WHEN d.is_activated THEN d.at_us ELSE (SELECT MIN(a.at_us) FROM activations a WHERE a.decision = d.id) END"
+# Of a rebuild's transaction on PostgreSQL only: hashes and sorts of millions of subjects, by several processes; a row's way from
+# one to another costs little beside its sort.
+_SETTINGS = (
+    "work_mem = '256MB'",
+    "maintenance_work_mem = '256MB'",
+    "statement_timeout = 0",
+    "parallel_tuple_cost = 0.01",
 )
+
+# Ids are ordered byte by byte, as in ``exposures``: sorts of millions of ids cost half of what a language's rules do, and no plan
+# goes through the index of subjects, which reads a ledger in an order that it does not lie in.
+_BYTE = ' COLLATE "C"'
+_PEOPLE = "CREATE TEMP TABLE people (id TEXT{byte} PRIMARY KEY, name TEXT{byte} NOT NULL)"
+# A join and not a query for each row, which would cost more than all the rest by the planner's reckoning and blind it for that.
+# Several activations of a decision give it several rows, of which the first one counts.
+_SEEN = f"""
+decisions d LEFT JOIN activations a ON a.decision = CASE WHEN NOT d.is_activated THEN d.id END
+  {{join}} WHERE d.experiment = :experiment AND (d.is_activated OR a.decision IS NOT NULL) AND {COUNTS} {{decisions}}
+"""
+_SEEN_US = "CASE WHEN d.is_activated THEN d.at_us ELSE a.at_us END"
 # Whoever is one id has one variant, or something is wrong.
 _SEEN_ALONE = f"""
-SELECT d.subject AS subject, d.subject AS id, MIN(d.phase) AS phase,
+SELECT d.subject{{byte}} AS subject, d.subject{{byte}} AS id, MIN(d.phase) AS phase,
   CASE WHEN MIN(d.variant) = MAX(d.variant) THEN MIN(d.variant) ELSE '' END AS variant, MIN({_SEEN_US}) AS exposed_us
-FROM decisions d WHERE {_IS_SEEN} {{decisions}} GROUP BY d.subject
+FROM {_SEEN.replace("{join}", "")} GROUP BY d.subject{{byte}}
 """
 # Ids that are one person share a name and may have crossed over before the login: the person has the phase, variant and time of
 # the first that any of them saw.
 _SEEN_LINKED = f"""
 SELECT * FROM ({_SEEN_ALONE}) alone WHERE id NOT IN (SELECT id FROM people)
 UNION ALL SELECT name, id, phase, variant, seen_us FROM (
-  SELECT p.name, d.subject AS id, d.phase, d.variant, {_SEEN_US} AS seen_us,
+  SELECT p.name, d.subject{{byte}} AS id, d.phase, d.variant, {_SEEN_US} AS seen_us,
     ROW_NUMBER() OVER (PARTITION BY p.name ORDER BY {_SEEN_US}, d.ledger_offset) AS place
-  FROM decisions d JOIN people p ON p.id = d.subject WHERE {_IS_SEEN} {{decisions}}
+  FROM {_SEEN.replace("{join}", "JOIN people p ON p.id = d.subject{byte}")}
 ) ranked WHERE place = 1
 """
 _CAME = """
@@ -79,20 +93,20 @@ FROM ({gone}) o JOIN came c ON c.subject = o.subject
 WHERE o.at_us >= c.subscribed_us GROUP BY c.subject
 """
 _TOLD_ALONE = """
-SELECT q.subject, q.kind, q.value, q.at_us FROM outcomes q WHERE q.kind IN ({kinds}) {outcomes}
+SELECT q.subject{byte} AS subject, q.kind, q.value, q.at_us FROM outcomes q WHERE q.kind IN ({kinds}) {outcomes}
 """
 _TOLD_LINKED = """
-SELECT COALESCE(p.name, q.subject) AS subject, q.kind, q.value, q.at_us
-FROM outcomes q LEFT JOIN people p ON p.id = q.subject WHERE q.kind IN ({kinds}) {outcomes}
+SELECT COALESCE(p.name, q.subject{byte}) AS subject, q.kind, q.value, q.at_us
+FROM outcomes q LEFT JOIN people p ON p.id = q.subject{byte} WHERE q.kind IN ({kinds}) {outcomes}
 """
 _ROWS = """
 SELECT s.subject, s.phase, s.variant, s.exposed_us, CASE WHEN c.subscribed_us IS NULL THEN 0 ELSE 1 END AS subscribed,
   CASE WHEN c.subscribed_us IS NULL THEN 0 ELSE c.kept END AS kept, COALESCE(c.margin, 0) AS margin,
   COALESCE(c.revenue, 0) AS revenue, {covariate} AS covariate, c.subscribed_us, g.left_us, {segments} AS segments
-FROM seen s LEFT JOIN came c ON c.subject = s.subject LEFT JOIN gone g ON g.subject = s.subject {join}
+FROM seen s LEFT JOIN came c ON c.subject = s.subject LEFT JOIN gone g ON g.subject = c.subject {join}
 """
 _FIRST = """
-LEFT JOIN assignments f ON f.experiment = :experiment AND f.subject = s.id
+LEFT JOIN assignments f ON f.experiment = :experiment AND f.subject = {id}
 LEFT JOIN fact_keys k ON k.kind = 1 AND k.id = f.decision
 LEFT JOIN decisions b ON b.ledger_offset = k.ledger_offset
 """
@@ -233,7 +247,7 @@ def _touched(connection: Connection, experiment: Experiment, first: int, end: in
 def _name_people(connection: Connection, names: Mapping[str, str], *, is_sqlite: bool) -> None:
     """Say for the statements that follow which ids are one person."""
     connection.execute(text("DROP TABLE IF EXISTS people"))
-    connection.execute(text(_PEOPLE if is_sqlite else f"{_PEOPLE} ON COMMIT DROP"))
+    connection.execute(text(_bound(_PEOPLE, is_sqlite=is_sqlite) + ("" if is_sqlite else " ON COMMIT DROP")))
     if names:
         rows = [{"id": i, "name": n} for i, n in names.items()]
         connection.execute(text("INSERT INTO people (id, name) VALUES (:id, :name)"), rows)
@@ -285,23 +299,20 @@ def _rebuild(connection: Connection, experiment: Experiment, *, is_sqlite: bool)
     if is_sqlite:
         _clear(connection, experiment.id)
     else:
-        # Hashes and sorts of millions of subjects; for the statements of this transaction only.
-        for setting in ("work_mem = '256MB'", "maintenance_work_mem = '256MB'", "statement_timeout = 0"):
+        for setting in _SETTINGS:
             connection.execute(text(f"SET LOCAL {setting}"))
         is_alone = _clear_whole(connection, experiment.id)
     seen, came, gone, rows = _parts(is_linked=bool(people))
     for name, query in (("seen", seen), ("came", came), ("gone", gone)):
         connection.execute(text(f"DROP TABLE IF EXISTS {name}"))
         ending = "" if is_sqlite else " ON COMMIT DROP"
-        connection.execute(text(f"CREATE TEMP TABLE {name}{ending} AS {_bound(query)}"), values)
+        connection.execute(text(f"CREATE TEMP TABLE {name}{ending} AS {_bound(query, is_sqlite=is_sqlite)}"), values)
         connection.execute(text(f"CREATE INDEX came_{name} ON {name} (subject)" if is_sqlite else f"ANALYZE {name}"))
     target = f"INSERT INTO exposures ({_COLUMNS})"
     query = _segmented(rows, experiment, is_sqlite=is_sqlite)
     # An index grows fastest in the order of its key; where it is made afterwards the order does not matter.
-    order = "" if is_sqlite or is_alone else ' ORDER BY r.subject COLLATE "C"'
+    order = "" if is_sqlite or is_alone else " ORDER BY r.subject"
     connection.execute(text(f"{target} SELECT CAST(:experiment AS TEXT), r.* FROM ({query}) r{order}"), values)
-    if is_alone:
-        connection.execute(text(f"ALTER TABLE exposures ADD CONSTRAINT {_KEY} PRIMARY KEY (experiment, subject)"))
     connection.execute(text("DROP TABLE IF EXISTS told"))
     ending = "" if is_sqlite else " ON COMMIT DROP"
     connection.execute(text(f"CREATE TEMP TABLE told{ending} AS {told_sql()}"), {"experiment": experiment.id})
@@ -311,15 +322,17 @@ def _rebuild(connection: Connection, experiment: Experiment, *, is_sqlite: bool)
         stays_sql("told"),
     ):
         connection.execute(text(statement), {"experiment": experiment.id})
+    if is_alone:
+        connection.execute(text(f"ALTER TABLE exposures ADD CONSTRAINT {_KEY} PRIMARY KEY (experiment, subject)"))
     for name in ("seen", "came", "gone", "told"):
         connection.execute(text(f"DROP TABLE {name}"))
 
 
 def _clear_whole(connection: Connection, experiment_id: str) -> bool:
     """Empty the rows of an experiment; True where there were no others, and the key waits until the rows are in."""
-    table = tables.exposures
-    other = connection.execute(select(table.c.experiment).where(table.c.experiment != experiment_id).limit(1)).first()
-    if other is not None:
+    column = tables.exposures.c.experiment
+    # Both from the ends of the key.
+    if set(connection.execute(select(func.min(column), func.max(column))).one()) - {None, experiment_id}:
         _clear(connection, experiment_id)
         return False
     for derived in DERIVED:
@@ -334,7 +347,7 @@ def _query(experiment: Experiment, *, only: str, is_linked: bool, is_sqlite: boo
     seen, came, gone, rows = _parts(is_linked=is_linked)
     shown = _segmented(rows, experiment, is_sqlite=is_sqlite)
     parts = f"WITH seen AS MATERIALIZED ({seen}), came AS MATERIALIZED ({came}), gone AS ({gone}) {shown}"
-    return text(parts.format(decisions=only.format("d"), outcomes=only.format("q")))
+    return text(_bound(parts, is_sqlite=is_sqlite, decisions=only.format("d"), outcomes=only.format("q")))
 
 
 def _parts(*, is_linked: bool) -> tuple[str, str, str, str]:
@@ -345,8 +358,8 @@ def _parts(*, is_linked: bool) -> tuple[str, str, str, str]:
     return (_SEEN_LINKED if is_linked else _SEEN_ALONE), came, gone, _ROWS
 
 
-def _bound(query: str) -> str:
-    return query.format(decisions="", outcomes="")
+def _bound(query: str, *, is_sqlite: bool, decisions: str = "", outcomes: str = "") -> str:
+    return query.format(byte="" if is_sqlite else _BYTE, decisions=decisions, outcomes=outcomes)
 
 
 def _segmented(rows: str, experiment: Experiment, *, is_sqlite: bool) -> str:
@@ -354,7 +367,9 @@ def _segmented(rows: str, experiment: Experiment, *, is_sqlite: bool) -> str:
     segments = f" || '{SEPARATOR}' || ".join(parts) or "''"
     covariate = _number(is_sqlite=is_sqlite) if experiment.covariate else "0"
     rows = rows.replace("{segments}", segments).replace("{covariate}", covariate)
-    return rows.replace("{join}", _FIRST if parts or experiment.covariate else "")
+    # The key of assignments is in the order of the database.
+    first = _FIRST.replace("{id}", "s.id" if is_sqlite else 's.id COLLATE "default"')
+    return rows.replace("{join}", first if parts or experiment.covariate else "")
 
 
 def _feature(i: int, *, is_sqlite: bool) -> str:

@@ -18,10 +18,8 @@ STANDS = f"NOT EXISTS ({_LATER_VOID})"
 # The same by the facts below the offset ``:known``.
 STOOD = f"NOT EXISTS ({_LATER_VOID} AND v.ledger_offset < :known)"
 # What machines are answered counts nowhere, even if they activate it.
-IS_SEEN = (
-    "((d.is_activated OR EXISTS (SELECT 1 FROM activations a WHERE a.decision = d.id)) "
-    f"AND d.policy NOT LIKE '{BOT}@%' AND {STANDS})"
-)
+COUNTS = f"d.policy NOT LIKE '{BOT}@%' AND {STANDS}"
+IS_SEEN = f"((d.is_activated OR EXISTS (SELECT 1 FROM activations a WHERE a.decision = d.id)) AND {COUNTS})"
 
 
 def is_for_people(policy: ColumnElement[str]) -> ColumnElement[bool]:
