@@ -52,7 +52,8 @@ def _side_by_side(t: Words, reading: ExperimentReading) -> str:
         t("however often one looks"): m.interval,
     }
     chart = interval_chart(
-        t("The same visitors, two intervals"), rows, unit=difference_unit(m), axis=t("difference"), reference_label=t("no difference")
+        t("The same visitors, two intervals"), rows, unit=difference_unit(m), axis=t("difference"), reference_label=t("no difference"),
+        say=t,
     )  # fmt: skip
     return render_blocks([chart], in_simulation=False)
 
@@ -73,6 +74,7 @@ def _over_time(t: Words, lesson: Lesson) -> str:
         note=t(
             "Numbers mark the planned looks. The narrow band leaves the zero line for a while: whoever looked then saw a winner. The wide one never does."
         ),
+        say=t,
     )
     return render_blocks([chart], in_simulation=False)
 

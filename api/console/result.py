@@ -131,6 +131,7 @@ def forest(t: Words, now: ExperimentReading) -> str:
         axis=t("relative change"),
         reference_label=t("no difference"),
         note=t("95 % intervals for a single look; the verdict uses the wider ones in the table."),
+        say=t,
     )
     return render_blocks([chart, _metrics(t, now)], in_simulation=False)
 
@@ -160,6 +161,7 @@ def over_time(t: Words, reading: Reading, notes: Sequence[AuditRow] = ()) -> str
                 reference=0.0,
                 marks=_marks(reading, notes, first=lines[0].points[0].x),
                 note=t("The band holds at every day at once, so it may be read as often as you like."),
+                say=t,
             )
         )
     if reading.is_planned and reading.found.looks:
@@ -212,6 +214,7 @@ def segments(t: Words, reading: Reading) -> str:
         note=t(
             "The intervals are wide enough for all segments together; a segment that stands out by chance does not count."
         ),
+        say=t,
     )
     return render_blocks([chart], in_simulation=False)
 
@@ -253,7 +256,7 @@ def _stays(t: Words, reading: Reading) -> list[Block]:
     note = t("Kaplan and Meier's curve. It describes: who subscribes may differ between the variants.")
     chart = line_chart(
         t("Subscribers still there"), lines, unit=SHARE, axis=t("share of subscribers"), x_axis=t("days since subscribing"),
-        note=note,
+        note=note, say=t,
     )  # fmt: skip
     return [chart] if lines else []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any, Literal, get_args
@@ -12,6 +13,8 @@ from offline_eval.abtest.verdict import amount
 from offline_eval.report.formatting import Interval, Unit, format_value
 
 Language = Literal["en", "ru"]
+# Places of a form that hold words of ours again, not names or figures of a site.
+_NESTED = frozenset({"what", "why", "since", "state", "metric", "policy", "reasons", "error"})
 LANGUAGES: tuple[Language, ...] = get_args(Language)
 
 
@@ -39,6 +42,21 @@ class Words:
             return amount(value, unit)
         return amount(value, unit, thousand="тыс.", million="млн", billion="млрд")
 
+    def said(self, text: str) -> str:
+        """A sentence that the engine has put together, with its names and figures as they are; as it is where nobody knows it."""
+        if self.language == "en":
+            return text
+        known = self._known.get(text)
+        if known is not None:
+            return known
+        for form, translation in _forms(self.language):
+            found = form.fullmatch(text)
+            if found is not None:
+                values = {n: self.said(v) if n in _NESTED else v for n, v in found.groupdict().items()}
+                return translation.format(**values)
+        first, mark, rest = text.partition("; ")
+        return f"{self.said(first)}{mark}{self.said(rest)}" if mark else text
+
     def metric(self, m: MetricReading) -> str:
         """Name of a metric."""
         return self(m.metric.title)
@@ -52,6 +70,20 @@ def translations(language: Language) -> dict[str, str]:
         if file.name == f"{language}.json" or (file.name.startswith(f"{language}_") and file.name.endswith(".json")):
             found |= json.loads(file.read_text(encoding="utf-8"))
     return found
+
+
+@lru_cache(maxsize=2)
+def _forms(language: Language) -> tuple[tuple[re.Pattern[str], str], ...]:
+    """What a sentence of the engine looks like, and its translation; those that say most first, so that none hides another."""
+    told: dict[str, str] = json.loads((files("api.console") / f"{language}_said.json").read_text(encoding="utf-8"))
+    by_literal = sorted(told, key=lambda form: -len(re.sub(r"{\w+}", "", form)))
+    return tuple((re.compile(re.sub(r"\\{(\w+)\\}", _place, re.escape(form))), told[form]) for form in by_literal)
+
+
+def _place(found: re.Match[str]) -> str:
+    """A place in a form: names and figures go no further than a colon or a semicolon, sentences do."""
+    part = "." if found[1] in _NESTED else "(?!: |; )."
+    return f"(?P<{found[1]}>(?:{part})+?)"
 
 
 def _russian(reading: ExperimentReading, t: Words) -> str:

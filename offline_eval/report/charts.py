@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
@@ -87,6 +87,7 @@ def interval_chart(
     marks: Mapping[str, float] | None = None,
     marks_label: str = "truth",
     note: str = "",
+    say: Callable[[str], str] = str,
 ) -> Chart:
     """Forest plot: one estimate with its limits a row, and a line where there is nothing to tell.
 
@@ -94,9 +95,11 @@ def interval_chart(
     ----------
     marks
         A second value for some rows (the simulator's truth, for example), drawn as a tick.
+    say
+        Puts the chart's own words into another language.
     """
     _need(rows, title)
-    factor, suffix = _axis_unit(unit)
+    factor, suffix = _axis_unit(unit, say)
     data = [
         {
             "name": name,
@@ -149,9 +152,9 @@ def interval_chart(
     words = "; ".join(f"{name}: {format_interval(i, unit)}" for name, i in rows.items())
     legend = [note] if note else []
     if marks:
-        legend.insert(0, f"The black tick is the {marks_label}.")
+        legend.insert(0, f"{say('The black tick')}: {marks_label}.")
     if reference is not None and reference_label:
-        legend.append(f"Dashed line: {reference_label}.")
+        legend.append(f"{say('Dashed line')}: {reference_label}.")
     return _chart(title, words, data, draw, note=" ".join(legend))
 
 
@@ -165,6 +168,7 @@ def line_chart(
     reference: float | None = None,
     marks: Mapping[str, float] = MappingProxyType({}),
     note: str = "",
+    say: Callable[[str], str] = str,
 ) -> Chart:
     """Lines over time, with bands where the points have limits.
 
@@ -172,9 +176,11 @@ def line_chart(
     ----------
     marks
         Moments on the horizontal axis by their label, such as the number of a note: upright lines over the whole height.
+    say
+        Puts the chart's own words into another language.
     """
     _need([p for line in lines for p in line.points], title)
-    factor, suffix = _axis_unit(unit)
+    factor, suffix = _axis_unit(unit, say)
     data = [
         {
             "line": line.name,
@@ -224,11 +230,11 @@ def line_chart(
         return alt.layer(*layers).properties(width=width - 75, height=200 if width < 500 else 260)
 
     ends = [(line.name, line.points[-1]) for line in lines if line.points]
-    words = f"{x_axis} on the horizontal axis. At the end: " + "; ".join(
+    words = f"{say('On the horizontal axis')}: {x_axis}. {say('At the end')}: " + "; ".join(
         f"{name} {format_value(p.y, unit)}" for name, p in ends
     )
     if marks:
-        words += f". Marked: {', '.join(marks)}"
+        words += f". {say('Marked')}: {', '.join(marks)}"
     return _chart(title, words, data, draw, note=note)
 
 
@@ -440,13 +446,13 @@ def _axis(alt: Any) -> Any:
     return alt.Axis(tickCount=5, labelFlush=True)
 
 
-def _axis_unit(unit: Unit) -> tuple[float, str]:
+def _axis_unit(unit: Unit, say: Callable[[str], str] = str) -> tuple[float, str]:
     """Factor and suffix with which an axis is labelled."""
     if unit.kind in ("share", "relative"):
         return 100.0, "%"
     if unit.kind == "points":
-        return 100.0, "percentage points"
-    return 1.0, {"days": "days", "seconds": "s", "ratio": "×"}.get(unit.kind, unit.symbol)
+        return 100.0, say("percentage points")
+    return 1.0, {"days": say("days"), "seconds": "s", "ratio": "×"}.get(unit.kind, unit.symbol)
 
 
 def _title(axis: str, suffix: str) -> str:
