@@ -349,7 +349,7 @@ def _query(experiment: Experiment, *, only: str, is_linked: bool, is_sqlite: boo
     """Rows of some subjects, in one statement."""
     seen, came, gone, rows = _parts(is_linked=is_linked)
     shown = _segmented(rows, experiment, is_sqlite=is_sqlite)
-    parts = f"WITH seen AS MATERIALIZED ({seen}), came AS MATERIALIZED ({came}), gone AS ({gone}) {shown}"
+    parts = f"WITH seen AS MATERIALIZED ({seen}), came AS MATERIALIZED ({came}), gone AS MATERIALIZED ({gone}) {shown}"
     return text(_bound(parts, is_sqlite=is_sqlite, decisions=only.format("d"), outcomes=only.format("q")))
 
 
