@@ -43,6 +43,7 @@ from api.errors import (
 from api.protocol import Exchange, exchange_of
 from api.visitors import Visitors, is_machine_agent
 from engine.decisions.stored import placement_of
+from engine.store.changes import Change
 from policies.errors import InvalidInputError, NextofferError, OverloadedError, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -98,6 +99,10 @@ class Call:
     def actor(self) -> str:
         """Who is named in audit rows."""
         return "" if self.key is None else f"key:{self.key.name}"
+
+    def change(self, reason: str = "") -> Change:
+        """What the request changes is changed now, by its key."""
+        return Change(self.now, self.actor, reason)
 
     def path(self, name: str) -> str:
         """A part of the path, decoded."""

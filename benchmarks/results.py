@@ -22,6 +22,7 @@ from engine.experiments.reading import read_experiment
 from engine.experiments.records import Experiment, Plan
 from engine.experiments.rollup import rebuild, refresh
 from engine.store import tables
+from engine.store.changes import Change
 from engine.store.database import Database
 from engine.store.facts import to_us
 from policies.allocation import Variant
@@ -95,8 +96,8 @@ def started(database: Database) -> Experiment:
     experiments = Experiments(database)
     variants = (Variant("control", 5_000, "baseline"), Variant("new", 5_000, "placement"))
     plan = Plan(planned_subjects=5_000_000, effect=0.001)
-    experiments.create(Experiment("e", "page", variants, plan=plan), at=START)
-    return experiments.start("e", revision=1, at=START)
+    experiments.create(Experiment("e", "page", variants, plan=plan), change=Change(START))
+    return experiments.start("e", revision=1, change=Change(START))
 
 
 def seconds(function: Callable[[], object]) -> float:

@@ -94,18 +94,17 @@ def user(
     role
         viewer looks, experimenter makes offers and experiments, admin makes accounts and keys.
     """
-    from datetime import UTC, datetime
     from getpass import getpass
 
     from engine.accounts.accounts import Accounts
 
     password = getpass("Password: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
     with where.opened(may_be_new=True) as service:
-        accounts, now = Accounts(service.database), datetime.now(UTC)
+        accounts = Accounts(service.database)
         if any(a.name == name for a in accounts.list()):
-            accounts.change(name, at=now, actor=UNSIGNED.by, role=role, password=password, is_active=True)
+            accounts.change(name, change=UNSIGNED.change(), role=role, password=password, is_active=True)
         else:
-            accounts.create(name, role=role, password=password, at=now, actor=UNSIGNED.by)
+            accounts.create(name, role=role, password=password, change=UNSIGNED.change())
     print(f"{name}: {role}")  # noqa: T201
     return 0
 
@@ -152,8 +151,6 @@ def plan(
     cap_quantile
         Share of the buyers, such as 0.99, above whose quantile money is capped.
     """
-    from datetime import UTC, datetime
-
     from engine.experiments.lifecycle import Experiments
     from engine.experiments.records import Plan
 
@@ -172,7 +169,7 @@ def plan(
             cap_quantile=cap_quantile,
         )
         revision = experiments.get(experiment).revision
-        planned = experiments.fix_plan(experiment, choices, revision=revision, at=datetime.now(UTC), actor=UNSIGNED.by)
+        planned = experiments.fix_plan(experiment, choices, revision=revision, change=UNSIGNED.change())
     print(f"{planned.id}: {planned_subjects} visitors, judged by {primary}")  # noqa: T201
     return 0
 

@@ -48,7 +48,7 @@ def create(
 
     with where.opened() as service:
         draft = Experiment(id, placement, _variants(variant), coverage, hypothesis)
-        _show(service.experiments.create(draft, at=datetime.now(UTC), actor=UNSIGNED.by))
+        _show(service.experiments.create(draft, change=UNSIGNED.change()))
     return 0
 
 
@@ -175,9 +175,7 @@ def reweight(
             print("nothing was changed; repeat it with --yes", file=sys.stderr)  # noqa: T201
             return 1
         _show(
-            service.experiments.reweight(
-                id, revision=experiment.revision, weights_bp=weights, at=at, actor=signed.by, reason=signed.reason
-            )
+            service.experiments.reweight(id, revision=experiment.revision, weights_bp=weights, change=signed.change())
         )
     return 0
 
@@ -317,8 +315,7 @@ def _change(
     with where.opened() as service:
         revision = service.experiments.get(experiment_id).revision
         function = getattr(service.experiments, action)
-        now = datetime.now(UTC)
-        _show(function(experiment_id, revision=revision, at=now, actor=signed.by, reason=signed.reason, **arguments))
+        _show(function(experiment_id, revision=revision, change=signed.change(), **arguments))
     return 0
 
 
@@ -326,7 +323,7 @@ def _pause(is_paused: bool, where: Where, signed: Signed) -> int:
     from engine.experiments.controls import set_controls
 
     with where.opened() as service:
-        set_controls(service.database, at=datetime.now(UTC), actor=signed.by, reason=signed.reason, is_paused=is_paused)
+        set_controls(service.database, change=signed.change(), is_paused=is_paused)
     print("all experiments are paused" if is_paused else "all experiments go on")  # noqa: T201 - data on stdout
     return 0
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from api.auth import KeyFile
     from api.settings import Settings
     from engine.decisions.service import DecisionService
+    from engine.store.changes import Change
     from engine.store.database import Database
     from offline_eval.report.page import Page
 
@@ -120,6 +121,14 @@ class Signed:
 
     reason: str = ""
     by: str = "command"
+
+    def change(self) -> Change:
+        """What a command changes is changed now."""
+        from datetime import UTC, datetime
+
+        from engine.store.changes import Change
+
+        return Change(datetime.now(UTC), self.by, self.reason)
 
 
 # What the options are where none is given.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 from typing import TYPE_CHECKING, Any
 
-from api.cli.opening import HERE, UNSIGNED, Where, show
+from api.cli.opening import HERE, UNSIGNED, Signed, Where, show
 
 if TYPE_CHECKING:
     from engine.registry.states import Standing
@@ -76,12 +76,10 @@ def approve(verdict: str, /, *, reason: str, by: str = UNSIGNED.by, where: Where
     by
         Who answers for it.
     """
-    from datetime import UTC, datetime
-
     from engine.gate.verdicts import approve as say_yes
 
     with where.opened() as service:
-        done = say_yes(service.database, verdict, at=datetime.now(UTC), actor=by, reason=reason)
+        done = say_yes(service.database, verdict, change=Signed(reason, by).change())
     print(f"{done.policy} at {done.placement}: approved by {done.approved_by}")  # noqa: T201 - data on stdout
     return 0
 
@@ -108,12 +106,10 @@ def promote(
     by
         Who answers for it.
     """
-    from datetime import UTC, datetime
-
     from engine.gate.promotion import Promotion
 
     with where.opened() as service:
-        _show(Promotion(service).to_live(placement, policy, at=datetime.now(UTC), actor=by, reason=reason))
+        _show(Promotion(service).to_live(placement, policy, change=Signed(reason, by).change()))
     return 0
 
 
@@ -139,13 +135,11 @@ def rollback(
     by
         Who answers for it.
     """
-    from datetime import UTC, datetime
-
     from engine.gate.promotion import Promotion
 
     with where.opened() as service:
         promotion = Promotion(service)
-        _show(promotion.rollback(placement, policy, at=datetime.now(UTC), actor=by, reason=reason))
+        _show(promotion.rollback(placement, policy, change=Signed(reason, by).change()))
         print(f"{promotion.live_at(placement)} decides at {placement}")  # noqa: T201 - data on stdout
     return 0
 

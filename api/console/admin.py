@@ -53,7 +53,7 @@ def add_account(ask: Ask) -> Response:
     if role is None:
         raise UnknownNameError("role", ask.text("role"), ROLES)
     password = ask.form.get("password", [""])[0]
-    ask.parts.accounts.create(ask.text("name"), role=role, password=password, at=ask.now, actor=ask.actor)
+    ask.parts.accounts.create(ask.text("name"), role=role, password=password, change=ask.change())
     return go_to("/people", said="saved")
 
 
@@ -61,7 +61,7 @@ def change_account(ask: Ask) -> Response:
     """Change a role, close an account, or open it again."""
     role = next((r for r in ROLES if r == ask.text("role")), None)
     ask.parts.accounts.change(
-        ask.text("name"), at=ask.now, actor=ask.actor, role=role, is_active=ask.text("is_active") == "yes"
+        ask.text("name"), change=ask.change(), role=role, is_active=ask.text("is_active") == "yes"
     )
     return go_to("/people", said="saved")
 
@@ -71,9 +71,7 @@ def save_controls(ask: Ask) -> Response:
     holdout = ask.number("holdout", what="Holdout") or 0.0
     set_controls(
         ask.service.database,
-        at=ask.now,
-        actor=ask.actor,
-        reason=ask.text("reason"),
+        change=ask.change(ask.text("reason")),
         holdout_bp=round(holdout * 100),
         needs_approval=ask.text("needs_approval") == "yes",
     )
@@ -112,7 +110,7 @@ def _keys_page(ask: Ask, *, made: str) -> Response:
 
 
 def _note_key(ask: Ask, name: str, action: str) -> None:
-    note_change(ask.service.database, at=ask.now, actor=ask.actor, action=action, what=f"key {name}")
+    note_change(ask.service.database, change=ask.change(), action=action, what=f"key {name}")
 
 
 def _difference(row: AuditRow) -> list[tuple[str, str, str]]:

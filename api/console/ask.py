@@ -19,6 +19,7 @@ from api.console.words import Words
 from engine.accounts.accounts import Account, Accounts, Role, Session
 from engine.decisions.service import DecisionService
 from engine.monitoring.thresholds import Thresholds
+from engine.store.changes import Change
 from policies.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -84,6 +85,10 @@ class Ask:
     def actor(self) -> str:
         """Who is named in audit rows."""
         return f"account:{self.account.name}"
+
+    def change(self, reason: str = "") -> Change:
+        """What is changed here is changed now, by who has signed in."""
+        return Change(self.now, self.actor, reason)
 
     @property
     def now(self) -> datetime:

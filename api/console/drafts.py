@@ -117,7 +117,7 @@ def save_edit(ask: Ask) -> Response:
     try:
         made = _draft(ask, found.id, before=found)
         changes = {name: getattr(made, name) for name in _EDITED}
-        ask.service.experiments.edit(found.id, changes, revision=revision, at=ask.now, actor=ask.actor)
+        ask.service.experiments.edit(found.id, changes, revision=revision, change=ask.change())
     except ConflictError:
         text = ask.words("Somebody else changed this draft meanwhile. Yours stands in the form below: save again to keep it, or open the draft to see theirs.")  # fmt: skip
         return _form_page(
@@ -159,12 +159,10 @@ def estimate(ask: Ask) -> Response:
 def create(ask: Ask) -> Response:
     """Write down a draft, and start it where that was asked for."""
     try:
-        made = ask.service.experiments.create(
-            _draft(ask, re.sub(r"\s+", "-", ask.text("id"))), at=ask.now, actor=ask.actor
-        )
+        made = ask.service.experiments.create(_draft(ask, re.sub(r"\s+", "-", ask.text("id"))), change=ask.change())
         said = "drafted"
         if ask.text("then") == "start":
-            ask.service.experiments.start(made.id, revision=made.revision, at=ask.now, actor=ask.actor)
+            ask.service.experiments.start(made.id, revision=made.revision, change=ask.change())
             ask.service.refresh()
             said = "started"
     except NextofferError as error:

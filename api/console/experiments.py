@@ -83,12 +83,7 @@ def act(ask: Ask) -> Response:
 
 
 def _common(ask: Ask) -> dict[str, Any]:
-    return {
-        "revision": ask.revision,
-        "at": ask.now,
-        "actor": ask.actor,
-        "reason": ask.text("reason"),
-    }
+    return {"revision": ask.revision, "change": ask.change(ask.text("reason"))}
 
 
 def _start(ask: Ask, all_: Experiments, found: Experiment) -> None:
@@ -135,7 +130,7 @@ def _archive(ask: Ask, all_: Experiments, found: Experiment) -> None:
 
 
 def _note(ask: Ask, all_: Experiments, found: Experiment) -> None:
-    all_.note(found.id, ask.text("text"), at=ask.now, actor=ask.actor)
+    all_.note(found.id, ask.text("text"), change=ask.change())
 
 
 def _force(ask: Ask, all_: Experiments, found: Experiment) -> None:

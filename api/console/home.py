@@ -71,7 +71,7 @@ def home(ask: Ask) -> Response:
 def pause(ask: Ask) -> Response:
     """Take everybody out of all experiments, or let them in again."""
     is_paused = ask.text("pause") == "on"
-    set_controls(ask.service.database, at=ask.now, actor=ask.actor, reason=ask.text("reason"), is_paused=is_paused)
+    set_controls(ask.service.database, change=ask.change(ask.text("reason")), is_paused=is_paused)
     ask.service.refresh()
     return go_to("/", said="paused" if is_paused else "resumed")
 

@@ -96,7 +96,7 @@ def make(ask: Ask) -> Response:
     # Links end by the wall clock: whoever opens one lives in real time, in a sandbox too.
     until = datetime.now(UTC) + timedelta(days=days)
     token = _key(ask).sign(Link(found.id, until))
-    note_change(ask.service.database, at=ask.now, actor=ask.actor, action="share", what=f"experiment {found.id}")  # fmt: skip
+    note_change(ask.service.database, change=ask.change(), action="share", what=f"experiment {found.id}")  # fmt: skip
     base = f"{ask.request.url.scheme}://{ask.request.url.netloc}"
     return ask.page(
         "link.html.j2", title=found.id, here="/experiments", address=f"{base}/shared/{token}", until=until, back=experiment_path(found.id)
@@ -131,7 +131,7 @@ def _opened(ask: Ask, token: str) -> Link | None:
 def end_all(ask: Ask) -> Response:
     """End every link."""
     _key(ask).replace()
-    note_change(ask.service.database, at=ask.now, actor=ask.actor, action="revoke", what="links to experiments")
+    note_change(ask.service.database, change=ask.change(), action="revoke", what="links to experiments")
     return go_to("/people", said="saved")
 
 

@@ -41,15 +41,13 @@ def roll_back(ask: Ask) -> Response:
     from engine.gate.promotion import Promotion
 
     reason = ask.text("reason") or ask.words("taken back by hand")
-    Promotion(ask.service).rollback(
-        ask.text("placement"), ask.text("policy"), at=ask.now, actor=ask.actor, reason=reason
-    )
+    Promotion(ask.service).rollback(ask.text("placement"), ask.text("policy"), change=ask.change(reason))
     return go_to("/models", said="saved")
 
 
 def approve(ask: Ask) -> Response:
     """Let a candidate that the log could not answer for go to a small canary."""
-    say_yes(ask.service.database, ask.text("verdict"), at=ask.now, actor=ask.actor, reason=ask.text("reason"))
+    say_yes(ask.service.database, ask.text("verdict"), change=ask.change(ask.text("reason")))
     return go_to("/models", said="saved")
 
 

@@ -13,6 +13,7 @@ from api.console.page import Page
 from api.console.words import LANGUAGES
 from api.errors import ForbiddenError
 from engine.accounts.accounts import SESSION
+from engine.store.changes import Change
 
 _YEAR_S = 366 * 86_400
 
@@ -73,7 +74,7 @@ def setup(ask: Ask) -> Response:
     """Make the first account, and sign in."""
     _check_setup(ask, ask.text("token"))
     password = ask.form.get("password", [""])[0]
-    ask.parts.accounts.create(ask.text("name"), role="admin", password=password, at=ask.now, actor="setup")
+    ask.parts.accounts.create(ask.text("name"), role="admin", password=password, change=Change(ask.now, "setup"))
     cookie = ask.parts.accounts.sign_in(ask.text("name"), password, at=datetime.now(UTC))
     return go_to("/sign-in") if cookie is None else signed_in(ask, cookie, "/")
 

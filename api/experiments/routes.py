@@ -43,7 +43,7 @@ async def create_experiment(call: Call, body: ExperimentBody) -> dict[str, Any]:
     """Write down a draft; nobody is exposed until it is started."""
     _allow(call, body.placement)
     draft = Experiment(id=body.id, **_fields(body))
-    made = await call.in_thread(call.service.experiments.create, draft, at=call.now, actor=call.actor)
+    made = await call.in_thread(call.service.experiments.create, draft, change=call.change())
     return experiment_json(made)
 
 
@@ -126,7 +126,7 @@ async def note_experiment(call: Call, body: NoteBody) -> None:
     """Put a note on the time line."""
     experiment_id = call.path("experiment")
     await _found(call)
-    await call.in_thread(call.service.experiments.note, experiment_id, body.text, at=call.now, actor=call.actor)
+    await call.in_thread(call.service.experiments.note, experiment_id, body.text, change=call.change())
 
 
 async def get_experiment(call: Call, _: None) -> dict[str, Any]:
@@ -175,7 +175,7 @@ async def put_controls(call: Call, body: ControlsBody) -> dict[str, Any]:
     _all_placements(call)
     changes = {k: v for k, v in body.model_dump(exclude={"reason"}).items() if v is not None}
     changed: Controls = await call.in_thread(
-        set_controls, call.service.database, at=call.now, actor=call.actor, reason=body.reason, **changes
+        set_controls, call.service.database, change=call.change(body.reason), **changes
     )
     await call.in_thread(call.service.refresh)
     return asdict(changed)
@@ -315,11 +315,11 @@ async def _found(call: Call) -> Experiment:
     return found
 
 
-async def _change(call: Call, function: Any, **arguments: Any) -> dict[str, Any]:
+async def _change(call: Call, function: Any, *, reason: str, **arguments: Any) -> dict[str, Any]:
     experiment_id = call.path("experiment")
     if call.key is not None and call.key.placements:
         await _found(call)
-    changed = await call.in_thread(function, experiment_id, at=call.now, actor=call.actor, **arguments)
+    changed = await call.in_thread(function, experiment_id, change=call.change(reason), **arguments)
     await call.in_thread(call.service.refresh)
     return experiment_json(changed)
 

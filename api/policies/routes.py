@@ -50,9 +50,7 @@ async def roll_back(call: Call, body: RollbackBody) -> dict[str, Any]:
 
     _allow(call)
     back = Promotion(call.service).rollback
-    done = await call.in_thread(
-        back, call.path("placement"), body.policy, at=call.now, actor=call.actor, reason=body.reason
-    )
+    done = await call.in_thread(back, call.path("placement"), body.policy, change=call.change(body.reason))
     return dict(done.to_json())
 
 
@@ -62,9 +60,7 @@ async def promote(call: Call, body: PromoteBody) -> dict[str, Any]:
 
     _allow(call)
     live = Promotion(call.service).to_live
-    done = await call.in_thread(
-        live, call.path("placement"), body.policy, at=call.now, actor=call.actor, reason=body.reason
-    )
+    done = await call.in_thread(live, call.path("placement"), body.policy, change=call.change(body.reason))
     return dict(done.to_json())
 
 
@@ -83,9 +79,7 @@ async def approve_verdict(call: Call, body: ApprovalBody) -> dict[str, Any]:
         call.service.database,
         call.path("verdict"),
         placement=call.path("placement"),
-        at=call.now,
-        actor=call.actor,
-        reason=body.reason,
+        change=call.change(body.reason),
     )
     return dict(done.to_json())
 

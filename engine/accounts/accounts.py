@@ -15,6 +15,7 @@ from typing import Literal, get_args
 from sqlalchemy import delete, insert, select, update
 
 from engine.store import tables
+from engine.store.changes import Change
 from engine.store.database import Database, record_change
 from engine.store.facts import from_us, to_us
 from policies.errors import ConflictError, InvalidInputError, StateError, UnknownNameError
@@ -70,7 +71,7 @@ class Accounts:
             rows = connection.execute(select(table).order_by(table.c.name)).all()
         return [Account(r.name, r.role, from_us(r.created_at_us), bool(r.is_active)) for r in rows]
 
-    def create(self, name: str, *, role: Role, password: str, at: datetime, actor: str = "") -> Account:
+    def create(self, name: str, *, role: Role, password: str, change: Change) -> Account:
         """Make an account.
 
         Raises
@@ -90,25 +91,23 @@ class Accounts:
                 raise ConflictError(f"account {name!r} exists already; choose another name, or change its role")
             connection.execute(
                 insert(table).values(
-                    name=name, role=role, password_hash=hashed, created_at_us=to_us(at), is_active=True
+                    name=name, role=role, password_hash=hashed, created_at_us=to_us(change.at), is_active=True
                 )
             )
             record_change(
                 connection,
-                at_us=to_us(at),
-                actor=actor,
+                change,
                 action="create",
                 what=f"account {name}",
                 document={"before": None, "after": {"role": role}},
             )
-        return Account(name, role, at, True)
+        return Account(name, role, change.at, True)
 
     def change(
         self,
         name: str,
         *,
-        at: datetime,
-        actor: str = "",
+        change: Change,
         role: Role | None = None,
         password: str | None = None,
         is_active: bool | None = None,
@@ -142,8 +141,7 @@ class Accounts:
             connection.execute(delete(tables.sessions).where(tables.sessions.c.account == name))
             record_change(
                 connection,
-                at_us=to_us(at),
-                actor=actor,
+                change,
                 action="change",
                 what=f"account {name}",
                 document={
@@ -205,7 +203,7 @@ class Accounts:
                 connection.execute(insert(table).values(name=name, identity=identity, **values))
                 document = {"before": None, "after": {"role": role, "identity": identity}}
                 record_change(
-                    connection, at_us=to_us(at), actor="identity provider", action="create", what=f"account {name}", document=document
+                    connection, Change(at, "identity provider"), action="create", what=f"account {name}", document=document
                 )  # fmt: skip
             elif not row.is_active:
                 raise StateError(f"account {row.name!r} is closed; ask an admin to open it")
@@ -214,7 +212,7 @@ class Accounts:
                 connection.execute(delete(tables.sessions).where(tables.sessions.c.account == row.name))
                 document = {"before": {"role": row.role}, "after": {"role": role}}
                 record_change(
-                    connection, at_us=to_us(at), actor="identity provider", action="change", what=f"account {row.name}", document=document
+                    connection, Change(at, "identity provider"), action="change", what=f"account {row.name}", document=document
                 )  # fmt: skip
         return self._open(name if row is None else row.name, at=at)
 

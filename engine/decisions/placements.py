@@ -17,6 +17,7 @@ from engine.offers.placement import Placement, placement_from_json
 from engine.registry.versions import Registry
 from engine.rewards.seen import BOT
 from engine.store import tables
+from engine.store.changes import Change
 from engine.store.database import Database, record_change
 from engine.store.facts import from_us, to_us
 from policies.errors import ConflictError, UnknownNameError
@@ -57,7 +58,7 @@ class Placements:
             encoder=self._pinned(placement.encoder),
             fallback=self._pinned(placement.fallback),
         )
-        at_us = to_us(self._clock())
+        change = Change(self._clock(), actor)
         table = tables.placements
         document = json.dumps(placement.to_json())
         with self._database.writing() as connection:
@@ -69,15 +70,14 @@ class Placements:
                     f"placement {placement.id!r} is at revision {found}, not {expected_revision}: someone changed it "
                     "meanwhile; read it again and repeat the change"
                 )
-            values = {"revision": found + 1, "document": document, "updated_at_us": at_us}
+            values = {"revision": found + 1, "document": document, "updated_at_us": to_us(change.at)}
             if found:
                 connection.execute(update(table).where(table.c.id == placement.id).values(values))
             else:
                 connection.execute(insert(table).values(id=placement.id, **values))
             record_change(
                 connection,
-                at_us=at_us,
-                actor=actor,
+                change,
                 action="put",
                 what=f"placement {placement.id}",
                 document=placement.to_json(),

@@ -10,8 +10,9 @@ from typing import Any
 from sqlalchemy import select
 
 from engine.store import tables
+from engine.store.changes import Change
 from engine.store.database import Database, record_change
-from engine.store.facts import from_us, to_us
+from engine.store.facts import from_us
 
 MAX_ROWS = 1_000
 
@@ -41,10 +42,10 @@ class AuditRow:
         return str(self.document.get("reason") or "")
 
 
-def note_change(database: Database, *, at: datetime, actor: str, action: str, what: str) -> None:
+def note_change(database: Database, *, change: Change, action: str, what: str) -> None:
     """Write down a change of something that lies beside the store, such as the file of keys."""
     with database.writing() as connection:
-        record_change(connection, at_us=to_us(at), actor=actor, action=action, what=what, document={})
+        record_change(connection, change, action=action, what=what, document={})
 
 
 def read_audit(

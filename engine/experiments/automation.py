@@ -16,6 +16,7 @@ from typing import Literal
 from engine.experiments.audit import read_audit
 from engine.experiments.lifecycle import Experiments
 from engine.experiments.records import Experiment
+from engine.store.changes import Change
 from engine.store.database import Database
 from policies.errors import ConflictError, NextofferError, StoreUnavailableError
 
@@ -96,10 +97,10 @@ def next_step(experiment: Experiment) -> float | None:
 
 
 def _try(
-    change: Callable[..., Happened | None], experiments: Experiments, experiment: Experiment, *, at: datetime
+    step: Callable[..., Happened | None], experiments: Experiments, experiment: Experiment, *, at: datetime
 ) -> list[Happened]:
     try:
-        happened = change(experiments, experiment, at=at)
+        happened = step(experiments, experiment, at=at)
     except ConflictError:
         return []  # somebody else was faster, and the next round sees what they did
     except StoreUnavailableError:
@@ -113,13 +114,13 @@ def _try(
 
 
 def _start(experiments: Experiments, experiment: Experiment, *, at: datetime) -> Happened:
-    experiments.start(experiment.id, revision=experiment.revision, at=at, actor=ACTOR, reason="its time had come")
+    experiments.start(experiment.id, revision=experiment.revision, change=Change(at, ACTOR, "its time had come"))
     return Happened(experiment.id, "started", "its time had come")
 
 
 def _end(experiments: Experiments, experiment: Experiment, *, at: datetime) -> Happened:
     reason = "its planned end was reached"
-    experiments.stop(experiment.id, revision=experiment.revision, at=at, actor=ACTOR, reason=reason)
+    experiments.stop(experiment.id, revision=experiment.revision, change=Change(at, ACTOR, reason))
     return Happened(experiment.id, "stopped", reason)
 
 
@@ -131,15 +132,13 @@ def _step(database: Database, experiments: Experiments, experiment: Experiment, 
     if held:
         told = read_audit(database, what=f"experiment {experiment.id}", limit=1)
         if not told or told[0].reason != held:  # said once, not at every round
-            experiments.note(experiment.id, held, at=at, actor=ACTOR)
+            experiments.note(experiment.id, held, change=Change(at, ACTOR))
         return Happened(experiment.id, "held", held)
     experiments.ramp(
         experiment.id,
         revision=experiment.revision,
         coverage=step,
-        at=at,
-        actor=ACTOR,
-        reason="the step was held and nothing is worse",
+        change=Change(at, ACTOR, "the step was held and nothing is worse"),
     )
     return Happened(experiment.id, "ramped", f"{step:.0%} of visitors take part")
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, select, update
 
 from engine.store import tables
+from engine.store.changes import Change
 from engine.store.database import Database, record_change
-from engine.store.facts import to_us
 from policies.allocation import WEIGHT_TOTAL_BP
 from policies.errors import InvalidInputError
 
@@ -51,7 +50,7 @@ def controls_of(database: Database) -> Controls:
         return read_controls(connection)
 
 
-def set_controls(database: Database, *, at: datetime, actor: str = "", reason: str = "", **changes: Any) -> Controls:
+def set_controls(database: Database, *, change: Change, **changes: Any) -> Controls:
     """Change some switches by name; the change and its reason are in the audit log."""
     with database.writing() as connection:
         # All switches are written together: whoever changes another one at the same time waits, so that no pause is lost.
@@ -65,11 +64,10 @@ def set_controls(database: Database, *, at: datetime, actor: str = "", reason: s
         )
         record_change(
             connection,
-            at_us=to_us(at),
-            actor=actor,
+            change,
             action="pause" if after.is_paused and not before.is_paused else "controls",
             what="all experiments",
-            document={"before": _plain(before), "after": _plain(after), "reason": reason},
+            document={"before": _plain(before), "after": _plain(after)},
         )
     return after
 

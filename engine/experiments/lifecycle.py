@@ -28,6 +28,7 @@ from engine.experiments.records import (
     with_document,
 )
 from engine.store import tables
+from engine.store.changes import MAX_REASON, Change
 from engine.store.database import Database, record_change
 from engine.store.facts import check_text, from_us, to_us
 from policies.allocation import Split
@@ -35,19 +36,18 @@ from policies.errors import ConflictError, InvalidInputError, StateError, Unknow
 
 # What an edit of a draft may not touch: the rest of the record is the store's.
 _KEPT_BY_EDIT = frozenset({"id", "state", "revision", "phases", "started_at", "stopped_at", "approved_by"})
-MAX_REASON = 2_000
 
 
 class Experiments:
     """The experiments of a store.
 
-    Every change takes the ``revision`` that its author last read, and may carry a ``reason`` for the audit log.
+    Every change takes the ``revision`` that its author last read, and the ``change`` that the audit log keeps.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, experiment: Experiment, *, at: datetime, actor: str = "", reason: str = "") -> Experiment:
+    def create(self, experiment: Experiment, *, change: Change) -> Experiment:
         """Write down a draft.
 
         Raises
@@ -72,7 +72,7 @@ class Experiments:
                     id=draft.id, revision=1, state="draft", placement=draft.placement, document=document
                 )
             )
-            _record(connection, None, draft, action="create", at=at, actor=actor, reason=reason)
+            _record(connection, None, draft, action="create", change=change)
         return draft
 
     def edit(
@@ -81,9 +81,7 @@ class Experiments:
         changes: Mapping[str, Any],
         *,
         revision: int,
-        at: datetime,
-        actor: str = "",
-        reason: str = "",
+        change: Change,
     ) -> Experiment:
         """Change a draft; an approval that it had is taken back.
 
@@ -101,12 +99,10 @@ class Experiments:
             edited = replace(found, **changes, revision=revision + 1, approved_by="")
             _check_names(connection, edited)
             _update(connection, edited)
-            _record(connection, found, edited, action="edit", at=at, actor=actor, reason=reason)
+            _record(connection, found, edited, action="edit", change=change)
         return edited
 
-    def fix_plan(
-        self, experiment_id: str, plan: Plan, *, revision: int, at: datetime, actor: str = "", reason: str = ""
-    ) -> Experiment:
+    def fix_plan(self, experiment_id: str, plan: Plan, *, revision: int, change: Change) -> Experiment:
         """Fix what an experiment is judged by: once, and marked as late where it runs already; a draft's approval is taken back.
 
         Raises
@@ -126,10 +122,10 @@ class Experiments:
             approved_by = "" if found.state == "draft" else found.approved_by
             planned = replace(found, revision=revision + 1, plan=fixed, approved_by=approved_by)
             _update(connection, planned)
-            _record(connection, found, planned, action="plan", at=at, actor=actor, reason=reason)
+            _record(connection, found, planned, action="plan", change=change)
         return planned
 
-    def approve(self, experiment_id: str, *, revision: int, at: datetime, actor: str, reason: str = "") -> Experiment:
+    def approve(self, experiment_id: str, *, revision: int, change: Change) -> Experiment:
         """Say that a draft may start as it stands.
 
         Raises
@@ -137,25 +133,23 @@ class Experiments:
         StateError
             If starts need approval and the draft is the approver's own.
         """
-        check_text(actor, what="who approves")
+        check_text(change.actor, what="who approves")
         with self._database.writing() as connection:
             found = _locked(connection, experiment_id, revision=revision, states=("draft",))
-            if read_controls(connection).needs_approval and actor == _maker(connection, experiment_id):
+            if read_controls(connection).needs_approval and change.actor == _maker(connection, experiment_id):
                 raise StateError(
-                    f"{actor} made the draft of {experiment_id!r} and cannot approve it; ask somebody else"
+                    f"{change.actor} made the draft of {experiment_id!r} and cannot approve it; ask somebody else"
                 )
-            approved = replace(found, revision=revision + 1, approved_by=actor)
+            approved = replace(found, revision=revision + 1, approved_by=change.actor)
             _update(connection, approved)
-            _record(connection, found, approved, action="approve", at=at, actor=actor, reason=reason)
+            _record(connection, found, approved, action="approve", change=change)
         return approved
 
-    def schedule(
-        self, experiment_id: str, *, revision: int, starts_at: datetime, at: datetime, actor: str = "", reason: str = ""
-    ) -> Experiment:
+    def schedule(self, experiment_id: str, *, revision: int, starts_at: datetime, change: Change) -> Experiment:
         """Let a draft start by itself at a moment to come."""
-        if starts_at <= at:
+        if starts_at <= change.at:
             raise InvalidInputError(
-                f"the start {starts_at.isoformat()} is not after now ({at.isoformat()}); start it instead"
+                f"the start {starts_at.isoformat()} is not after now ({change.at.isoformat()}); start it instead"
             )
         with self._database.writing() as connection:
             found = _locked(connection, experiment_id, revision=revision, states=("draft",))
@@ -163,23 +157,19 @@ class Experiments:
             _check_names(connection, found)
             planned = replace(found, state="scheduled", revision=revision + 1, starts_at=starts_at)
             _update(connection, planned)
-            _record(connection, found, planned, action="schedule", at=at, actor=actor, reason=reason)
+            _record(connection, found, planned, action="schedule", change=change)
         return planned
 
-    def unschedule(
-        self, experiment_id: str, *, revision: int, at: datetime, actor: str = "", reason: str = ""
-    ) -> Experiment:
+    def unschedule(self, experiment_id: str, *, revision: int, change: Change) -> Experiment:
         """Make a scheduled experiment a draft again."""
         with self._database.writing() as connection:
             found = _locked(connection, experiment_id, revision=revision, states=("scheduled",))
             draft = replace(found, state="draft", revision=revision + 1, starts_at=None)
             _update(connection, draft)
-            _record(connection, found, draft, action="unschedule", at=at, actor=actor, reason=reason)
+            _record(connection, found, draft, action="unschedule", change=change)
         return draft
 
-    def start(
-        self, experiment_id: str, *, revision: int, at: datetime, actor: str = "", reason: str = ""
-    ) -> Experiment:
+    def start(self, experiment_id: str, *, revision: int, change: Change) -> Experiment:
         """Open the first phase.
 
         Raises
@@ -193,18 +183,16 @@ class Experiments:
             _check_names(connection, found)
             _check_room(connection, found)
             coverage = found.coverage if found.ramp is None else found.ramp.steps[0]
-            phase = Phase(1, found.variants, coverage, at)
+            phase = Phase(1, found.variants, coverage, change.at)
             started = replace(
-                found, state="running", revision=revision + 1, phases=(phase,), started_at=at, coverage=coverage
+                found, state="running", revision=revision + 1, phases=(phase,), started_at=change.at, coverage=coverage
             )
             _insert_phase(connection, experiment_id, phase)
             _update(connection, started)
-            _record(connection, found, started, action="start", at=at, actor=actor, reason=reason)
+            _record(connection, found, started, action="start", change=change)
         return started
 
-    def ramp(
-        self, experiment_id: str, *, revision: int, coverage: float, at: datetime, actor: str = "", reason: str = ""
-    ) -> Experiment:
+    def ramp(self, experiment_id: str, *, revision: int, coverage: float, change: Change) -> Experiment:
         """Let more subjects take part; nobody changes sides."""
         with self._database.writing() as connection:
             found = _locked(connection, experiment_id, revision=revision, states=("running",))
@@ -223,7 +211,7 @@ class Experiments:
                 .values(coverage=coverage)
             )
             _update(connection, changed)
-            _record(connection, found, changed, action="ramp", at=at, actor=actor, reason=reason)
+            _record(connection, found, changed, action="ramp", change=change)
         return changed
 
     def reweight(
@@ -232,9 +220,7 @@ class Experiments:
         *,
         revision: int,
         weights_bp: Mapping[str, int],
-        at: datetime,
-        actor: str = "",
-        reason: str = "",
+        change: Change,
     ) -> Experiment:
         """Open a new phase with other weights; who has been exposed stays where it was."""
         with self._database.writing() as connection:
@@ -245,15 +231,15 @@ class Experiments:
                 raise InvalidInputError(f"weights are given for {sorted(weights_bp)}; expected one for each of {keys}")
             variants = tuple(replace(v, weight_bp=weights_bp[v.key]) for v in last.variants)
             Split(found.id, variants, last.coverage)
-            closed = replace(last, ended_at=at)
-            opened = Phase(last.number + 1, variants, last.coverage, at)
+            closed = replace(last, ended_at=change.at)
+            opened = Phase(last.number + 1, variants, last.coverage, change.at)
             changed = replace(
                 found, revision=revision + 1, variants=variants, phases=(*found.phases[:-1], closed, opened)
             )
-            _close_phase(connection, experiment_id, last.number, at)
+            _close_phase(connection, experiment_id, last.number, change.at)
             _insert_phase(connection, experiment_id, opened)
             _update(connection, changed)
-            _record(connection, found, changed, action="reweight", at=at, actor=actor, reason=reason)
+            _record(connection, found, changed, action="reweight", change=change)
         return changed
 
     def force(
@@ -262,48 +248,44 @@ class Experiments:
         forced: Mapping[str, str],
         *,
         revision: int,
-        at: datetime,
-        actor: str = "",
-        reason: str = "",
+        change: Change,
     ) -> Experiment:
         """Say which subjects look at which variant without being counted; replaces the list before."""
         with self._database.writing() as connection:
             found = _locked(connection, experiment_id, revision=revision, states=("draft", "scheduled", "running"))
             changed = replace(found, revision=revision + 1, forced=dict(forced))
             _update(connection, changed)
-            _record(connection, found, changed, action="force", at=at, actor=actor, reason=reason)
+            _record(connection, found, changed, action="force", change=change)
         return changed
 
-    def stop(self, experiment_id: str, *, revision: int, at: datetime, actor: str = "", reason: str = "") -> Experiment:
+    def stop(self, experiment_id: str, *, revision: int, change: Change) -> Experiment:
         """End it: the placement goes back to its own policy."""
         with self._database.writing() as connection:
             found = _locked(connection, experiment_id, revision=revision, states=("running",))
-            closed = replace(found.phases[-1], ended_at=at)
+            closed = replace(found.phases[-1], ended_at=change.at)
             stopped = replace(
-                found, state="stopped", revision=revision + 1, phases=(*found.phases[:-1], closed), stopped_at=at
+                found, state="stopped", revision=revision + 1, phases=(*found.phases[:-1], closed), stopped_at=change.at
             )
-            _close_phase(connection, experiment_id, closed.number, at)
+            _close_phase(connection, experiment_id, closed.number, change.at)
             _update(connection, stopped)
-            _record(connection, found, stopped, action="stop", at=at, actor=actor, reason=reason)
+            _record(connection, found, stopped, action="stop", change=change)
         return stopped
 
-    def archive(
-        self, experiment_id: str, *, revision: int, at: datetime, actor: str = "", reason: str = ""
-    ) -> Experiment:
+    def archive(self, experiment_id: str, *, revision: int, change: Change) -> Experiment:
         """Put a draft or a stopped experiment out of sight; nothing of it is removed."""
         with self._database.writing() as connection:
             found = _locked(connection, experiment_id, revision=revision, states=("draft", "stopped"))
             archived = replace(found, state="archived", revision=revision + 1)
             _update(connection, archived)
-            _record(connection, found, archived, action="archive", at=at, actor=actor, reason=reason)
+            _record(connection, found, archived, action="archive", change=change)
         return archived
 
-    def note(self, experiment_id: str, text: str, *, at: datetime, actor: str = "") -> None:
+    def note(self, experiment_id: str, text: str, *, change: Change) -> None:
         """Put a note on the time line: a campaign began, the site was down."""
         check_text(text.strip(), what="a note", max_length=MAX_REASON)
         with self._database.writing() as connection:
             found = _get(connection, experiment_id)
-            _record(connection, found, found, action="note", at=at, actor=actor, reason=text.strip())
+            _record(connection, found, found, action="note", change=change.because(text.strip()))
 
     def get(self, experiment_id: str) -> Experiment:
         """Experiment by id.
@@ -492,22 +474,15 @@ def _record(
     after: Experiment,
     *,
     action: str,
-    at: datetime,
-    actor: str,
-    reason: str,
+    change: Change,
 ) -> None:
-    if len(reason) > MAX_REASON:
-        raise InvalidInputError(f"the reason has {len(reason)} characters; at most {MAX_REASON} are kept")
     old, new = (None if before is None else _state_of(before)), _state_of(after)
     changed = [k for k in new if old is None or old[k] != new[k]]
     document = {
         "before": None if old is None else {k: old[k] for k in changed},
         "after": {k: new[k] for k in changed},
-        "reason": reason,
     }
-    record_change(
-        connection, at_us=to_us(at), actor=actor, action=action, what=f"experiment {after.id}", document=document
-    )
+    record_change(connection, change, action=action, what=f"experiment {after.id}", document=document)
 
 
 def _state_of(experiment: Experiment) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from engine.gate.records import GateVerdict
 from engine.gate.verdicts import last_verdict
 from engine.registry.states import PAST_THE_GATE, Standing, State, States
 from engine.rewards.definition import DAY_S
+from engine.store.changes import MAX_REASON, Change
 from engine.store.database import Database
 from engine.store.facts import to_us
 from offline_eval.abtest import required_subjects
@@ -84,7 +85,7 @@ class Promotion:
         found, _ = self.service.placement(placement)
         return found.policy or BASELINE
 
-    def enter(self, verdict: GateVerdict, *, at: datetime, actor: str = ACTOR) -> Standing:
+    def enter(self, verdict: GateVerdict, *, change: Change) -> Standing:
         """Take in a judged version: a candidate, or retired at once where the gate refused it."""
         known = self.states.find(verdict.placement, verdict.policy)
         if known is not None and known.verdict == verdict.id:
@@ -92,17 +93,15 @@ class Promotion:
         standing = self.states.enter(
             verdict.placement,
             verdict.policy,
-            at=at,
+            change=change.because(f"the gate said: {verdict.outcome}"),
             verdict=verdict.id,
-            actor=actor,
-            reason=f"the gate said: {verdict.outcome}",
         )
         if verdict.outcome == "refuse" and standing.state == "candidate":
-            reason = f"the gate refused it; {verdict.reasons[0]}"[:2_000]
-            return self.states.move(verdict.placement, verdict.policy, "retired", at=at, actor=actor, reason=reason)
+            refused = change.because(f"the gate refused it; {verdict.reasons[0]}"[:MAX_REASON])
+            return self.states.move(verdict.placement, verdict.policy, "retired", change=refused)
         return standing
 
-    def to_shadow(self, placement: str, policy: str, *, at: datetime, actor: str = ACTOR, reason: str = "") -> Standing:
+    def to_shadow(self, placement: str, policy: str, *, change: Change) -> Standing:
         """Let a version answer beside what serves, seen by nobody.
 
         Raises
@@ -111,12 +110,12 @@ class Promotion:
             If the gate refused it, never judged it, or left it to a person who has not approved it.
         """
         verdict = self._judged(placement, policy)
-        reason = reason or f"the gate said: {verdict.outcome}"
+        reason = change.reason or f"the gate said: {verdict.outcome}"
         if verdict.approved_by:
             reason += f", approved by {verdict.approved_by}"
-        return self.states.move(placement, policy, "shadow", at=at, actor=actor, reason=reason, verdict=verdict.id)
+        return self.states.move(placement, policy, "shadow", change=change.because(reason), verdict=verdict.id)
 
-    def to_canary(self, placement: str, policy: str, *, at: datetime, actor: str = ACTOR, reason: str = "") -> Standing:
+    def to_canary(self, placement: str, policy: str, *, change: Change) -> Standing:
         """Start its experiment; where starts need approval it is drafted, and started once somebody has approved it.
 
         Raises
@@ -129,33 +128,28 @@ class Promotion:
             raise StateError(f"{policy} is {standing.state} at {placement!r}; only a shadow becomes a canary")
         verdict = self._judged(placement, policy)
         experiments = self.service.experiments
-        draft = self._canary(placement, policy, verdict, at=at)
+        draft = self._canary(placement, policy, verdict, at=change.at)
         known = {e.id: e for e in experiments.list()}
         # A version that is judged anew after a canary that ended gets another one.
         names = (draft.id, *(f"{draft.id}-{i}" for i in range(2, len(known) + 3)))
         name = next(n for n in names if n not in known or known[n].started_at is None or known[n].state == "running")
-        reason = f"canary of {policy}"
-        found = known.get(name) or experiments.create(replace(draft, id=name), at=at, actor=actor, reason=reason)
+        canary = change.because(f"canary of {policy}")
+        found = known.get(name) or experiments.create(replace(draft, id=name), change=canary)
         if found.state == "draft" and found.variants != draft.variants:  # it waited, and something else serves by now
             changes = {"variants": draft.variants, "hypothesis": draft.hypothesis}
-            found = experiments.edit(
-                found.id, changes, revision=found.revision, at=at, actor=actor, reason="what serves has changed"
-            )
+            other = change.because("what serves has changed")
+            found = experiments.edit(found.id, changes, revision=found.revision, change=other)
         if found.state == "draft":
-            found = experiments.start(
-                found.id, revision=found.revision, at=at, actor=actor, reason=f"canary of {policy}"
-            )
+            found = experiments.start(found.id, revision=found.revision, change=canary)
         if found.state != "running":
             raise StateError(f"experiment {found.id!r} is {found.state}; start it, or retrain for a new version")
-        self._foretell_days(found, at=at)
-        moved = self.states.move(
-            placement, policy, "canary", at=at, actor=actor, experiment=found.id,
-            reason=reason or "it answered in the shadow without a fault",
-        )  # fmt: skip
+        self._foretell_days(found, at=change.at)
+        answered = change if change.reason else change.because("it answered in the shadow without a fault")
+        moved = self.states.move(placement, policy, "canary", change=answered, experiment=found.id)
         self.service.refresh()
         return moved
 
-    def to_live(self, placement: str, policy: str, *, at: datetime, actor: str = ACTOR, reason: str) -> Standing:
+    def to_live(self, placement: str, policy: str, *, change: Change) -> Standing:
         """Let it decide for everybody: the placement names it, its experiment ends, what was live retires.
 
         A person may do this past the gate, with a reason; a version that the gate refused stays out.
@@ -172,7 +166,7 @@ class Promotion:
         state = "candidate" if standing is None else standing.state
         if standing is not None and standing.state == "live":
             return standing
-        if (state, "live") in PAST_THE_GATE and actor in ("", ACTOR):
+        if (state, "live") in PAST_THE_GATE and change.actor in ("", ACTOR):
             raise StateError(
                 f"{ref} is {state} at {placement!r}; it goes live through shadow and canary, or by a person who says why"
             )
@@ -181,28 +175,24 @@ class Promotion:
             raise StateError(f"the gate refused {ref}: {verdict.reasons[0]}")
         self.service.policies.load(ref)  # a version that cannot be loaded is not put before visitors
         before = self.live_at(placement)
-        self._serve(placement, ref, actor=actor)
-        self._end(standing, at=at, actor=actor, reason=reason)
+        self._serve(placement, ref, actor=change.actor)
+        self._end(standing, change)
         try:
             return self._record_live(
                 placement,
                 ref,
                 before,
-                at=at,
-                actor=actor,
-                reason=reason,
+                change,
                 action="promote",
                 expected=None if standing is None else standing.state,
             )
         except ConflictError:
             # Somebody took it back, or moved it on, between the look and the record: theirs counts.
             if self.states.get(placement, ref).state != "live" and self.live_at(placement) == ref:
-                self._serve(placement, before, actor=actor)
+                self._serve(placement, before, actor=change.actor)
             raise
 
-    def rollback(
-        self, placement: str, policy: str | None = None, *, at: datetime, actor: str = ACTOR, reason: str
-    ) -> Standing:
+    def rollback(self, placement: str, policy: str | None = None, *, change: Change) -> Standing:
         """Take a version back, in one call.
 
         Parameters
@@ -222,10 +212,8 @@ class Promotion:
         """
         standing = self._to_take_back(placement, policy)
         if standing.state != "live":
-            self._end(standing, at=at, actor=actor, reason=reason)
-            moved = self.states.move(
-                placement, standing.policy, "retired", at=at, actor=actor, reason=reason, action="rollback"
-            )
+            self._end(standing, change)
+            moved = self.states.move(placement, standing.policy, "retired", change=change, action="rollback")
             self.service.refresh()
             return moved
         previous = standing.previous
@@ -237,14 +225,12 @@ class Promotion:
             self.service.policies.load(previous)
         for other in self.states.all(placement=placement, state="canary"):
             # Its control is what is taken back: it answers a question that nobody has any more.
-            self._end(other, at=at, actor=actor, reason=reason)
-            self.states.move(placement, other.policy, "retired", at=at, actor=actor, reason=reason, action="rollback")
-        self._serve(placement, previous, actor=actor)
-        moved = self.states.move(
-            placement, standing.policy, "retired", at=at, actor=actor, reason=reason, action="rollback"
-        )
+            self._end(other, change)
+            self.states.move(placement, other.policy, "retired", change=change, action="rollback")
+        self._serve(placement, previous, actor=change.actor)
+        moved = self.states.move(placement, standing.policy, "retired", change=change, action="rollback")
         if previous != BASELINE:
-            self._back_to_live(placement, previous, at=at, actor=actor, reason=reason)
+            self._back_to_live(placement, previous, change)
         return moved
 
     def reconcile(self, placement: str, *, at: datetime) -> list[str]:
@@ -254,18 +240,17 @@ class Promotion:
         known = {s.policy: s for s in self.states.all(placement=placement)}
         if serving in known and known[serving].state in ("candidate", "shadow", "canary", "retired"):
             before = next((s.policy for s in known.values() if s.state == "live"), BASELINE)
-            self._end(known[serving], at=at, actor=ACTOR, reason="it serves already")
+            self._end(known[serving], Change(at, ACTOR, "it serves already"))
+            found = Change(at, ACTOR, "it was found serving")
             if known[serving].state == "retired":
-                self._back_to_live(placement, serving, at=at, actor=ACTOR, reason="it was found serving")
+                self._back_to_live(placement, serving, found)
             else:
-                self._record_live(
-                    placement, serving, before, at=at, actor=ACTOR, reason="it was found serving", action="live"
-                )
+                self._record_live(placement, serving, before, found, action="live")
             out.append(f"{serving} was found serving at {placement}")
         for standing in self.states.all(placement=placement, state="live"):
             if standing.policy != serving:
                 reason = f"{serving} was found in its place"
-                self.states.move(placement, standing.policy, "retired", at=at, actor=ACTOR, reason=reason)
+                self.states.move(placement, standing.policy, "retired", change=Change(at, ACTOR, reason))
                 out.append(f"{standing.policy} retired: {reason}")
         return out
 
@@ -334,15 +319,13 @@ class Promotion:
         if found.policy != named:
             self.service.put_placement(replace(found, policy=named), expected_revision=revision, actor=actor or ACTOR)
 
-    def _end(self, standing: Standing | None, *, at: datetime, actor: str, reason: str) -> None:
+    def _end(self, standing: Standing | None, change: Change) -> None:
         """Stop the canary's experiment, if it runs."""
         if standing is None or standing.experiment is None:
             return
         experiment = self.service.experiments.get(standing.experiment)
         if experiment.state == "running":
-            self.service.experiments.stop(
-                experiment.id, revision=experiment.revision, at=at, actor=actor, reason=reason
-            )
+            self.service.experiments.stop(experiment.id, revision=experiment.revision, change=change)
             self.service.refresh()
 
     def _record_live(
@@ -350,10 +333,8 @@ class Promotion:
         placement: str,
         policy: str,
         before: str,
+        change: Change,
         *,
-        at: datetime,
-        actor: str,
-        reason: str,
         action: str,
         expected: State | None = None,
     ) -> Standing:
@@ -361,24 +342,21 @@ class Promotion:
             placement,
             policy,
             "live",
-            at=at,
-            actor=actor,
-            reason=reason,
+            change=change,
             action=action,
             previous=before,
             expected=expected,
         )
         for other in self.states.all(placement=placement, state="live"):
             if other.policy != policy:
-                self.states.move(
-                    placement, other.policy, "retired", at=at, actor=actor, reason=f"{policy} took its place"
-                )
+                gone = change.because(f"{policy} took its place")
+                self.states.move(placement, other.policy, "retired", change=gone)
         return moved
 
-    def _back_to_live(self, placement: str, policy: str, *, at: datetime, actor: str, reason: str) -> None:
+    def _back_to_live(self, placement: str, policy: str, change: Change) -> None:
         standing = self.states.find(placement, policy)
         if standing is None or standing.state == "retired":
-            self.states.move(placement, policy, "live", at=at, actor=actor, reason=reason, action="back to live")
+            self.states.move(placement, policy, "live", change=change, action="back to live")
 
     def _to_take_back(self, placement: str, policy: str | None) -> Standing:
         if policy is not None:

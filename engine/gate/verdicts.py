@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
 from engine.gate.records import GateVerdict, part_from_json
-from engine.registry.states import MAX_REASON
 from engine.store import tables
+from engine.store.changes import MAX_REASON, Change
 from engine.store.database import Database, record_change
 from engine.store.facts import check_text, from_us, to_us
 from policies.errors import StateError, UnknownNameError
@@ -35,18 +34,15 @@ def keep_verdict(database: Database, verdict: GateVerdict, *, actor: str = "") -
         )
         record_change(
             connection,
-            at_us=to_us(verdict.at),
-            actor=actor,
+            Change(verdict.at, actor, verdict.reasons[0][:MAX_REASON]),
             action="gate",
             what=f"policy {verdict.policy}",
-            document={"placement": verdict.placement, "after": {"outcome": verdict.outcome, "verdict": verdict.id}, "reason": verdict.reasons[0][:MAX_REASON]},
-        )  # fmt: skip
+            document={"placement": verdict.placement, "after": {"outcome": verdict.outcome, "verdict": verdict.id}},
+        )
     return verdict
 
 
-def approve(
-    database: Database, verdict_id: str, *, at: datetime, actor: str, reason: str, placement: str | None = None
-) -> GateVerdict:
+def approve(database: Database, verdict_id: str, *, change: Change, placement: str | None = None) -> GateVerdict:
     """Let a candidate that the log could not answer for go to a small canary.
 
     Parameters
@@ -59,8 +55,8 @@ def approve(
     StateError
         If the gate refused it (no approval overrules that), if it passed (none is needed), or if it is approved already.
     """
-    check_text(actor, what="who approves")
-    check_text(reason, what="reason of an approval", max_length=MAX_REASON)
+    check_text(change.actor, what="who approves")
+    check_text(change.reason, what="reason of an approval", max_length=MAX_REASON)
     table = tables.gate_verdicts
     with database.writing() as connection:
         found = _find(connection, verdict_id, is_locked=True)
@@ -79,16 +75,21 @@ def approve(
         if found.approved_by is not None:
             raise StateError(f"{found.approved_by} approved {found.policy} already")
         connection.execute(
-            update(table).where(table.c.id == verdict_id).values(approved_by=actor, approved_at_us=to_us(at))
+            update(table)
+            .where(table.c.id == verdict_id)
+            .values(approved_by=change.actor, approved_at_us=to_us(change.at))
         )
         record_change(
             connection,
-            at_us=to_us(at),
-            actor=actor,
+            change,
             action="approve",
             what=f"policy {found.policy}",
-            document={"placement": found.placement, "before": {"approved_by": None}, "after": {"approved_by": actor}, "reason": reason},
-        )  # fmt: skip
+            document={
+                "placement": found.placement,
+                "before": {"approved_by": None},
+                "after": {"approved_by": change.actor},
+            },
+        )
         approved = _find(connection, verdict_id)
     assert approved is not None
     return approved

@@ -22,6 +22,7 @@ from engine.gate.resolving import resolve
 from engine.gate.shadow import read_shadow
 from engine.gate.verdicts import last_verdict
 from engine.registry.states import Standing
+from engine.store.changes import Change
 from policies.errors import ConflictError, NextofferError, StateError
 
 _log = logging.getLogger("nextoffer.gate")
@@ -80,7 +81,7 @@ def _candidate(
     verdict = last_verdict(promotion.database, standing.placement, standing.policy)
     if verdict is None or not verdict.may_go_on:
         return []
-    promotion.to_shadow(standing.placement, standing.policy, at=at)
+    promotion.to_shadow(standing.placement, standing.policy, change=Change(at, ACTOR))
     return [f"{standing.policy} is in the shadow at {standing.placement}"]
 
 
@@ -93,7 +94,9 @@ def _shadow(promotion: Promotion, standing: Standing, at: datetime, in_simulatio
     if found.n < settings.min_shadow_decisions:
         return []
     try:
-        promotion.to_canary(standing.placement, standing.policy, at=at, reason=f"in the shadow {found.sentence()}")
+        promotion.to_canary(
+            standing.placement, standing.policy, change=Change(at, ACTOR, f"in the shadow {found.sentence()}")
+        )
     except StateError as error:
         # It waits: for an approval, or for the end of what runs there.
         _log.info("the canary of %s waits: %s", standing.policy, error)
@@ -128,7 +131,7 @@ def _canary(promotion: Promotion, standing: Standing, at: datetime, in_simulatio
         told = f"{what} {worse.metric.title} is worse: {worse.effect.estimate:+.4g}, interval {worse.always.low:+.4g} to {worse.always.high:+.4g}"
         return [_back(promotion, standing, at, told)]
     if now.verdict.decision == "ship":
-        promotion.to_live(standing.placement, standing.policy, at=at, reason=now.verdict.sentence)
+        promotion.to_live(standing.placement, standing.policy, change=Change(at, ACTOR, now.verdict.sentence))
         return [f"{standing.policy} is live at {standing.placement}"]
     if now.verdict.decision == "stop":
         return [_back(promotion, standing, at, now.verdict.sentence)]
@@ -143,7 +146,7 @@ def _live(promotion: Promotion, standing: Standing, at: datetime, in_simulation:
 
 
 def _back(promotion: Promotion, standing: Standing, at: datetime, reason: str) -> str:
-    promotion.rollback(standing.placement, standing.policy, at=at, actor=ACTOR, reason=reason[:2_000])
+    promotion.rollback(standing.placement, standing.policy, change=Change(at, ACTOR, reason[:2_000]))
     return f"{standing.policy} was taken back at {standing.placement}: {reason}"
 
 

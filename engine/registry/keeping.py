@@ -17,6 +17,7 @@ from sqlalchemy import func, select, update
 from engine.registry.states import States
 from engine.registry.versions import PolicyVersion, Registry, snapshot_folder
 from engine.store import tables
+from engine.store.changes import Change
 from engine.store.database import Database, record_change
 from engine.store.facts import to_us
 
@@ -142,11 +143,10 @@ def _remove(
         )
         record_change(
             connection,
-            at_us=to_us(at),
-            actor=actor,
+            Change(at, actor, reason),
             action="remove artefact",
             what=f"policy {version.ref}",
-            document={"reason": reason, "n_decisions": n_decisions},
+            document={"n_decisions": n_decisions},
         )
     registry.forget(str(version.ref))
     _take_files(database, registry, version)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, insert, select, update
 
 from engine.store import tables
+from engine.store.changes import MAX_REASON, Change
 from engine.store.database import Database, record_change
 from engine.store.facts import check_text, from_us, to_us
 from policies.errors import ConflictError, StateError, UnknownNameError
@@ -29,7 +30,6 @@ MOVES: dict[State, tuple[State, ...]] = {
 }
 # Moves that leave the gate out; only a person who says so makes them.
 PAST_THE_GATE = (("candidate", "live"), ("shadow", "live"))
-MAX_REASON = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,18 +114,16 @@ class States:
         placement: str,
         policy: str,
         *,
-        at: datetime,
+        change: Change,
         verdict: str | None = None,
-        actor: str = "",
-        reason: str = "",
     ) -> Standing:
         """Make a version a candidate; one that stands there already (and is not retired) stays where it is."""
         with self._database.writing() as connection:
             before = _find(connection, placement, policy, is_locked=True)
             if before is not None and before.state != "retired":
                 return before
-            after = Standing(placement, policy, "candidate", at, verdict=verdict, reason=reason)
-            _write(connection, before, after, action="candidate", actor=actor)
+            after = Standing(placement, policy, "candidate", change.at, verdict=verdict, reason=change.reason)
+            _write(connection, before, after, change, action="candidate")
         return after
 
     def move(
@@ -134,9 +132,7 @@ class States:
         policy: str,
         to: State,
         *,
-        at: datetime,
-        actor: str = "",
-        reason: str,
+        change: Change,
         action: str = "",
         verdict: str | None = None,
         experiment: str | None = None,
@@ -161,7 +157,7 @@ class States:
         ConflictError
             If it stands elsewhere than expected by now.
         """
-        check_text(reason, what="reason of a move", max_length=MAX_REASON)
+        check_text(change.reason, what="reason of a move", max_length=MAX_REASON)
         with self._database.writing() as connection:
             before = _find(connection, placement, policy, is_locked=True)
             if before is None:
@@ -169,8 +165,8 @@ class States:
                     raise StateError(
                         f"{policy} does not stand at {placement!r} yet; enter it as a candidate before it becomes {to}"
                     )
-                after = Standing(placement, policy, "live", at, verdict, experiment, previous, reason)
-                _write(connection, None, after, action=action or to, actor=actor)
+                after = Standing(placement, policy, "live", change.at, verdict, experiment, previous, change.reason)
+                _write(connection, None, after, change, action=action or to)
                 return after
             if expected not in (None, before.state):
                 raise ConflictError(
@@ -185,13 +181,13 @@ class States:
             after = replace(
                 before,
                 state=to,
-                changed_at=at,
+                changed_at=change.at,
                 verdict=verdict or before.verdict,
                 experiment=experiment or before.experiment,
                 previous=previous or before.previous,
-                reason=reason,
+                reason=change.reason,
             )
-            _write(connection, before, after, action=action or to, actor=actor)
+            _write(connection, before, after, change, action=action or to)
         return after
 
 
@@ -215,7 +211,7 @@ def _standing(row: Any) -> Standing:
     )
 
 
-def _write(connection: Connection, before: Standing | None, after: Standing, *, action: str, actor: str) -> None:
+def _write(connection: Connection, before: Standing | None, after: Standing, change: Change, *, action: str) -> None:
     table = tables.promotions
     values = {
         "state": after.state,
@@ -235,14 +231,12 @@ def _write(connection: Connection, before: Standing | None, after: Standing, *, 
     changed = [k for k in new if k not in ("changed_at", "reason") and (old is None or old[k] != new[k])]
     record_change(
         connection,
-        at_us=to_us(after.changed_at),
-        actor=actor,
+        change,
         action=action,
         what=f"policy {after.policy}",
         document={
             "placement": after.placement,
             "before": None if old is None else {k: old[k] for k in changed},
             "after": {k: new[k] for k in changed},
-            "reason": after.reason,
         },
     )

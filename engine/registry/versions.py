@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import insert, select, update
 
 from engine.store import tables
+from engine.store.changes import Change
 from engine.store.database import Database, record_change
 from engine.store.facts import check_text, from_us, to_us
 from engine.store.published import newest_published
@@ -121,9 +122,7 @@ class Registry:
                 if not folder.exists():
                     save_artifact(artifact, folder)
                 connection.execute(update(versions).where(mine).values(removed_at_us=None))
-                record_change(
-                    connection, at_us=to_us(at), actor=actor, action="register", what=str(ref), document={"again": True}
-                )
+                record_change(connection, Change(at, actor), action="register", what=str(ref), document={"again": True})
             if known is None:
                 connection.execute(
                     insert(versions).values(
@@ -137,8 +136,7 @@ class Registry:
                 )
                 record_change(
                     connection,
-                    at_us=to_us(at),
-                    actor=actor,
+                    Change(at, actor),
                     action="register",
                     what=str(ref),
                     document={"kind": artifact.kind},

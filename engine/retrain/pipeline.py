@@ -37,6 +37,7 @@ from engine.rewards.corrections import LateTruth, correct_files
 from engine.rewards.definition import RewardDefinition, RewardTerm
 from engine.rewards.files import export_files
 from engine.store import tables
+from engine.store.changes import Change
 from engine.store.database import Database
 from engine.store.facts import to_us
 from engine.store.ownership import ownership_of
@@ -386,7 +387,7 @@ def _conclude(
     if verdict.outcome == "refuse":
         for forecast in forecasts:
             settle(database, forecast, at=at, actual=None, note="the gate refused it: no visitor will see it")
-    Promotion(service).enter(verdict, at=at, actor=actor)
+    Promotion(service).enter(verdict, change=Change(at, actor))
     return verdict, is_new
 
 

@@ -18,6 +18,7 @@ from engine.rewards.definition import DAY_S, RewardDefinition, RewardTerm
 from engine.rewards.export import export_interactions
 from engine.sample.content import HOME, LETTER, PLACES, PRICING, TRIALS, Language, Trial, catalogue, say
 from engine.simulation.traffic import InProcess, live_through
+from engine.store.changes import Change
 from offline_eval import evaluate
 from policies.allocation import WEIGHT_TOTAL_BP, Variant
 from policies.artifact import save_artifact
@@ -140,9 +141,9 @@ def _live(
         plan=plan,
         segments=trial.segments,
     )
-    service.experiments.create(draft, at=starts_at - timedelta(hours=3), actor=ACTOR)
+    service.experiments.create(draft, change=Change(starts_at - timedelta(hours=3), ACTOR))
     service.experiments.start(
-        trial.id, revision=1, at=starts_at, actor=ACTOR, reason=_reason(trial.weights_bp[0][2], config)
+        trial.id, revision=1, change=Change(starts_at, ACTOR, _reason(trial.weights_bp[0][2], config))
     )
     service.refresh()
 
@@ -156,17 +157,17 @@ def _live(
                     trial.id,
                     revision=found.revision,
                     weights_bp=weights,
-                    at=at,
-                    actor=ACTOR,
-                    reason=_reason(why, config),
+                    change=Change(at, ACTOR, _reason(why, config)),
                 )
         for on, note in trial.notes:
             if on == day:
-                service.experiments.note(trial.id, say(note, config.language), at=at + timedelta(hours=9), actor=ACTOR)
+                service.experiments.note(
+                    trial.id, say(note, config.language), change=Change(at + timedelta(hours=9), ACTOR)
+                )
         if trial.stops_on_day == day:
             found = service.experiments.get(trial.id)
             service.experiments.stop(
-                trial.id, revision=found.revision, at=at, actor=ACTOR, reason=_reason("enough", config)
+                trial.id, revision=found.revision, change=Change(at, ACTOR, _reason("enough", config))
             )
         service.refresh()
 
@@ -201,7 +202,7 @@ def _plans(service: DecisionService, refs: dict[str, str], config: SampleConfig)
         hypothesis=say("back", config.language),
         plan=plan,
     )
-    service.experiments.create(back, at=at, actor=ACTOR)
+    service.experiments.create(back, change=Change(at, ACTOR))
     price = Experiment(
         "lower-first-price",
         LETTER,
@@ -209,13 +210,12 @@ def _plans(service: DecisionService, refs: dict[str, str], config: SampleConfig)
         hypothesis=say("price", config.language),
         plan=replace(plan, primary="margin", effect=0.3),
     )
-    service.experiments.create(price, at=at, actor=ACTOR)
+    service.experiments.create(price, change=Change(at, ACTOR))
     service.experiments.schedule(
         "lower-first-price",
         revision=1,
         starts_at=config.ends_at + timedelta(days=5, hours=8),
-        at=at + timedelta(hours=1),
-        actor=ACTOR,
+        change=Change(at + timedelta(hours=1), ACTOR),
     )
 
 

@@ -17,6 +17,7 @@ from engine.rewards.definition import DAY_S, RewardDefinition, RewardTerm
 from engine.simulation import traffic
 from engine.simulation.people import TRAITS, People
 from engine.simulation.traffic import Door, moment
+from engine.store.changes import Change
 from offline_eval.abtest import ExperimentReading
 from policies.allocation import Variant, equal_weights
 from policies.artifact import Artifact
@@ -94,10 +95,9 @@ def prepare(
                 counting=counting,
                 plan=plan,
             ),
-            at=start,
-            actor="demo",
+            change=Change(start, "demo"),
         )
-        service.experiments.start(experiment, revision=draft.revision, at=start, actor="demo")
+        service.experiments.start(experiment, revision=draft.revision, change=Change(start, "demo"))
 
 
 def load_traits(home: Path, site: LiveSite | HabitSite, people: People) -> None:

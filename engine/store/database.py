@@ -7,7 +7,7 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +18,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from engine.store import tables
+from engine.store.changes import Change
+from engine.store.facts import to_us
 from policies.errors import InvalidInputError, MissingExtraError, StoreUnavailableError
 
 BUSY_TIMEOUT_MS = 5_000
@@ -143,14 +145,15 @@ def in_parts(values: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def record_change(
-    connection: Connection, *, at_us: int, actor: str, action: str, what: str, document: dict[str, Any]
+    connection: Connection, change: Change, *, action: str, what: str, document: Mapping[str, Any]
 ) -> None:
-    """Write the audit row of a change of configuration and tell all servers to reload; inside the change's transaction."""
-    connection.execute(
-        insert(tables.audit).values(
-            at_us=at_us, actor=actor, action=action, what=what, document=json.dumps(document, default=str)
-        )
-    )
+    """Write the audit row of a change of configuration and tell all servers to reload; inside the change's transaction.
+
+    The row's document is ``document`` and the reason of the change, where there is one.
+    """
+    told = {**document, "reason": change.reason} if change.reason else document
+    values = {"actor": change.actor, "action": action, "what": what, "document": json.dumps(told, default=str)}
+    connection.execute(insert(tables.audit).values(at_us=to_us(change.at), **values))
     tell_servers(connection)
 
 

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Table, bindparam, delete, insert, or_, select
 
 from engine.store import facts, tables
 from engine.store.bodies import stripped
+from engine.store.changes import Change
 from engine.store.cold import forget_in_cold
 from engine.store.database import Database, in_parts, record_change
 from engine.store.facts import check_text, to_us
@@ -83,7 +84,7 @@ def erase(database: Database, subject: str, *, at: datetime, actor: str = "", co
         connection.execute(
             insert(tables.erasures).values(pseudonym=pseudonym, at_us=to_us(at), document=json.dumps(told))
         )
-        record_change(connection, at_us=to_us(at), actor=actor, action="erase", what=pseudonym, document=told)
+        record_change(connection, Change(at, actor), action="erase", what=pseudonym, document=told)
     if database.is_sqlite:
         # The old pages are still in the write-ahead log; a reader in progress may keep them there until the next time.
         database.rows("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -22,6 +22,7 @@ from engine.experiments.records import Experiment
 from engine.gate.promotion import Promotion
 from engine.gate.records import Part, conclude
 from engine.gate.verdicts import keep_verdict
+from engine.store.changes import Change
 from engine.store.ownership import ownership_of
 from policies.allocation import Variant
 from policies.errors import InvalidInputError
@@ -42,7 +43,7 @@ def test_a_rollback_is_one_call_and_an_approval_names_who(site: Site) -> None:
         [Part("evidence", "open", ("too little",))], placement="shop", policy=new, incumbent=old, at=START, inputs="i"
     )
     keep_verdict(service.database, said)
-    Promotion(service).enter(said, at=START)
+    Promotion(service).enter(said, change=Change(START))
     here = "/v1/placements/shop"
     got = site.call("GET", f"{here}/verdicts").json()["verdicts"]
     assert [(v["outcome"], v["approved_by"]) for v in got] == [("log cannot answer", None)]
@@ -68,8 +69,8 @@ def test_watch_tells_like_every_keeper_and_leaves_the_work_to_another(
     two = (Variant("control", 5_000, "baseline"), Variant("new", 5_000, "placement"))
     home = ["--home", str(tmp_path)]
     with open_shop(tmp_path) as service:
-        service.experiments.create(Experiment("spring", "shop", two), at=START)
-        service.experiments.schedule("spring", revision=1, starts_at=START + timedelta(hours=1), at=START)
+        service.experiments.create(Experiment("spring", "shop", two), change=Change(START))
+        service.experiments.schedule("spring", revision=1, starts_at=START + timedelta(hours=1), change=Change(START))
         with closing(ownership_of(service.database)) as other:
             assert other.claim(CLAIM)
             assert run(["policies", "watch", *home]) == 0
@@ -97,8 +98,8 @@ def test_retrain_every_so_often_tells_and_outlives_an_outage(tmp_path: Path) -> 
         experiments = service.experiments
 
         def comes(name: str, slots: tuple[int, int]) -> bool:
-            experiments.create(Experiment(name, "shop", two, layer="one", slots=slots), at=START)
-            experiments.schedule(name, revision=1, starts_at=START + timedelta(hours=1), at=START)
+            experiments.create(Experiment(name, "shop", two, layer="one", slots=slots), change=Change(START))
+            experiments.schedule(name, revision=1, starts_at=START + timedelta(hours=1), change=Change(START))
             for _ in range(300):
                 if f"experiment {name} started" in {m.topic for m, _ in newest(service.database)}:
                     return True
@@ -138,7 +139,7 @@ def test_the_commands_do_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[
             at=START,
             inputs="i",
         )
-        Promotion(service).enter(keep_verdict(service.database, refused), at=START)
+        Promotion(service).enter(keep_verdict(service.database, refused), change=Change(START))
     home = ["--home", str(tmp_path)]
     assert run(["policies", "promote", "new", "--placement", "shop", "--reason", "urgent", *home]) == 0
     assert run(["policies", "promote", "bad", "--placement", "shop", "--reason", "urgent", *home]) == 1

@@ -16,6 +16,7 @@ from pyarrow import csv
 from api.cli.main import run
 from engine.decisions.requests import DecisionRequest, RewardRequest
 from engine.experiments.records import Experiment
+from engine.store.changes import Change
 from offline_eval.interop.arrow import to_arrow, write_parquet
 from policies.allocation import Variant
 from policies.artifact import save_artifact
@@ -163,8 +164,8 @@ def test_an_experiment_is_judged_by_the_mixture_of_its_variants(
     with open_shop(tmp_path, clock=clock) as service:
         ref = service.policies.register(FixedOrder(("c",)).to_artifact(), name="c", at=clock.now)
         variants = (Variant("control", 5_000, "baseline"), Variant("new", 5_000, str(ref)))
-        service.experiments.create(Experiment("e1", "shop", variants), at=clock.now)
-        service.experiments.start("e1", revision=1, at=clock.now)
+        service.experiments.create(Experiment("e1", "shop", variants), change=Change(clock.now))
+        service.experiments.start("e1", revision=1, change=Change(clock.now))
         service.refresh()
         for i in range(120):
             clock.forward(minutes=5)

@@ -26,6 +26,7 @@ from engine.experiments.controls import set_controls
 from engine.experiments.keeper import Keeper
 from engine.experiments.reading import read_experiment
 from engine.experiments.records import Experiment, Plan, Ramp
+from engine.store.changes import Change
 from engine.store.database import Database, sqlite_url
 from engine.store.ownership import ownership_of
 from policies.allocation import Variant
@@ -52,13 +53,15 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DecisionSer
     rng = np.random.default_rng(4)
     with open_shop(tmp_path_factory.mktemp("shop"), clock=clock) as service:
         experiments = service.experiments
-        experiments.create(Experiment("spring", "shop", TWO, plan=PLAN, layer="one", slots=(0, 9_000)), at=START)
-        experiments.create(Experiment("aside", "shop", TWO, layer="one", slots=(9_000, 10_000)), at=START)
+        experiments.create(
+            Experiment("spring", "shop", TWO, plan=PLAN, layer="one", slots=(0, 9_000)), change=Change(START)
+        )
+        experiments.create(Experiment("aside", "shop", TWO, layer="one", slots=(9_000, 10_000)), change=Change(START))
         for name in ("spring", "aside"):
-            experiments.start(name, revision=1, at=START)
-        experiments.create(Experiment("idea", "shop", TWO), at=START)
-        experiments.create(Experiment("later", "shop", TWO, layer="two"), at=START)
-        experiments.schedule("later", revision=1, starts_at=START + timedelta(days=300), at=START)
+            experiments.start(name, revision=1, change=Change(START))
+        experiments.create(Experiment("idea", "shop", TWO), change=Change(START))
+        experiments.create(Experiment("later", "shop", TWO, layer="two"), change=Change(START))
+        experiments.schedule("later", revision=1, starts_at=START + timedelta(days=300), change=Change(START))
         service.refresh()
         visitors = [DecisionRequest("shop", f"u{i}", at=START + timedelta(hours=2 * i)) for i in range(600)]
         clock.forward(hours=1_201)
@@ -76,11 +79,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DecisionSer
 def test_the_digest_says_what_to_do_in_both_languages(shop: tuple[DecisionService, datetime]) -> None:
     """What needs somebody, what the week brought with its limits, and what runs: in words and money, the same in Russian."""
     service, at = shop
-    set_controls(service.database, at=at, needs_approval=True)
+    set_controls(service.database, change=Change(at), needs_approval=True)
     try:
         news = digest(service.database, at=at, in_simulation=False, link="https://console.example.com/")
     finally:
-        set_controls(service.database, at=at, needs_approval=False)
+        set_controls(service.database, change=Change(at), needs_approval=False)
     assert news is not None
     english, russian = news.texts["en"], news.texts["ru"]
     assert english.title == f"Nextoffer, week to {at.date()}: 2 experiments run, 3 need you"
@@ -155,8 +158,8 @@ def test_what_could_not_be_done_is_told(tmp_path: Path) -> None:
     with open_shop(tmp_path) as service:
         experiments = service.experiments
         for name in ("first", "second"):
-            experiments.create(Experiment(name, "shop", TWO), at=START)
-            experiments.schedule(name, revision=1, starts_at=START + timedelta(hours=1), at=START)
+            experiments.create(Experiment(name, "shop", TWO), change=Change(START))
+            experiments.schedule(name, revision=1, starts_at=START + timedelta(hours=1), change=Change(START))
         for hours in (2, 3, 4):
             look_after(service.database, Habits(), at=START + timedelta(hours=hours), now=NOW, in_simulation=False)
         told = {m.topic: m.text("en") for m, _ in newest(service.database)}
@@ -169,9 +172,9 @@ def test_a_start_whose_round_was_cut_off_is_told_by_the_next(tmp_path: Path) -> 
     with open_shop(tmp_path) as service:
         experiments = service.experiments
         for name, slots in (("mine", (0, 5_000)), ("planned", (5_000, 10_000))):
-            experiments.create(Experiment(name, "shop", TWO, layer="one", slots=slots), at=START)
-        experiments.start("mine", revision=1, at=START, actor="ann")
-        experiments.schedule("planned", revision=1, starts_at=START + timedelta(hours=1), at=START)
+            experiments.create(Experiment(name, "shop", TWO, layer="one", slots=slots), change=Change(START))
+        experiments.start("mine", revision=1, change=Change(START, "ann"))
+        experiments.schedule("planned", revision=1, starts_at=START + timedelta(hours=1), change=Change(START))
         assert [h.kind for h in tick(service.database, at=START + timedelta(hours=1))] == ["started"]
         for hours in (2, 3, 24 * 4):
             at = START + timedelta(hours=hours)
@@ -183,8 +186,10 @@ def test_an_experiment_that_cannot_be_read_holds_up_nothing(tmp_path: Path, capl
     """It is logged and named in the digest as something that needs somebody; what waits is sent."""
     with open_shop(tmp_path) as service, http_server() as hook:
         experiments = service.experiments
-        experiments.create(Experiment("broken", "shop", TWO, ramp=Ramp((0.5, 1.0), hold_s=3_600.0)), at=START)
-        experiments.start("broken", revision=1, at=START)
+        experiments.create(
+            Experiment("broken", "shop", TWO, ramp=Ramp((0.5, 1.0), hold_s=3_600.0)), change=Change(START)
+        )
+        experiments.start("broken", revision=1, change=Change(START))
         service.refresh()
         service.decide_many([DecisionRequest("shop", f"u{i}", at=START + timedelta(minutes=i)) for i in range(60)])
         at = START + timedelta(days=1)

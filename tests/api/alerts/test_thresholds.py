@@ -15,6 +15,7 @@ from api.settings import load_settings
 from engine.decisions.requests import DecisionRequest
 from engine.gate.promotion import Promotion
 from engine.registry.states import States
+from engine.store.changes import Change
 from policies.errors import InvalidInputError, StateError
 from policies.fixed import FixedOrder
 from tests.engine.service_world import Clock, open_shop, shop
@@ -31,7 +32,7 @@ def test_every_door_keeps_to_the_limits_of_the_settings(tmp_path: Path) -> None:
             for n, o in (("old", "abc"), ("new", "bac"))
         )
         service.put_placement(shop(policy=old))
-        Promotion(service).to_live("shop", new, at=clock.now, actor="ann", reason="it is urgent")
+        Promotion(service).to_live("shop", new, change=Change(clock.now, "ann", "it is urgent"))
         for i in range(40):
             decision = service.decide(DecisionRequest("shop", f"d{i}", is_activated=False)).decision
             service.activate(decision.id, shown="c" if i % 2 else decision.offer)

@@ -17,6 +17,7 @@ from engine.decisions.service import DecisionService
 from engine.experiments.audit import read_audit
 from engine.experiments.automation import due
 from engine.experiments.records import Experiment, Ramp
+from engine.store.changes import Change
 from policies.allocation import Variant
 from tests.engine.service_world import START, open_shop
 
@@ -26,14 +27,18 @@ TWO = (Variant("control", 5_000, "baseline"), Variant("new", 5_000, "placement")
 def _planned(service: DecisionService) -> None:
     """One that starts, one that ends, and one whose ramp may go on as soon as somebody has seen it."""
     experiments = service.experiments
-    experiments.create(Experiment("starts", "shop", TWO, layer="one", slots=(0, 3_000)), at=START)
-    experiments.schedule("starts", revision=1, starts_at=START + timedelta(hours=1), at=START)
+    experiments.create(Experiment("starts", "shop", TWO, layer="one", slots=(0, 3_000)), change=Change(START))
+    experiments.schedule("starts", revision=1, starts_at=START + timedelta(hours=1), change=Change(START))
     end = START + timedelta(hours=2)
-    experiments.create(Experiment("ends", "shop", TWO, layer="one", slots=(3_000, 6_000), ends_at=end), at=START)
+    experiments.create(
+        Experiment("ends", "shop", TWO, layer="one", slots=(3_000, 6_000), ends_at=end), change=Change(START)
+    )
     ramp = Ramp((0.1, 0.5), hold_s=3_600.0)
-    experiments.create(Experiment("grows", "shop", TWO, layer="one", slots=(6_000, 10_000), ramp=ramp), at=START)
+    experiments.create(
+        Experiment("grows", "shop", TWO, layer="one", slots=(6_000, 10_000), ramp=ramp), change=Change(START)
+    )
     for name in ("ends", "grows"):
-        experiments.start(name, revision=1, at=START)
+        experiments.start(name, revision=1, change=Change(START))
 
 
 def test_what_is_due_is_known_without_reading(tmp_path: Path) -> None:
@@ -58,8 +63,8 @@ def test_a_job_is_started_for_what_is_new_and_now_and_then(tmp_path: Path, monke
         assert watch.look()
         assert len(jobs) == 2
         for name, revision in (("ends", 2), ("grows", 2)):
-            service.experiments.stop(name, revision=revision, at=START)
-        service.experiments.unschedule("starts", revision=2, at=START)
+            service.experiments.stop(name, revision=revision, change=Change(START))
+        service.experiments.unschedule("starts", revision=2, change=Change(START))
         assert not watch.look()
         told = load_settings(None, home=tmp_path, telegram_token="1:x", telegram_chat="-1")
         assert Watch(told, service.database, jobs.append).look()

@@ -22,6 +22,7 @@ from engine.decisions.requests import DecisionRequest, OutcomeRequest
 from engine.decisions.service import DecisionService
 from engine.experiments.records import Experiment, Plan
 from engine.offers.placement import CatalogueOffer, Placement
+from engine.store.changes import Change
 from offline_eval.report import SHARE, Interval, Page, Section, interval_chart
 from policies.allocation import Variant
 from policies.records import Offer, OfferId
@@ -41,13 +42,17 @@ def fill(folder: Path, *, n: int = 2400, days: int = 80) -> None:
     with open_service(folder, secret=b"a secret of the tests", commit_timeout_s=120.0) as service:
         for placement in ("home_page", "cancel_page"):
             service.put_placement(Placement(placement, offers))
-        service.experiments.create(_experiment("spring-welcome", "home_page", "incumbent", "personal"), at=START)
-        service.experiments.create(_experiment("stay-a-while", "cancel_page", "incumbent", "win back"), at=START)
-        service.experiments.create(_experiment("idea", "home_page", "incumbent", "bold"), at=START)
+        service.experiments.create(
+            _experiment("spring-welcome", "home_page", "incumbent", "personal"), change=Change(START)
+        )
+        service.experiments.create(
+            _experiment("stay-a-while", "cancel_page", "incumbent", "win back"), change=Change(START)
+        )
+        service.experiments.create(_experiment("idea", "home_page", "incumbent", "bold"), change=Change(START))
         plan = Plan(planned_subjects=2000, effect=0.06, visitors_per_day=30.0, visitors_per_month=90_000.0)
-        service.experiments.fix_plan("spring-welcome", plan, revision=1, at=START)
+        service.experiments.fix_plan("spring-welcome", plan, revision=1, change=Change(START))
         for name, revision in (("spring-welcome", 2), ("stay-a-while", 1)):
-            service.experiments.start(name, revision=revision, at=START)
+            service.experiments.start(name, revision=revision, change=Change(START))
         service.refresh()
         _visit(service, rng, "home_page", n=n, days=days, rates={"incumbent": 0.14, "personal": 0.24})
         _visit(service, rng, "cancel_page", n=n // 4, days=days, rates={"incumbent": 0.2, "win back": 0.2})
@@ -134,7 +139,7 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
     fill(folder)
     with opened(folder) as service:
         for role in ("viewer", "experimenter", "admin"):
-            Accounts(service.database).create(role, role=role, password=PASSWORD, at=START)
+            Accounts(service.database).create(role, role=role, password=PASSWORD, change=Change(START))
         app = create_console(service, KeyFile(folder / "keys.json"), is_sandbox=True, ticks=False, home=folder)
         with TestClient(app) as client:
             made = Console(client, service, folder)

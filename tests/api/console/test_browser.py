@@ -17,6 +17,7 @@ from api.auth import KeyFile
 from api.console.app import create_console
 from engine.accounts.accounts import Accounts
 from engine.decisions.service import DecisionService
+from engine.store.changes import Change
 from tests.api.console.conftest import PASSWORD, START, fill, opened, some_report
 
 pytestmark = pytest.mark.slow
@@ -44,7 +45,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     some_report().write(folder / "reports" / "evaluate-log.html")
     with opened(folder) as service:
         for name, role in (("ann", "admin"), ("bob", "experimenter")):
-            Accounts(service.database).create(name, role=role, password=PASSWORD, at=START)  # type: ignore[arg-type]
+            Accounts(service.database).create(name, role=role, password=PASSWORD, change=Change(START))  # type: ignore[arg-type]
         app = create_console(service, KeyFile(folder / "keys.json"), is_sandbox=True, ticks=False, home=folder)
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
@@ -138,7 +139,7 @@ def test_keyboard_alone_from_an_offer_to_a_stopped_experiment(browser: Any, site
     """Make an offer, create a split, start it (in at most twelve interactions), change its shares, stop it: no mouse."""
     service = site.service
     running = service.experiments.get("stay-a-while")
-    service.experiments.stop("stay-a-while", revision=running.revision, at=START)
+    service.experiments.stop("stay-a-while", revision=running.revision, change=Change(START))
     with signed_in(browser, site, "bob") as page:
         keys = Keys(page)
         keys.open("/offers")

@@ -14,6 +14,7 @@ from engine.gate.forecasts import Forecast, foretell
 from engine.gate.promotion import Promotion
 from engine.gate.records import Part, conclude
 from engine.gate.verdicts import keep_verdict
+from engine.store.changes import Change
 from policies.fixed import FixedOrder
 from tests.api.console.conftest import PASSWORD, Console
 from tests.engine.service_world import START, open_shop, shop
@@ -34,13 +35,13 @@ def test_the_page_shows_what_stands_and_takes_it_back(tmp_path: Path) -> None:
         said = keep_verdict(
             service.database, conclude(parts, placement="shop", policy=new, incumbent=old, at=START, inputs="i")
         )
-        Promotion(service).enter(said, at=START)
+        Promotion(service).enter(said, change=Change(START))
         foretell(
             service.database,
             [Forecast("lift", "shop", new, START, 0.02, 0.01, 0.03, {"metric": "kept", "in_simulation": True})],
         )
         for role in ("viewer", "admin"):
-            Accounts(service.database).create(role, role=role, password=PASSWORD, at=datetime.now(UTC))
+            Accounts(service.database).create(role, role=role, password=PASSWORD, change=Change(datetime.now(UTC)))
         app = create_console(service, KeyFile(tmp_path / "keys.json"), is_sandbox=False, ticks=False, home=tmp_path)
         with TestClient(app) as client:
             console = Console(client, service, tmp_path)
@@ -54,7 +55,7 @@ def test_the_page_shows_what_stands_and_takes_it_back(tmp_path: Path) -> None:
             assert console.sign_in("admin") == 303
             assert "Approve a small canary" in console.get("/models")
             assert console.post("/models/approve", verdict=said.id, reason="worth a look").status_code == 303
-            Promotion(service).to_live("shop", new, at=START, actor="ann", reason="urgent")
+            Promotion(service).to_live("shop", new, change=Change(START, "ann", "urgent"))
             assert (
                 console.post("/models/rollback", placement="shop", policy=new, reason="complaints").status_code == 303
             )

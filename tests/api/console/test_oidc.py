@@ -26,6 +26,7 @@ from api.settings import Settings, load_settings
 from engine.accounts.accounts import Accounts
 from engine.decisions.service import DecisionService
 from engine.experiments.audit import read_audit
+from engine.store.changes import Change
 from policies.errors import ConflictError, InvalidInputError, StateError
 from tests.api.console.conftest import PASSWORD, START
 from tests.engine.service_world import open_shop
@@ -83,7 +84,7 @@ def site(tmp_path: Path, issuer: str) -> Iterator[Site]:
     openid = openid_of(settings)
     assert openid is not None
     with open_shop(tmp_path) as service:
-        Accounts(service.database).create("local-admin", role="admin", password=PASSWORD, at=START)
+        Accounts(service.database).create("local-admin", role="admin", password=PASSWORD, change=Change(START))
         app = create_console(service, KeyFile(tmp_path / "k.json"), is_sandbox=False, ticks=False, openid=openid)
         with TestClient(app, base_url="http://localhost:8080") as client:
             yield Site(service, client)
@@ -107,7 +108,7 @@ def test_a_claim_decides_the_role_and_the_name_stays_with_the_identity(site: Sit
     assert {a.name: a.role for a in accounts.list()} == {"anna@example.com": "experimenter", "local-admin": "admin"}
     assert accounts.sign_in("anna@example.com", "", at=START) is None
     older = dict(site.client.cookies)["nextoffer_session"]
-    accounts.change("anna@example.com", at=START, role="viewer")
+    accounts.change("anna@example.com", change=Change(START), role="viewer")
     site.client.cookies.clear()
     assert site.go("anna").status_code == 303
     assert {a.role for a in accounts.list()} == {"experimenter", "admin"}
@@ -141,7 +142,7 @@ def test_who_may_not_come_in_is_told_why(site: Site, who: str, text: str) -> Non
 def test_a_closed_account_stays_closed(site: Site) -> None:
     """The provider vouches for who somebody is; an admin here may still close the account."""
     site.go("boss")
-    Accounts(site.service.database).change("boss@example.com", at=START, is_active=False)
+    Accounts(site.service.database).change("boss@example.com", change=Change(START), is_active=False)
     assert "is closed" in site.go("boss").text
 
 
@@ -307,7 +308,7 @@ def test_accounts_of_identities_keep_to_themselves(tmp_path: Path) -> None:
     """The same identity is the same account under any name; a taken name and a closed account are refused."""
     with open_shop(tmp_path) as service:
         accounts = Accounts(service.database)
-        accounts.create("ann", role="admin", password=PASSWORD, at=START)
+        accounts.create("ann", role="admin", password=PASSWORD, change=Change(START))
         with pytest.raises(ConflictError, match="is not yours"):
             accounts.sign_in_identity("iss 1", name="ann", role="viewer", at=START)
         accounts.sign_in_identity("iss 1", name="ann2", role="viewer", at=START)
@@ -315,6 +316,6 @@ def test_accounts_of_identities_keep_to_themselves(tmp_path: Path) -> None:
         session = accounts.session(cookie, at=START)
         assert session is not None
         assert session.account.name == "ann2"
-        accounts.change("ann2", at=START, is_active=False)
+        accounts.change("ann2", change=Change(START), is_active=False)
         with pytest.raises(StateError, match="is closed"):
             accounts.sign_in_identity("iss 1", name="ann2", role="viewer", at=START)

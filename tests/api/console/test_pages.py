@@ -27,6 +27,7 @@ from engine.experiments.lesson import false_winner
 from engine.experiments.reading import read_experiment
 from engine.experiments.records import Experiment, Ramp
 from engine.reports import keep_report
+from engine.store.changes import Change
 from policies.allocation import Variant
 from policies.eligibility import Condition
 from policies.errors import InvalidInputError, UnknownNameError
@@ -254,7 +255,7 @@ def test_a_visitor_shows_what_it_got_and_would_get(console: Console) -> None:
 
 def test_the_log_of_changes_is_a_file_too(console: Console) -> None:
     """Every change is in it, and no cell begins like a formula."""
-    console.service.experiments.note("idea", "=cmd()", at=datetime(2026, 4, 1, tzinfo=UTC), actor="@x")
+    console.service.experiments.note("idea", "=cmd()", change=Change(datetime(2026, 4, 1, tzinfo=UTC), "@x"))
     assert "create" in console.get("/audit")
     rows = list(csv.reader(io.StringIO(console.get("/audit.csv"))))
     assert len(rows) > 8
@@ -318,7 +319,7 @@ def test_accounts_lock_and_sessions_end(tmp_path: Path) -> None:
     at = datetime(2026, 3, 1, tzinfo=UTC)
     with opened(tmp_path) as service:
         accounts = Accounts(service.database)
-        accounts.create("ann", role="admin", password=PASSWORD, at=at)
+        accounts.create("ann", role="admin", password=PASSWORD, change=Change(at))
         for _ in range(8):
             assert accounts.sign_in("ann", "wrong password", at=at) is None
         assert accounts.sign_in("ann", PASSWORD, at=at) is None
@@ -327,15 +328,15 @@ def test_accounts_lock_and_sessions_end(tmp_path: Path) -> None:
         assert accounts.session(cookie, at=at.replace(hour=11)) is not None
         assert accounts.session(cookie, at=at.replace(hour=13)) is None
         with pytest.raises(InvalidInputError, match="the last one who administers"):
-            accounts.change("ann", at=at, role="viewer")
-        accounts.create("bob", role="viewer", password=PASSWORD, at=at)
+            accounts.change("ann", change=Change(at), role="viewer")
+        accounts.create("bob", role="viewer", password=PASSWORD, change=Change(at))
         other = accounts.sign_in("bob", PASSWORD, at=at)
         assert other is not None
-        accounts.change("bob", at=at, is_active=False)
+        accounts.change("bob", change=Change(at), is_active=False)
         assert accounts.session(other, at=at) is None
         assert accounts.sign_in("bob", PASSWORD, at=at) is None
         with pytest.raises(UnknownNameError):
-            accounts.change("eve", at=at)
+            accounts.change("eve", change=Change(at))
 
 
 def test_the_sample_is_looked_at_in_place_of_ones_own_and_thrown_away_whole(console: Console) -> None:
@@ -414,7 +415,9 @@ def test_a_zero_is_a_zero_and_what_the_form_cannot_show_stays(console: Console) 
     """Nobody taking part is not everybody; a draft's own way to grow outlives a change in the form; shares are numbers."""
     two = (Variant("now", 5_000, "placement"), Variant("new", 5_000, "baseline"))
     small = Ramp((0.01, 0.05), hold_s=3_600.0)
-    console.service.experiments.create(Experiment("slow", "cancel_page", two, coverage=0.0, ramp=small), at=START)
+    console.service.experiments.create(
+        Experiment("slow", "cancel_page", two, coverage=0.0, ramp=small), change=Change(START)
+    )
     assert 'name="coverage" value="0"' in re.sub(r"\s+", " ", console.get("/experiments/slow/edit"))
     fields: dict[str, Any] = {
         "placement": "cancel_page", "variant": ["now", "new"], "policy": ["placement", "baseline"], "weight": ["50", "50"],

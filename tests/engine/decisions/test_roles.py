@@ -13,6 +13,7 @@ from engine.experiments.results import experiment_results
 from engine.learner.audit import audit
 from engine.learner.learner import Learner
 from engine.rewards.export import export_interactions
+from engine.store.changes import Change
 from policies.allocation import Variant
 from policies.errors import InvalidInputError
 from policies.features import FeatureSpace
@@ -27,8 +28,8 @@ def test_a_machine_is_answered_logged_and_counted_nowhere(tmp_path: Path) -> Non
     clock = Clock()
     with open_shop(tmp_path, clock=clock, placements=[shop(explore_share=0.9, baseline=("b",))]) as service:
         variants = (Variant("control", 5000, "baseline"), Variant("other", 5000, "baseline"))
-        draft = service.experiments.create(Experiment("trial", "shop", variants), at=START)
-        service.experiments.start("trial", revision=draft.revision, at=START)
+        draft = service.experiments.create(Experiment("trial", "shop", variants), change=Change(START))
+        service.experiments.start("trial", revision=draft.revision, change=Change(START))
         service.refresh()
         for i in range(10):
             made = service.decide(DecisionRequest("shop", f"crawler-{i}", id=f"bot{i}", role="bot")).decision

@@ -13,6 +13,7 @@ from engine.decisions.requests import DecisionRequest, OutcomeRequest
 from engine.experiments.records import Experiment
 from engine.experiments.results import experiment_results
 from engine.store import tables
+from engine.store.changes import Change
 from policies.allocation import Split, Variant
 from policies.errors import ConflictError, InvalidInputError, StateError, UnknownNameError
 from tests.engine.service_world import START, Clock, open_shop, shop
@@ -23,9 +24,9 @@ TWO = (Variant("control", 3_000, "baseline"), Variant("new", 7_000, "baseline"))
 def test_variants_are_the_sticky_hash_and_are_logged_with_their_probability(tmp_path: Path) -> None:
     """Every subject of a running experiment gets the variant of its hash, again and again."""
     with open_shop(tmp_path) as service:
-        service.experiments.create(Experiment("e1", "shop", TWO), at=START)
+        service.experiments.create(Experiment("e1", "shop", TWO), change=Change(START))
         assert service.decide(DecisionRequest("shop", "u0")).decision.variant is None
-        service.experiments.start("e1", revision=1, at=START)
+        service.experiments.start("e1", revision=1, change=Change(START))
         service.refresh()
         split = Split("e1", TWO)
         for i in range(30):
@@ -44,11 +45,13 @@ def test_variants_are_the_sticky_hash_and_are_logged_with_their_probability(tmp_
 def test_new_weights_open_a_phase_and_move_nobody_who_was_exposed(tmp_path: Path) -> None:
     """A subject stays in the variant and phase of its first exposure; newcomers follow the new weights."""
     with open_shop(tmp_path) as service:
-        service.experiments.create(Experiment("e1", "shop", TWO), at=START)
-        service.experiments.start("e1", revision=1, at=START)
+        service.experiments.create(Experiment("e1", "shop", TWO), change=Change(START))
+        service.experiments.start("e1", revision=1, change=Change(START))
         service.refresh()
         old = {f"u{i}": service.decide(DecisionRequest("shop", f"u{i}")).decision.variant for i in range(60)}
-        changed = service.experiments.reweight("e1", revision=2, weights_bp={"control": 9_000, "new": 1_000}, at=START)
+        changed = service.experiments.reweight(
+            "e1", revision=2, weights_bp={"control": 9_000, "new": 1_000}, change=Change(START)
+        )
         assert [p.number for p in changed.phases] == [1, 2]
         service.refresh()
         moved = Split("e1", changed.variants)
@@ -65,8 +68,8 @@ def test_new_weights_open_a_phase_and_move_nobody_who_was_exposed(tmp_path: Path
 def test_coverage_only_adds_subjects(tmp_path: Path) -> None:
     """Who takes part at a tenth takes part, on the same side, at a half; a smaller coverage is refused."""
     with open_shop(tmp_path) as service:
-        service.experiments.create(Experiment("e1", "shop", TWO, coverage=0.1), at=START)
-        service.experiments.start("e1", revision=1, at=START)
+        service.experiments.create(Experiment("e1", "shop", TWO, coverage=0.1), change=Change(START))
+        service.experiments.start("e1", revision=1, change=Change(START))
         service.refresh()
 
         def variants() -> dict[str, str | None]:
@@ -74,35 +77,35 @@ def test_coverage_only_adds_subjects(tmp_path: Path) -> None:
             return {r.subject: a.decision.variant for r, a in zip(requests, service.decide_many(requests), strict=True)}
 
         few = variants()
-        service.experiments.ramp("e1", revision=2, coverage=0.5, at=START)
+        service.experiments.ramp("e1", revision=2, coverage=0.5, change=Change(START))
         service.refresh()
         many = variants()
         assert all(many[s] == v for s, v in few.items() if v is not None)
         assert sum(v is not None for v in many.values()) > 2 * sum(v is not None for v in few.values()) > 0
         with pytest.raises(InvalidInputError, match="it only grows"):
-            service.experiments.ramp("e1", revision=3, coverage=0.4, at=START)
+            service.experiments.ramp("e1", revision=3, coverage=0.4, change=Change(START))
 
 
 def test_each_change_needs_the_last_revision_and_the_right_state(tmp_path: Path) -> None:
     """Two people cannot overwrite each other, a running experiment does not start again, a stopped one stays so."""
     with open_shop(tmp_path) as service:
         experiments = service.experiments
-        experiments.create(Experiment("e1", "shop", TWO), at=START, actor="ann")
+        experiments.create(Experiment("e1", "shop", TWO), change=Change(START, "ann"))
         with pytest.raises(ConflictError, match="exists already"):
-            experiments.create(Experiment("e1", "shop", TWO), at=START)
+            experiments.create(Experiment("e1", "shop", TWO), change=Change(START))
         with pytest.raises(StateError, match="is draft"):
-            experiments.stop("e1", revision=1, at=START)
+            experiments.stop("e1", revision=1, change=Change(START))
         with pytest.raises(ConflictError, match="at revision 1, not 7"):
-            experiments.start("e1", revision=7, at=START)
-        experiments.start("e1", revision=1, at=START, actor="bob")
-        experiments.create(Experiment("e2", "shop", TWO), at=START)
+            experiments.start("e1", revision=7, change=Change(START))
+        experiments.start("e1", revision=1, change=Change(START, "bob"))
+        experiments.create(Experiment("e2", "shop", TWO), change=Change(START))
         with pytest.raises(StateError, match="'e1' runs at placement 'shop'"):
-            experiments.start("e2", revision=1, at=START)
-        experiments.stop("e1", revision=2, at=START, actor="cy")
+            experiments.start("e2", revision=1, change=Change(START))
+        experiments.stop("e1", revision=2, change=Change(START, "cy"))
         with pytest.raises(StateError, match="is stopped"):
-            experiments.start("e1", revision=3, at=START)
+            experiments.start("e1", revision=3, change=Change(START))
         assert experiments.get("e1").stopped_at == START
-        experiments.start("e2", revision=1, at=START)
+        experiments.start("e2", revision=1, change=Change(START))
         service.refresh()
         assert service.decide(DecisionRequest("shop", "u")).decision.experiment == "e2"
         with service.database.reading() as connection:
@@ -116,10 +119,10 @@ def test_unknown_names_are_answered_with_the_nearest(tmp_path: Path) -> None:
     """A misspelt placement, policy or experiment is named, with what there is."""
     with open_shop(tmp_path) as service:
         with pytest.raises(UnknownNameError, match="did you mean 'shop'"):
-            service.experiments.create(Experiment("e1", "shpo", TWO), at=START)
+            service.experiments.create(Experiment("e1", "shpo", TWO), change=Change(START))
         wrong = (TWO[0], Variant("new", 7_000, "basline"))
         with pytest.raises(UnknownNameError, match="did you mean 'baseline'"):
-            service.experiments.create(Experiment("e1", "shop", wrong), at=START)
+            service.experiments.create(Experiment("e1", "shop", wrong), change=Change(START))
         with pytest.raises(UnknownNameError, match="unknown experiment 'e9'"):
             service.experiments.get("e9")
         with pytest.raises(InvalidInputError, match="sum to"):
@@ -130,8 +133,8 @@ def test_time_travel_to_day_40_shows_conversion_retention_and_margin_per_subject
     """Outcomes count per exposed subject, inside their windows, and are unknown until the window is over."""
     clock = Clock()
     with open_shop(tmp_path, clock=clock, placements=[shop(), shop(placement="other")]) as service:
-        service.experiments.create(Experiment("e1", "shop", TWO), at=clock.now)
-        service.experiments.start("e1", revision=1, at=clock.now)
+        service.experiments.create(Experiment("e1", "shop", TWO), change=Change(clock.now))
+        service.experiments.start("e1", revision=1, change=Change(clock.now))
         service.refresh()
         service.outcome(OutcomeRequest("u0", "margin_eur", 99.0))  # before exposure: not the experiment's
         clock.forward(minutes=1)

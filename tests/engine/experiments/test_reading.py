@@ -15,6 +15,7 @@ from engine.experiments.parts import EDGES
 from engine.experiments.reading import cost_of_weights, read_experiment, read_segments
 from engine.experiments.records import Experiment, Plan
 from engine.experiments.results import experiment_results
+from engine.store.changes import Change
 from offline_eval.abtest import SubjectOutcomes, analyse
 from offline_eval.abtest.confidence_sequence import sequence_interval
 from policies.allocation import Variant
@@ -26,8 +27,8 @@ PLAN = Plan(planned_subjects=1_000, effect=0.05, n_looks=1, visitors_per_day=50.
 
 def _filled(service: DecisionService, clock: Clock, n: int = 400) -> None:
     """Visitors with a device, of whom three in ten subscribe (four in ten of the new variant)."""
-    service.experiments.create(Experiment("e1", "shop", TWO, plan=PLAN, segments=("device",)), at=START)
-    service.experiments.start("e1", revision=1, at=START)
+    service.experiments.create(Experiment("e1", "shop", TWO, plan=PLAN, segments=("device",)), change=Change(START))
+    service.experiments.start("e1", revision=1, change=Change(START))
     service.refresh()
     rng = np.random.default_rng(3)
     for i in range(n):
@@ -103,8 +104,8 @@ def test_margin_may_decide(tmp_path: Path) -> None:
     clock = Clock()
     with open_shop(tmp_path, clock=clock) as service:
         plan = Plan(planned_subjects=380, effect=5.0, primary="margin", n_looks=1)
-        service.experiments.create(Experiment("e1", "shop", TWO, plan=plan), at=START)
-        service.experiments.start("e1", revision=1, at=START)
+        service.experiments.create(Experiment("e1", "shop", TWO, plan=plan), change=Change(START))
+        service.experiments.start("e1", revision=1, change=Change(START))
         service.refresh()
         for i in range(400):
             variant = service.decide(DecisionRequest("shop", f"u{i}")).decision.variant
@@ -120,8 +121,8 @@ def test_margin_may_decide(tmp_path: Path) -> None:
 
 def _rich(service: DecisionService, clock: Clock, plan: Plan, n: int = 500) -> Experiment:
     """Visitors whose past spending tells what they will pay, a few of whom pay enormously; some leave again."""
-    service.experiments.create(Experiment("e1", "shop", TWO, plan=plan, segments=("device",)), at=START)
-    service.experiments.start("e1", revision=1, at=START)
+    service.experiments.create(Experiment("e1", "shop", TWO, plan=plan, segments=("device",)), change=Change(START))
+    service.experiments.start("e1", revision=1, change=Change(START))
     service.refresh()
     rng = np.random.default_rng(8)
     for i in range(n):

@@ -17,6 +17,7 @@ from engine.experiments.reading import read_experiment
 from engine.experiments.records import Experiment, Plan
 from engine.experiments.results import experiment_results
 from engine.store import tables
+from engine.store.changes import Change
 from engine.store.facts import void_row
 from policies.allocation import Variant
 from policies.errors import ConflictError, InvalidInputError
@@ -27,8 +28,8 @@ TWO = (Variant("control", 5_000, "baseline"), Variant("new", 5_000, "baseline"))
 
 def _started(service: DecisionService, **rest: object) -> Experiment:
     draft = Experiment("e1", "shop", TWO, **rest)  # type: ignore[arg-type]
-    service.experiments.create(draft, at=START)
-    started = service.experiments.start("e1", revision=1, at=START)
+    service.experiments.create(draft, change=Change(START))
+    started = service.experiments.start("e1", revision=1, change=Change(START))
     service.refresh()
     return started
 

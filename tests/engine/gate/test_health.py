@@ -12,6 +12,7 @@ from engine.gate.health import integrity
 from engine.monitoring.alarms import INTEGRITY
 from engine.monitoring.health import read_health, read_integrity
 from engine.monitoring.thresholds import Thresholds
+from engine.store.changes import Change
 from policies.allocation import Variant
 from tests.engine.service_world import Clock, open_shop
 
@@ -21,8 +22,8 @@ def test_integrity_is_read_by_the_limits_one_sets_and_nothing_else_is_read(tmp_p
     clock = Clock()
     with open_shop(tmp_path, clock=clock) as service:
         variants = (Variant("control", 5000, "baseline"), Variant("other", 5000, "baseline"))
-        draft = service.experiments.create(Experiment("trial", "shop", variants), at=clock.now)
-        service.experiments.start("trial", revision=draft.revision, at=clock.now)
+        draft = service.experiments.create(Experiment("trial", "shop", variants), change=Change(clock.now))
+        service.experiments.start("trial", revision=draft.revision, change=Change(clock.now))
         for i in range(40):
             decision = service.decide(DecisionRequest("shop", f"d{i}", is_activated=False)).decision
             service.activate(decision.id, shown="c" if i % 2 else decision.offer)

@@ -21,6 +21,7 @@ from engine.gate.records import GateVerdict, Part, Word, conclude
 from engine.gate.verdicts import approve, keep_verdict
 from engine.gate.watch import look_after
 from engine.rewards.definition import DAY_S, RewardDefinition, RewardTerm
+from engine.store.changes import Change
 from policies.errors import ConflictError, StateError
 from policies.features import FeatureSpace
 from policies.fixed import FixedOrder
@@ -58,7 +59,7 @@ def _world(
     _come(service, clock, 200, tag="before", kept={"old": 0.1}, margin={})
     clock.forward(days=3)
     promotion = Promotion(service, SETTINGS)
-    promotion.enter(keep_verdict(service.database, _verdict(new, old, words)), at=clock.now)
+    promotion.enter(keep_verdict(service.database, _verdict(new, old, words)), change=Change(clock.now))
     return service, promotion, old, new
 
 
@@ -158,12 +159,12 @@ def test_a_canary_that_wins_goes_live_and_comes_back_in_one_call(tmp_path: Path)
         assert (live.state, live.previous) == ("live", old)
         assert forecasts_of(service.database, is_open=False)
         assert look_after(promotion, at=clock.now) == []
-        gone = promotion.rollback("shop", at=clock.now, actor="ann", reason="complaints")
+        gone = promotion.rollback("shop", change=Change(clock.now, "ann", "complaints"))
         assert (gone.policy, gone.state) == (new, "retired")
         assert service.decide(DecisionRequest("shop", "x2")).decision.policy.name == "old"
         assert promotion.states.get("shop", old).state == "live"
         with pytest.raises(StateError, match="the first that was promoted"):
-            promotion.rollback("shop", at=clock.now, reason="again")
+            promotion.rollback("shop", change=Change(clock.now, reason="again"))
 
 
 def test_what_the_log_cannot_answer_waits_for_a_person_and_stays_small(tmp_path: Path) -> None:
@@ -173,17 +174,17 @@ def test_what_the_log_cannot_answer_waits_for_a_person_and_stays_small(tmp_path:
     with service:
         assert look_after(promotion, at=clock.now) == []
         with pytest.raises(StateError, match="nobody has approved it"):
-            promotion.to_shadow("shop", new, at=clock.now)
+            promotion.to_shadow("shop", new, change=Change(clock.now))
         verdict = _verdict(new, old, ("pass", "open"))
-        approve(service.database, verdict.id, at=clock.now, actor="ann", reason="the simulator speaks for it")
+        approve(service.database, verdict.id, change=Change(clock.now, "ann", "the simulator speaks for it"))
         _in_canary(service, promotion, clock)
         experiment = service.experiments.get(promotion.states.get("shop", new).experiment or "")
         assert experiment.ramp is not None
         assert (experiment.coverage, experiment.ramp.steps) == (0.2, (0.2,))
         refused = keep_verdict(service.database, _verdict(old, new, ("refuse",), inputs="j"))
-        assert promotion.enter(refused, at=clock.now).state == "retired"
+        assert promotion.enter(refused, change=Change(clock.now)).state == "retired"
         with pytest.raises(StateError, match="the gate said 'refuse'"):
-            approve(service.database, refused.id, at=clock.now, actor="ann", reason="I like it")
+            approve(service.database, refused.id, change=Change(clock.now, "ann", "I like it"))
 
 
 def test_what_moved_by_itself_is_told_in_real_time_and_once(tmp_path: Path) -> None:
@@ -191,8 +192,8 @@ def test_what_moved_by_itself_is_told_in_real_time_and_once(tmp_path: Path) -> N
     clock = Clock()
     service, promotion, _, new = _world(tmp_path, clock)
     with service:
-        promotion.to_live("shop", new, at=clock.now, actor="ann", reason="it is urgent")
-        promotion.rollback("shop", at=clock.now, actor=ACTOR, reason="integrity fails")
+        promotion.to_live("shop", new, change=Change(clock.now, "ann", "it is urgent"))
+        promotion.rollback("shop", change=Change(clock.now, ACTOR, "integrity fails"))
         before = datetime.now(UTC)
         for _ in range(2):
             clock.forward(hours=1)
@@ -208,7 +209,7 @@ def test_what_serves_wins_over_the_record(tmp_path: Path) -> None:
     clock = Clock()
     service, promotion, old, new = _world(tmp_path, clock)
     with service:
-        promotion.to_live("shop", new, at=clock.now, actor="ann", reason="it is urgent")
+        promotion.to_live("shop", new, change=Change(clock.now, "ann", "it is urgent"))
         service.put_placement(shop(policy=old, reward=REWARD))
         lines = promotion.reconcile("shop", at=clock.now + timedelta(hours=1))
         assert lines == [f"{new} retired: {old} was found in its place"]
@@ -228,12 +229,12 @@ def test_a_rollback_while_the_canary_goes_live_counts(tmp_path: Path, monkeypatc
         def put_and_taken_back(*args: Any, **given: Any) -> Any:
             monkeypatch.undo()
             made = put(*args, **given)
-            other.rollback("shop", new, at=clock.now, actor="ann", reason="complaints")
+            other.rollback("shop", new, change=Change(clock.now, "ann", "complaints"))
             return made
 
         monkeypatch.setattr(service, "put_placement", put_and_taken_back)
         with pytest.raises(ConflictError, match="no longer canary: someone moved it meanwhile"):
-            promotion.to_live("shop", new, at=clock.now, reason="it wins")
+            promotion.to_live("shop", new, change=Change(clock.now, reason="it wins"))
         assert promotion.live_at("shop") == old
         assert promotion.states.get("shop", new).state == "retired"
         assert promotion.reconcile("shop", at=clock.now) == []
@@ -246,10 +247,10 @@ def test_a_version_that_is_judged_anew_gets_another_canary(tmp_path: Path) -> No
     with service:
         _in_canary(service, promotion, clock)
         first = promotion.states.get("shop", new).experiment
-        promotion.rollback("shop", new, at=clock.now, actor="ann", reason="complaints")
+        promotion.rollback("shop", new, change=Change(clock.now, "ann", "complaints"))
         clock.forward(days=1)
         again = _verdict(new, old, inputs="j", at=clock.now)
-        promotion.enter(keep_verdict(service.database, again), at=clock.now)
+        promotion.enter(keep_verdict(service.database, again), change=Change(clock.now))
         _in_canary(service, promotion, clock)
         second = promotion.states.get("shop", new).experiment
         assert second == f"{first}-2"
@@ -280,7 +281,7 @@ def test_a_version_that_fails_in_the_shadow_never_meets_visitors(tmp_path: Path)
         told = [Context(SubjectId(f"u{i}"), {"x": "ab"[i % 2]}) for i in range(9)]
         table = DecisionTable.from_contexts(shop(2).offer_set, told)
         broken = str(service.policies.register(LinTS(FeatureSpace.fit(table)).to_artifact(), name="lints", at=START))
-        promotion.enter(keep_verdict(service.database, _verdict(broken, old, inputs="k")), at=clock.now)
+        promotion.enter(keep_verdict(service.database, _verdict(broken, old, inputs="k")), change=Change(clock.now))
         look_after(promotion, at=clock.now)
         _come(service, clock, 40, tag="s", kept={}, margin={}, x=1.0)
         lines = look_after(promotion, at=clock.now)

@@ -14,6 +14,7 @@ from engine.learner.audit import audit
 from engine.registry.keeping import tidy
 from engine.registry.states import States
 from engine.registry.versions import PolicyVersion, Registry, RemovedVersionError
+from engine.store.changes import Change
 from policies.allocation import Variant
 from policies.artifact import Artifact, save_artifact
 from policies.errors import StateError
@@ -25,13 +26,13 @@ def test_a_version_moves_step_by_step_and_each_step_is_told(tmp_path: Path) -> N
     """A move that is none is refused by name; each one keeps who, when, why, before and after."""
     with open_shop(tmp_path) as service:
         states = States(service.database)
-        states.enter("shop", "p@1", at=START, actor="retrain", reason="judged")
-        assert states.enter("shop", "p@1", at=START).state == "candidate"
+        states.enter("shop", "p@1", change=Change(START, "retrain", "judged"))
+        assert states.enter("shop", "p@1", change=Change(START)).state == "candidate"
         with pytest.raises(StateError, match="cannot become canary"):
-            states.move("shop", "p@1", "canary", at=START, reason="too fast")
-        states.move("shop", "p@1", "shadow", at=START, actor="ann", reason="looks good")
-        states.move("shop", "p@1", "canary", at=START, reason="no fault", experiment="e1")
-        moved = states.move("shop", "p@1", "live", at=START, reason="it won", previous="baseline")
+            states.move("shop", "p@1", "canary", change=Change(START, reason="too fast"))
+        states.move("shop", "p@1", "shadow", change=Change(START, "ann", "looks good"))
+        states.move("shop", "p@1", "canary", change=Change(START, reason="no fault"), experiment="e1")
+        moved = states.move("shop", "p@1", "live", change=Change(START, reason="it won"), previous="baseline")
         assert (moved.state, moved.experiment, moved.previous) == ("live", "e1", "baseline")
         rows = read_audit(service.database, what="policy p@1")
         assert [r.action for r in rows] == ["live", "canary", "shadow", "candidate"]
@@ -62,7 +63,7 @@ def test_ten_versions_are_kept_and_none_that_an_audit_needs_goes_unsaid(tmp_path
             service.put_placement(shop(policy=refs[2]))
         two = (Variant("a", 5_000, "baseline"), Variant("b", 5_000, refs[2]))
         with pytest.raises(StateError, match="which decides variant 'b', was removed; register it again"):
-            service.experiments.create(Experiment("e1", "shop", two), at=clock.now)
+            service.experiments.create(Experiment("e1", "shop", two), change=Change(clock.now))
         assert audit(service.database, service.policies, secret=SECRET).is_clean
         assert tidy(service.database, service.policies, at=clock.now).removed == ()
         gone = tidy(service.database, service.policies, at=clock.now, even_audited=True)

@@ -9,6 +9,7 @@ import pytest
 
 from engine.decisions.requests import DecisionRequest
 from engine.experiments.records import Experiment
+from engine.store.changes import Change
 from policies.allocation import Variant
 from policies.artifact import Artifact, save_artifact
 from policies.errors import ArtifactError, InvalidInputError, UnknownNameError
@@ -60,8 +61,8 @@ def test_variants_are_served_by_their_own_versions(tmp_path: Path) -> None:
     with open_shop(tmp_path) as service:
         ref = service.policies.register(fitted().to_artifact(), name="lints", at=START)
         variants = (Variant("old", 5_000, "baseline"), Variant("new", 5_000, str(ref)))
-        service.experiments.create(Experiment("e1", "shop", variants), at=START)
-        service.experiments.start("e1", revision=1, at=START)
+        service.experiments.create(Experiment("e1", "shop", variants), change=Change(START))
+        service.experiments.start("e1", revision=1, change=Change(START))
         service.refresh()
         decisions = [
             service.decide(DecisionRequest("shop", f"u{i}", {"x": 0.1, "country": "de"})).decision for i in range(20)

@@ -42,6 +42,7 @@ from engine.rewards.corrections import correct_files
 from engine.rewards.definition import DAY_S, RewardDefinition, RewardTerm
 from engine.rewards.export import export_interactions
 from engine.rewards.files import export_files
+from engine.store.changes import Change
 from engine.store.database import Database, sqlite_url, tell_servers
 from engine.store.facts import FactRow, void_row
 from engine.store.migrate import downgrade
@@ -121,9 +122,10 @@ def day_in_a_shop(service: DecisionService, clock: Clock) -> None:
     """Traffic with everything in it, the same every time."""
     service.put_placement(shop())
     service.experiments.create(
-        Experiment("e1", "shop", (Variant("a", 5_000, "baseline"), Variant("b", 5_000, "baseline"))), at=clock.now
+        Experiment("e1", "shop", (Variant("a", 5_000, "baseline"), Variant("b", 5_000, "baseline"))),
+        change=Change(clock.now),
     )
-    service.experiments.start("e1", revision=1, at=clock.now)
+    service.experiments.start("e1", revision=1, change=Change(clock.now))
     service.refresh()
     for i in range(40):
         clock.forward(minutes=1)
@@ -281,31 +283,32 @@ def test_of_two_changes_at_once_one_counts(tmp_path: Path, url: str) -> None:
         service.put_placement(shop())
         all_, states = service.experiments, States(service.database)
         for name in ("e1", "e2"):
-            all_.create(Experiment(name, "shop", two, coverage=0.5), at=START)
-        (told,) = _both_at_once(url, [lambda n=n: all_.start(n, revision=1, at=START) for n in ("e1", "e2")])  # type: ignore[misc]
+            all_.create(Experiment(name, "shop", two, coverage=0.5), change=Change(START))
+        begin = Change(START)
+        (told,) = _both_at_once(url, [lambda n=n: all_.start(n, revision=1, change=begin) for n in ("e1", "e2")])  # type: ignore[misc]
         assert "experiment 'e1' runs at placement 'shop'" in told
         (told,) = _both_at_once(
             url,
             [
-                lambda: all_.stop("e1", revision=2, at=START),
-                lambda: all_.ramp("e1", revision=2, coverage=1.0, at=START),
+                lambda: all_.stop("e1", revision=2, change=Change(START)),
+                lambda: all_.ramp("e1", revision=2, coverage=1.0, change=Change(START)),
             ],
         )
         assert told.startswith("ConflictError: experiment 'e1' is at revision 3, not 2")
         assert all_.get("e1").state == "stopped"
         changes = [
-            lambda: set_controls(service.database, at=START, is_paused=True),
-            lambda: set_controls(service.database, at=START, holdout_bp=500),
+            lambda: set_controls(service.database, change=Change(START), is_paused=True),
+            lambda: set_controls(service.database, change=Change(START), holdout_bp=500),
         ]
         assert _both_at_once(url, changes) == []
         assert (service.controls().is_paused, service.controls().holdout_bp) == (True, 500)
-        states.move("shop", "p@1", "live", at=START, reason="first")
-        states.move("shop", "p@1", "retired", at=START, reason="gone")
+        states.move("shop", "p@1", "live", change=Change(START, reason="first"))
+        states.move("shop", "p@1", "retired", change=Change(START, reason="gone"))
         (told,) = _both_at_once(
             url,
             [
-                lambda: states.move("shop", "p@1", "candidate", at=START, reason="anew"),
-                lambda: states.move("shop", "p@1", "live", at=START, reason="back", expected="retired"),
+                lambda: states.move("shop", "p@1", "candidate", change=Change(START, reason="anew")),
+                lambda: states.move("shop", "p@1", "live", change=Change(START, reason="back"), expected="retired"),
             ],
         )
         assert "is candidate at 'shop' and no longer retired" in told
@@ -354,13 +357,13 @@ def test_promotion_forecasts_and_late_truth(url: str, tmp_path: Path) -> None:
             promotion = Promotion(service)
             part = Part("evidence", "pass", ("enough",))
             said = conclude([part], placement="shop", policy=new, incumbent=old, at=clock.now, inputs="i")
-            promotion.enter(keep_verdict(service.database, said), at=clock.now)
-            promotion.to_live("shop", new, at=clock.now, actor="ann", reason="urgent")
+            promotion.enter(keep_verdict(service.database, said), change=Change(clock.now))
+            promotion.to_live("shop", new, change=Change(clock.now, "ann", "urgent"))
             foretell(service.database, [Forecast("lift", "shop", new, START, 0.02, 0.01, 0.03, {"metric": "kept"})])
             (open_one,) = forecasts_of(service.database, is_open=True)
             assert settle(service.database, open_one, at=clock.now, actual=0.0)
             assert not settle(service.database, open_one, at=clock.now, actual=1.0)
-            promotion.rollback("shop", at=clock.now, actor="ann", reason="complaints")
+            promotion.rollback("shop", change=Change(clock.now, "ann", "complaints"))
             rate = base_rate(service.database, "shop", kind="subscribed", window_s=DAY_S, at=clock.now)
             kept = tidy(service.database, service.policies, at=clock.now, keep=0)
             states = sorted((s.policy, s.state) for s in States(service.database).all())

@@ -14,6 +14,7 @@ from engine.experiments.records import Experiment
 from engine.experiments.results import experiment_results
 from engine.learner.audit import ERASED, audit
 from engine.rewards.export import export_interactions
+from engine.store.changes import Change
 from engine.store.cold import read_cold
 from engine.store.retention import oldest_offset, retain
 from engine.subjects.erasure import PREFIX, erased_offsets, pseudonyms
@@ -29,9 +30,10 @@ def busy(folder: Path, clock: Clock) -> DecisionService:
     """A shop with an experiment, a login, and facts of all kinds."""
     service = open_shop(folder, clock=clock)
     service.experiments.create(
-        Experiment("e1", "shop", (Variant("a", 5_000, "baseline"), Variant("b", 5_000, "baseline"))), at=clock.now
+        Experiment("e1", "shop", (Variant("a", 5_000, "baseline"), Variant("b", 5_000, "baseline"))),
+        change=Change(clock.now),
     )
-    service.experiments.start("e1", revision=1, at=clock.now)
+    service.experiments.start("e1", revision=1, change=Change(clock.now))
     service.refresh()
     service.subjects.load_traits({"anna@example.org": {"age": 40.0}}, at=clock.now)
     for i in range(24):

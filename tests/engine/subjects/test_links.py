@@ -14,6 +14,7 @@ from engine.decisions.service import DecisionService
 from engine.experiments.records import Experiment
 from engine.experiments.results import experiment_results
 from engine.rewards.export import export_interactions
+from engine.store.changes import Change
 from engine.subjects.links import _names, people_of
 from policies.allocation import Variant
 from policies.errors import ConflictError, InvalidInputError
@@ -40,8 +41,8 @@ def test_a_person_is_what_is_linked_together(edges: dict[str, str]) -> None:
 def _experiment(service: DecisionService) -> Experiment:
     service.put_placement(shop(policy=None, explore_share=0.5))
     variants = (Variant("control", 5000, "baseline"), Variant("other", 5000, "baseline"))
-    draft = service.experiments.create(Experiment("trial", "shop", variants), at=START)
-    started = service.experiments.start("trial", revision=draft.revision, at=START)
+    draft = service.experiments.create(Experiment("trial", "shop", variants), change=Change(START))
+    started = service.experiments.start("trial", revision=draft.revision, change=Change(START))
     service.refresh()
     return started
 
