@@ -20,15 +20,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import openapi
 from api.auth import KeyFile, KeyRing
+from api.call import Parts, first_headers, request_id_of
 from api.decisions import routes as decisions
 from api.dispatch import OperationDispatch
+from api.edge import json_response
 from api.errors import error_body
 from api.experiments import routes as experiments
 from api.facts import routes as facts
 from api.health import routes as health
 from api.metrics import Metrics
 from api.ofrep import routes as ofrep
-from api.operation import Operation, Parts, first_headers, json_response, request_id_of
+from api.operation import Operation
 from api.personalizer import routes as personalizer
 from api.placements import routes as placements
 from api.policies import routes as policies

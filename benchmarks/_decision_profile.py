@@ -20,9 +20,11 @@ import uvloop
 
 from api.app import create_app
 from api.auth import KeyFile, new_key
+from api.bodies import check_depth, parse_body
+from api.call import first_headers
 from api.decisions.routes import decision_json
 from api.decisions.schemas import DecisionBody
-from api.operation import authorise, first_headers, parse_body
+from api.edge import authorise
 from api.settings import Settings
 from benchmarks._noop import app as noop
 from benchmarks._servers import Site, prepare
@@ -61,11 +63,16 @@ def print_profile(site: Site) -> None:
         print(f"{name:58s} {us:8.1f} us")
 
 
+def _read(raw: bytes) -> DecisionBody:
+    check_depth(raw, limit=16)
+    return parse_body(DecisionBody, raw)
+
+
 def _steps(service: DecisionService, bodies: Sequence[bytes]) -> list[tuple[str, float]]:
     pipeline = service._pipeline
     live = service._configuration.placement("shop")
     loaded = service.policies.load(str(live.placement.policy))
-    parsed = [parse_body(DecisionBody, raw, depth_limit=16) for raw in bodies]
+    parsed = [_read(raw) for raw in bodies]
     requests = [DecisionRequest("shop", body.subject, body.features) for body in parsed]
     service.decide(requests[0])  # the catalogue's offers are then on disk, as they are in a server
     made = [pipeline.prepare(request) for request in requests]
@@ -74,7 +81,7 @@ def _steps(service: DecisionService, bodies: Sequence[bytes]) -> list[tuple[str,
     told = [decision_json(answer) for answer in answers]
     secret = b"s" * 32
     return [
-        ("check the body against its model", _each(lambda raw: parse_body(DecisionBody, raw, depth_limit=16), bodies)),
+        ("check the body against its model", _each(_read, bodies)),
         ("make the decision, all of the following", _each(pipeline.prepare, requests)),
         ("  policy: VW's distribution over 20 offers", _each(loaded.policy.probabilities, tables)),
         (

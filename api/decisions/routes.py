@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from api.call import Call
 from api.decisions.schemas import (
     ActivationBody,
     ActivationReply,
@@ -15,7 +16,7 @@ from api.decisions.schemas import (
     DecisionBody,
 )
 from api.errors import answer_for
-from api.operation import Call, Operation
+from api.operation import Operation
 from engine.decisions.requests import DecisionAnswer, DecisionRequest, EventRequest, PageAnswer, PageRequest, Role, Slot
 from engine.learner.progress import learned_from
 from policies.errors import InvalidInputError, NextofferError

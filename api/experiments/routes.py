@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from api.call import Call
 from api.experiments.schemas import (
     AuditReply,
     ChangeBody,
@@ -26,7 +27,7 @@ from api.experiments.schemas import (
     ReweightBody,
     ScheduleBody,
 )
-from api.operation import Call, Operation
+from api.operation import Operation
 from engine.experiments.audit import read_audit
 from engine.experiments.checklist import checklist
 from engine.experiments.controls import Controls, controls_of, set_controls

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from api.call import Call
 from api.facts.schemas import EventBody, EventReply, OutcomeBody, OutcomeReply, RewardBody, RewardReply
-from api.operation import Call, Operation
+from api.operation import Operation
 from engine.decisions.requests import EventRequest, OutcomeRequest, RewardReceipt, RewardRequest, Uncounted
 from engine.learner.progress import learned_from
 

@@ -6,8 +6,10 @@ from typing import Any
 
 from starlette.responses import Response
 
+from api.call import Call
+from api.edge import json_response
 from api.fields import Reply
-from api.operation import Call, Operation, json_response
+from api.operation import Operation
 from policies.errors import NextofferError
 
 

@@ -6,14 +6,12 @@ v1.0 and v1.1-preview live under ``/personalizer/<version>/``, 2022-09-01-previe
 
 from __future__ import annotations
 
-import logging
-import time
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
-from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
@@ -21,8 +19,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from api.auth import ApiKey, Scope
-from api.errors import ForbiddenError, MalformedError, RateLimitError, TooLargeError, UnauthorizedError
-from api.operation import Parts, first_headers, json_response, parse_body, read_body, request_id_of
+from api.call import Call, Parts, first_headers, request_id_of
+from api.edge import endpoint, headers_of, json_response, known_key, shown_key
+from api.errors import MalformedError, answer_for
 from api.personalizer.repository import DEFAULT_PLACEMENT, DEFAULT_POLICY, REWARD_KIND, Loop, Loops, role_in
 from api.personalizer.schemas import (
     MultiSlotRankRequest,
@@ -42,18 +41,14 @@ from policies.errors import (
     InvalidInputError,
     NextofferError,
     NoEligibleOfferError,
-    OverloadedError,
-    StoreUnavailableError,
     UnknownDecisionError,
     UnknownNameError,
 )
 from policies.nested_features import flatten
 from policies.records import Features, Offer, OfferId
 
-KEY_HEADER = "ocp-apim-subscription-key"
+KEY_HEADER = b"ocp-apim-subscription-key"
 CLIENT_REQUEST_HEADERS = ("x-ms-client-request-id", "repeatability-request-id")
-_log = logging.getLogger("nextoffer.api.personalizer")
-ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class _Version(Convertor[str]):
@@ -77,14 +72,13 @@ register_url_convertor("personalizer_version", _Version())
 class Ask:
     """One request at this door."""
 
-    request: Request
-    parts: Parts
+    call: Call
     key: ApiKey
 
     @property
-    def actor(self) -> str:
-        """Who is named in audit rows."""
-        return f"key:{self.key.name}"
+    def parts(self) -> Parts:
+        """What every request works with."""
+        return self.call.parts
 
     @property
     def placement(self) -> str:
@@ -94,16 +88,10 @@ class Ask:
     @property
     def event(self) -> str:
         """Event id of the path."""
-        event_id = str(self.request.path_params["event"])
+        event_id = str(self.call.params["event"])
         if len(event_id) > 256:
             raise InvalidInputError(f"the event id has {len(event_id)} characters; at most 256")
         return event_id
-
-    async def body(self, model: type[ModelT]) -> ModelT:
-        """Read and check the body."""
-        settings = self.parts.settings
-        raw = await read_body(self.request, limit=settings.body_limit_bytes)
-        return parse_body(model, raw, depth_limit=settings.depth_limit)
 
     def role(self, context: Features) -> Role:
         """How the loop decides for this context; how often a visitor asks is not known, since the contract names events only."""
@@ -118,12 +106,12 @@ class Ask:
 
     async def loop(self) -> Loop:
         """Configuration of the loop."""
-        return await run_in_threadpool(Loops(self.parts.service).find, self.placement, actor=self.actor)
+        return await run_in_threadpool(Loops(self.parts.service).find, self.placement, actor=self.call.actor)
 
 
 async def rank(ask: Ask) -> Response:
     """Which action first: 201 with the ranking."""
-    body = await ask.body(RankRequest)
+    body = await ask.call.parsed(RankRequest)
     await ask.ensure_loop()
     excluded = tuple(body.excluded_actions or ())
     event_id = body.event_id or uuid.uuid4().hex
@@ -166,7 +154,7 @@ def ranking(action_ids: list[str], *, excluded: frozenset[str], answer: Decision
 
 async def reward(ask: Ask) -> Response:
     """What came of an event: 204 whether or not the event is known, as the contract has it."""
-    body = await ask.body(RewardValue)
+    body = await ask.call.parsed(RewardValue)
     await _reward(ask, ask.event, body.value)
     return Response(status_code=204)
 
@@ -179,7 +167,7 @@ async def activate(ask: Ask) -> Response:
 
 async def multi_slot_rank(ask: Ask) -> Response:
     """Which action in which slot: a page, each slot among the actions that the slots before it have left."""
-    body = await ask.body(MultiSlotRankRequest)
+    body = await ask.call.parsed(MultiSlotRankRequest)
     await ask.ensure_loop()
     if len({s.id for s in body.slots}) < len(body.slots):
         raise InvalidInputError(f"slot ids {[s.id for s in body.slots]} repeat; give each slot one of its own")
@@ -222,7 +210,7 @@ async def multi_slot_rank(ask: Ask) -> Response:
 
 async def multi_slot_reward(ask: Ask) -> Response:
     """What came of slots of an event."""
-    body = await ask.body(MultiSlotReward)
+    body = await ask.call.parsed(MultiSlotReward)
     for entry in body.reward:
         await _reward(ask, slot_decision_id(ask.event, entry.slot_id), entry.value)
     return Response(status_code=204)
@@ -245,7 +233,7 @@ async def get_service(ask: Ask) -> Response:
 
 async def put_service(ask: Ask) -> Response:
     """Change the loop's configuration; it counts from the next decision on."""
-    body = await ask.body(ServiceConfiguration)
+    body = await ask.call.parsed(ServiceConfiguration)
     if body.is_auto_optimization_enabled or body.log_mirror_enabled:
         what = "isAutoOptimizationEnabled" if body.is_auto_optimization_enabled else "logMirrorEnabled"
         return _not_implemented(f"{what} is not part of this service; {_INSTEAD[what]}")
@@ -260,7 +248,7 @@ async def get_policy(ask: Ask) -> Response:
 
 async def put_policy(ask: Ask) -> Response:
     """Keep the learner's arguments."""
-    body = await ask.body(PolicyConfiguration)
+    body = await ask.call.parsed(PolicyConfiguration)
     await _change(ask, policy=body)
     return json_response(body.model_dump(by_alias=True))
 
@@ -273,7 +261,7 @@ async def delete_policy(ask: Ask) -> Response:
 
 async def _change(ask: Ask, **changed: Any) -> None:
     loop = await ask.loop()
-    await run_in_threadpool(Loops(ask.parts.service).change, loop, actor=ask.actor, **changed)
+    await run_in_threadpool(Loops(ask.parts.service).change, loop, actor=ask.call.actor, **changed)
 
 
 async def _reward(ask: Ask, decision: str, value: float) -> None:
@@ -282,7 +270,7 @@ async def _reward(ask: Ask, decision: str, value: float) -> None:
     With the client's request id, repeats of one call are one reward and two calls are two; without it, the same value for
     the same event counts once.
     """
-    call_id = next((v for h in CLIENT_REQUEST_HEADERS if (v := ask.request.headers.get(h))), None)
+    call_id = next((v for h in CLIENT_REQUEST_HEADERS if (v := ask.call.request.headers.get(h))), None)
     reward_id = f"{decision}:{call_id}" if call_id else f"{decision}:{value!r}"
     receipt = await ask.parts.service.areward(
         RewardRequest(decision, REWARD_KIND, value, id=reward_id[:256], must_join=False)
@@ -305,9 +293,9 @@ _INSTEAD = {
 
 async def not_here(ask: Ask) -> Response:
     """Say in a sentence what to use instead."""
-    rest = ask.request.url.path.split("/personalizer/", 1)[-1]
+    rest = ask.call.request.url.path.split("/personalizer/", 1)[-1]
     noun = next((n for n in _INSTEAD if f"/{n}" in f"/{rest}"), "model")
-    message = f"{ask.request.method} {rest[:100]} is not part of this service; {_INSTEAD[noun]}"
+    message = f"{ask.call.request.method} {rest[:100]} is not part of this service; {_INSTEAD[noun]}"
     return _not_implemented(message)
 
 
@@ -380,55 +368,37 @@ def routes() -> list[Route]:
 
 
 def _endpoint(scope: Scope, handler: Handler, code: str) -> Callable[[Request], Awaitable[Response]]:
-    async def endpoint(request: Request) -> Response:
-        parts: Parts = request.app.state.parts
-        started = time.perf_counter()
-        request_id = request_id_of(first_headers(request.scope))
-        try:
-            response = await handler(Ask(request, parts, _authorise(request, parts, scope)))
-        except NextofferError as error:
-            response = _error(error, code)
-        except Exception:  # the outermost edge of a request
-            _log.exception("personalizer %s failed, request %s", handler.__name__, request_id)
-            message = f"something went wrong on our side; the log holds it under request {request_id}"
-            response = json_response({"error": {"code": "InternalServerError", "message": message}}, status=500)
-        response.headers["apim-request-id"] = request_id
-        parts.metrics.observe(f"personalizer_{handler.__name__}", response.status_code, time.perf_counter() - started)
-        return response
+    async def asked(call: Call) -> Response:
+        shown = call.headers.get(KEY_HEADER, b"").decode("latin-1") or shown_key(call.headers)
+        hint = f"send it in the header {KEY_HEADER.decode()}, where your SDK puts it"
+        call.key = known_key(shown, call.parts.keys, hint=hint)
+        call.key.allow(scope)
+        return await handler(Ask(call, call.key))
 
-    return endpoint
+    return endpoint(
+        f"personalizer_{handler.__name__}",
+        asked,
+        on_error=partial(_error, code),
+        on_fault=lambda _, message: {"error": {"code": "InternalServerError", "message": message}},
+        id_header="apim-request-id",
+    )
 
 
-def _authorise(request: Request, parts: Parts, scope: Scope) -> ApiKey:
-    kind, _, bearer = request.headers.get("authorization", "").partition(" ")
-    text = request.headers.get(KEY_HEADER) or (bearer.strip() if kind.lower() == "bearer" else "")
-    if not text:
-        raise UnauthorizedError(f"this needs an API key; send it in the header {KEY_HEADER}, where your SDK puts it")
-    key = parts.keys.find(text)
-    if key.is_public:
-        raise ForbiddenError(f"key {key.name!r} is a public browser key; use a secret key here")
-    key.allow(scope)
-    return key
+# What a status of ours is in the contract; where it stands for nothing else, the error is the request's.
+_STATUSES = {
+    401: (403, "InvalidApiAccess"),
+    403: (403, "InvalidApiAccess"),
+    413: (413, "BadRequest"),
+    429: (429, "TooManyRequests"),
+    503: (503, "ServiceUnavailable"),
+}
+_OF_THE_REQUEST = (ConflictError, NoEligibleOfferError, InvalidInputError, UnknownNameError, UnknownDecisionError)
 
 
-def _error(error: NextofferError, code: str) -> Response:
-    status, headers = 400, {}
-    match error:
-        case UnauthorizedError() | ForbiddenError():
-            status, code = 403, "InvalidApiAccess"
-        case TooLargeError():
-            status, code, headers = 413, "BadRequest", {"connection": "close"}
-        case RateLimitError() | OverloadedError():
-            status, code, headers = 429, "TooManyRequests", {"retry-after": str(max(1, round(error.retry_after_s)))}
-        case StoreUnavailableError():
-            status, code, headers = 503, "ServiceUnavailable", {"retry-after": "1"}
-        case ConflictError() | NoEligibleOfferError() | MalformedError() | InvalidInputError() | UnknownNameError():
-            pass
-        case UnknownDecisionError():
-            pass
-        case _:
-            status, code = 500, "InternalServerError"
+def _error(code: str, _: Call, error: NextofferError) -> Response:
+    other = (400, code) if isinstance(error, _OF_THE_REQUEST) else (500, "InternalServerError")
+    status, code = _STATUSES.get(answer_for(error).status, other)
     content: dict[str, Any] = {"code": code, "message": str(error)}
     if isinstance(error, MalformedError) and error.details:
         content["details"] = [{"code": code, "message": d["problem"], "target": d["place"]} for d in error.details]
-    return json_response({"error": content}, status=status, headers=headers)
+    return json_response({"error": content}, status=status, headers=headers_of(error))

@@ -6,7 +6,8 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from api.operation import Call, Operation
+from api.call import Call
+from api.operation import Operation
 from api.placements.schemas import PlacementBody, PlacementListReply, PlacementReply, RevisionReply, StatusReply
 from engine.decisions.ladder import BASELINE
 from engine.decisions.requests import PlacementStatus

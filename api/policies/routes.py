@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from api.operation import Call, Operation
+from api.call import Call
+from api.operation import Operation
 from api.policies.schemas import (
     ApprovalBody,
     ForecastsReply,

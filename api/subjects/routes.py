@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from api.operation import Call, Operation
+from api.call import Call
+from api.operation import Operation
 from api.subjects.schemas import ErasureReply, IdentifyBody, IdentifyReply
 from engine.decisions.requests import IdentifyRequest
 
