@@ -19,7 +19,7 @@ from engine.alerts.message import Channel
 from engine.alerts.outbox import deliver
 from engine.decisions.service import DecisionService
 from engine.monitoring.figures import FIGURES
-from engine.monitoring.health import read_health
+from engine.monitoring.health import check_health
 from engine.monitoring.records import HealthReport
 from engine.monitoring.thresholds import Thresholds
 from policies.errors import NextofferError
@@ -94,7 +94,7 @@ def look(
     reports, n_failed = [], 0
     for placement in placements:
         try:
-            report = read_health(service.database, placement, at(), registry=service.policies, thresholds=thresholds)
+            report = check_health(service.database, placement, at(), registry=service.policies, thresholds=thresholds)
             tell_health(service.database, report, now=datetime.now(UTC), quiet_hours=thresholds.quiet_hours, link=link)
         except NextofferError as error:
             n_failed += 1

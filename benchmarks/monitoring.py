@@ -19,7 +19,7 @@ import orjson
 from benchmarks._figures import Figure, finish, parser
 from engine.monitoring.faults import FAULTS
 from engine.monitoring.fold import CHUNK, refresh, start_anew
-from engine.monitoring.health import read_health
+from engine.monitoring.health import check_health
 from engine.monitoring.rehearsal import PLACEMENT, START, Rehearsal
 from engine.store.database import Database
 
@@ -60,7 +60,7 @@ def _costs(folder: Path, seed: int, *, times: int) -> list[Figure]:
             start_anew(database)
             ours.append(_cpu_of(lambda: refresh(database)))
         as_of = START + timedelta(days=HEALTHY_DAYS)
-        read = [_cpu_of(lambda: read_health(database, PLACEMENT, as_of)) for _ in range(5)]
+        read = [_cpu_of(lambda: check_health(database, PLACEMENT, as_of)) for _ in range(5)]
     scale = 1e6 / n
     return [
         Figure(

@@ -18,7 +18,7 @@ from sqlalchemy import text
 
 from benchmarks._figures import Figure, finish, parser
 from engine.experiments.lifecycle import Experiments
-from engine.experiments.reading import read_experiment
+from engine.experiments.reading import take_reading
 from engine.experiments.records import Experiment, Plan
 from engine.experiments.rollup import rebuild, refresh
 from engine.store import tables
@@ -120,13 +120,13 @@ def main() -> int:
         print(f"rebuild: {anew:.1f} s", file=sys.stderr)
 
         def page() -> object:
-            return read_experiment(database, experiment, as_of=as_of, in_simulation=True)
+            return take_reading(database, experiment, as_of=as_of, in_simulation=True)
 
         reads = sorted(seconds(page) for _ in range(7))
         counted = seconds(lambda: _count(database))
         n_facts = fill(database, 10_000, first=2)
         fold = seconds(lambda: refresh(database, experiment))
-        reading = read_experiment(database, experiment, as_of=as_of, in_simulation=True)
+        reading = take_reading(database, experiment, as_of=as_of, in_simulation=True)
         if reading.n_subjects != n + 10_000:
             raise RuntimeError(f"the reading has {reading.n_subjects} subjects; expected {n + 10_000}")
     judge = not options.quick

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from datetime import datetime
 
-from engine.experiments.reading import Reading, read_experiment
+from engine.experiments.reading import Reading, take_reading
 from engine.experiments.records import Experiment
 from engine.store.database import Database
 from policies.errors import StoreUnavailableError
@@ -22,7 +22,7 @@ def read_or_log(database: Database, experiment: Experiment, *, as_of: datetime, 
         If the store is away, which is the trouble of all.
     """
     try:
-        return read_experiment(database, experiment, as_of=as_of, in_simulation=in_simulation, n_points=0)
+        return take_reading(database, experiment, as_of=as_of, in_simulation=in_simulation, n_points=0)
     except StoreUnavailableError:
         raise
     except Exception:  # whatever ails one experiment must not keep verdicts of others, digest and messages back

@@ -161,12 +161,12 @@ def reweight(
     yes
         Do it.
     """
-    from engine.experiments.reading import cost_of_weights, read_experiment
+    from engine.experiments.reading import cost_of_weights, take_reading
 
     weights = _weights(weight)
     with where.opened() as service:
         experiment, at = service.experiments.get(id), datetime.now(UTC)
-        reading = read_experiment(service.database, experiment, as_of=at, in_simulation=False, n_points=0)
+        reading = take_reading(service.database, experiment, as_of=at, in_simulation=False, n_points=0)
         known = set(weights) == {v.key for v in experiment.variants}
         days = cost_of_weights(reading, weights) if known else None
         cost = "no plan or no traffic is stated, so nobody can say what it costs" if days is None else _cost(days)
@@ -237,7 +237,7 @@ def results(
         Smallest absolute change of kept per visitor that matters.
     """
     from api.experiments.routes import reading_json
-    from engine.experiments.reading import read_experiment
+    from engine.experiments.reading import take_reading
     from engine.experiments.records import Plan
     from policies.errors import InvalidInputError
 
@@ -249,7 +249,7 @@ def results(
     if planned_subjects is not None and effect is not None:
         plan = Plan(planned_subjects, effect, primary="kept", n_looks=1)
     with where.opened() as service:
-        found = read_experiment(
+        found = take_reading(
             service.database, service.experiments.get(id), as_of=datetime.now(UTC), in_simulation=False, plan=plan
         )
     print(json_module.dumps(reading_json(found), indent=1))  # noqa: T201 - data on stdout

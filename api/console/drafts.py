@@ -16,7 +16,7 @@ from api.console.shown import policy_names
 from api.console.words import Words
 from engine.experiments.checklist import visitors_per_day
 from engine.experiments.history import features_seen
-from engine.experiments.reading import read_experiment
+from engine.experiments.reading import take_reading
 from engine.experiments.records import OWN_POLICY, UNPLANNED, Counting, Experiment, Plan, Primary, Ramp
 from engine.experiments.rehearsal import rehearse
 from engine.rewards.definition import DAY_S
@@ -316,7 +316,7 @@ def _base_rates(ask: Ask, placement: str) -> tuple[float, float]:
     per_day = visitors_per_day(ask.service.database, placement, at=ask.now)
     for e in sorted(ask.service.experiments.list(), key=lambda e: str(e.started_at), reverse=True):
         if e.placement == placement and e.started_at is not None:
-            rows = read_experiment(
+            rows = take_reading(
                 ask.service.database, e, as_of=ask.now, in_simulation=ask.parts.is_sandbox, n_points=0
             ).counts()
             n, yes = sum(r["n_conversion_matured"] for r in rows), sum(r["n_subscribed"] for r in rows)

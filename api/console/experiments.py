@@ -18,7 +18,7 @@ from engine.experiments.audit import read_audit
 from engine.experiments.automation import next_step
 from engine.experiments.checklist import checklist
 from engine.experiments.lifecycle import Experiments
-from engine.experiments.reading import Reading, cost_of_weights, read_experiment
+from engine.experiments.reading import Reading, cost_of_weights, take_reading
 from engine.experiments.records import Experiment
 from policies.errors import ConflictError, InvalidInputError, NextofferError, UnknownNameError
 
@@ -184,7 +184,7 @@ def _show(ask: Ask, found: Experiment, *, conflict: str = "", error: str = "", s
 
 
 def _read(ask: Ask, found: Experiment, *, n_points: int = 20) -> Reading:
-    return read_experiment(
+    return take_reading(
         ask.service.database, found, as_of=ask.now, in_simulation=ask.parts.is_sandbox, n_points=n_points
     )
 

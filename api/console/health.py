@@ -9,7 +9,7 @@ from starlette.responses import Response
 from api.console.ask import Ask
 from api.console.page import Page
 from engine.monitoring.episodes import Episode, newest_episodes
-from engine.monitoring.health import read_health
+from engine.monitoring.health import check_health
 from engine.monitoring.records import Check, HealthReport, State
 
 _ORDER: dict[State, int] = {"ringing": 0, "explained": 1, "ok": 2, "unknown": 3, "off": 4}
@@ -61,7 +61,7 @@ def _told(episodes: list[Episode], wanted: str) -> list[Episode]:
 
 def _read(ask: Ask, placement: str) -> Health:
     service = ask.service
-    report = read_health(
+    report = check_health(
         service.database, placement, ask.now, registry=service.policies, thresholds=ask.parts.thresholds
     )
     lines = [Line(c, _TONES[c.state], ask.words(_WORDS[c.state]), _figure(c)) for c in report.checks]

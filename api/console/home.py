@@ -12,7 +12,7 @@ from api.console.result import Banner, banner, key_figures
 from api.console.words import Words
 from engine.experiments.controls import set_controls
 from engine.experiments.gain import WEEK, MoneyGain, gains, money_gain
-from engine.experiments.reading import Reading, read_experiment
+from engine.experiments.reading import Reading, take_reading
 from offline_eval.report.formatting import Interval, Unit
 
 
@@ -117,9 +117,7 @@ def _tone(interval: Interval, sign: float) -> str:
 
 def _read(ask: Ask, experiment_id: str) -> Reading:
     experiment = ask.service.experiments.get(experiment_id)
-    return read_experiment(
-        ask.service.database, experiment, as_of=ask.now, in_simulation=ask.parts.is_sandbox, n_points=0
-    )
+    return take_reading(ask.service.database, experiment, as_of=ask.now, in_simulation=ask.parts.is_sandbox, n_points=0)
 
 
 def _card(ask: Ask, reading: Reading) -> Card:

@@ -22,7 +22,7 @@ from api.console.ask import Ask, experiment_path, go_to
 from api.console.page import Page
 from api.errors import ForbiddenError
 from engine.experiments.audit import note_change, read_audit
-from engine.experiments.reading import read_experiment
+from engine.experiments.reading import take_reading
 from policies.errors import InvalidInputError
 
 DAYS = (7, 30, 90)
@@ -109,7 +109,7 @@ def shared(ask: Ask) -> Response:
     if link is None:
         raise ForbiddenError(ask.words("This link has ended or is not whole; ask whoever sent it for a new one"))
     t, found = ask.words, ask.service.experiments.get(link.experiment)
-    reading = read_experiment(ask.service.database, found, as_of=ask.now, in_simulation=ask.parts.is_sandbox)
+    reading = take_reading(ask.service.database, found, as_of=ask.now, in_simulation=ask.parts.is_sandbox)
     rows = read_audit(ask.service.database, what=f"experiment {found.id}")
     answer = ask.page("shared.html.j2", title=found.id, e=found, until=link.until, as_of=reading.as_of, **result.told(t, reading, rows))  # fmt: skip
     answer.headers["x-robots-tag"] = "noindex"

@@ -151,11 +151,11 @@ async def experiment_checklist(call: Call, _: None) -> dict[str, Any]:
 
 async def experiment_results(call: Call, _: None) -> dict[str, Any]:
     """Counts per variant and phase; with the experiment's plan, or one in the query, also the verdict and its intervals."""
-    from engine.experiments.reading import read_experiment  # loads scipy, which a server that only decides need not
+    from engine.experiments.reading import take_reading  # loads scipy, which a server that only decides need not
 
     found = await _found(call)
     reading: Reading = await call.in_thread(
-        read_experiment,
+        take_reading,
         call.service.database,
         found,
         as_of=call.now,

@@ -12,7 +12,7 @@ from api.placements.schemas import PlacementBody, PlacementListReply, PlacementR
 from engine.decisions.ladder import BASELINE
 from engine.decisions.requests import PlacementStatus
 from engine.decisions.service import DecisionService
-from engine.decisions.tallies import Tally, tallies_of
+from engine.decisions.tallies import Tally, tally_up
 from engine.learner.progress import LastReward, Learning, last_reward, learning_of
 from engine.offers.placement import placement_from_json
 from policies.errors import InvalidInputError, UnknownNameError
@@ -99,7 +99,7 @@ def _learning(service: DecisionService, placement_id: str, now: datetime) -> tup
     window_s = placement.reward.window_s
     running = [e for e in service.experiments.list(state="running") if e.placement == placement_id]
     refs = [placement.policy, *(v.policy for e in running for v in e.variants)]
-    tallies = tallies_of(service.database, placement_id)
+    tallies = tally_up(service.database, placement_id)
     return last_reward(service.database, service.policies, tallies, window_s=window_s), [
         learning_of(
             service.database,

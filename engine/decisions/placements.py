@@ -12,7 +12,7 @@ from sqlalchemy import insert, select, update
 from engine.decisions.configuration import Configuration
 from engine.decisions.log import DurableLog
 from engine.decisions.requests import PlacementStatus
-from engine.decisions.tallies import newest_reward, tallies_of
+from engine.decisions.tallies import newest_reward, tally_up
 from engine.offers.placement import Placement, placement_from_json
 from engine.registry.versions import Registry
 from engine.rewards.seen import BOT
@@ -107,7 +107,7 @@ class Placements:
     def status(self, placement_id: str) -> PlacementStatus:
         """How a placement is doing."""
         live = self._configuration.placement(placement_id)
-        tallies = tallies_of(self._database, placement_id)
+        tallies = tally_up(self._database, placement_id)
         reward = newest_reward(self._database, tallies)
         ((last,),) = self._database.rows(
             "SELECT max(at_us) FROM decisions WHERE placement = :placement", placement=placement_id

@@ -74,8 +74,8 @@ class Tally:
 _Tallies = dict[tuple[str, str], Tally]
 
 
-def tallies_of(database: Database, placement: str) -> Mapping[str, Tally]:
-    """Counts of a placement by policy, of everything that is in the ledger now."""
+def tally_up(database: Database, placement: str) -> Mapping[str, Tally]:
+    """Count what has come since the last time; return the counts of a placement by policy, of everything in the ledger now."""
     head = database.head()
     first, kept = _kept(database)
     since = _counted(database, first=first, end=head)

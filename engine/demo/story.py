@@ -21,7 +21,7 @@ from engine.jobs.narrator import Narrator, Step
 from engine.simulation.over_http import OverHttp, running_server
 from engine.simulation.people import People, households_as_visitors
 from engine.simulation.traffic import InProcess
-from engine.simulation.trial import live_through, load_traits, prepare, read_trial
+from engine.simulation.trial import judge_trial, live_through, load_traits, prepare
 from offline_eval.abtest.analysis import ExperimentReading
 from offline_eval.panel import Panel
 from offline_eval.ranking import differing
@@ -116,7 +116,7 @@ def tell(config: DemoConfig, narrator: Narrator) -> Told:
         explore_share=config.serve_explore_share, seed=config.seed, counting=counting(), plan=choices(plan, config),
     )  # fmt: skip
     n_requests, n_decisions = _experiment(home, scenario=scenario, people=people, config=config, narrator=narrator)
-    reading, _ = read_trial(home, EXPERIMENT)
+    reading, _ = judge_trial(home, EXPERIMENT)
     for name, policy in ours.items():
         save_artifact(policy.to_artifact(), out / "policies" / name)
     told = Told(

@@ -145,9 +145,9 @@ def _step(database: Database, experiments: Experiments, experiment: Experiment, 
 
 def why_held(database: Database, experiment: Experiment, *, at: datetime) -> str:
     """What keeps a ramp from its next step; "" where nothing does."""
-    from engine.experiments.reading import read_experiment  # statistics, which a server does without
+    from engine.experiments.reading import take_reading  # statistics, which a server does without
 
-    reading = read_experiment(database, experiment, as_of=at, in_simulation=False, n_points=0)
+    reading = take_reading(database, experiment, as_of=at, in_simulation=False, n_points=0)
     if reading.found is None:
         return "the ramp waits: nobody has been exposed at this step yet"
     now = reading.found.now

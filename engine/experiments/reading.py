@@ -96,7 +96,7 @@ class Reading:
         return out
 
 
-def read_experiment(
+def take_reading(
     database: Database,
     experiment: Experiment,
     *,
@@ -105,7 +105,7 @@ def read_experiment(
     plan: Plan | None = None,
     n_points: int = 20,
 ) -> Reading:
-    """Read one experiment as of a moment.
+    """Bring the rollup of an experiment up to now, and read it as of a moment.
 
     Parameters
     ----------

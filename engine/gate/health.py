@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from engine.monitoring.health import read_integrity
+from engine.monitoring.health import check_integrity
 from engine.monitoring.thresholds import Thresholds
 from engine.store.database import Database
 
@@ -22,5 +22,5 @@ def integrity(
     thresholds
         From where on they ring; the defaults if left out.
     """
-    checks = read_integrity(database, placement, as_of, thresholds=thresholds)
+    checks = check_integrity(database, placement, as_of, thresholds=thresholds)
     return tuple(c.sentence for c in checks if c.state == "ringing")

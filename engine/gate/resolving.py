@@ -8,7 +8,7 @@ from datetime import datetime
 import numpy as np
 
 from engine.experiments.lifecycle import Experiments
-from engine.experiments.reading import read_experiment
+from engine.experiments.reading import take_reading
 from engine.experiments.records import Experiment
 from engine.gate.forecasts import Forecast, forecasts_of, settle
 from engine.rewards.definition import DAY_S
@@ -87,7 +87,7 @@ def _metric(
     experiment = _canary_of(database, forecast)
     if experiment is None:
         return None
-    reading = read_experiment(database, experiment, as_of=at, in_simulation=in_simulation, n_points=0)
+    reading = take_reading(database, experiment, as_of=at, in_simulation=in_simulation, n_points=0)
     if reading.found is None:
         if experiment.state == "stopped":
             return None, None, "the experiment ended before anybody came"
@@ -113,7 +113,7 @@ def _days(
     except UnknownNameError:
         return None, None, "the experiment is gone"
     assert experiment.started_at is not None
-    reading = read_experiment(database, experiment, as_of=at, in_simulation=in_simulation, n_points=0)
+    reading = take_reading(database, experiment, as_of=at, in_simulation=in_simulation, n_points=0)
     enough = reading.found is not None and reading.found.now.power.fraction >= 1.0 - 5e-4
     if not enough:
         if experiment.state == "running":

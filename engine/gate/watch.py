@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from engine.alerts.message import News, Text
 from engine.alerts.outbox import KEPT_TRYING, last_state, tell
 from engine.experiments.audit import AuditRow, read_audit
-from engine.experiments.reading import read_experiment
+from engine.experiments.reading import take_reading
 from engine.gate.health import Health, integrity
 from engine.gate.promotion import ACTOR, Promotion
 from engine.gate.records import Limits
@@ -119,7 +119,7 @@ def _canary(promotion: Promotion, standing: Standing, at: datetime, in_simulatio
     failing = health(promotion.database, standing.placement, at)
     if failing:
         return [_back(promotion, standing, at, f"integrity fails: {failing[0]}")]
-    reading = read_experiment(promotion.database, experiment, as_of=at, in_simulation=in_simulation, n_points=0)
+    reading = take_reading(promotion.database, experiment, as_of=at, in_simulation=in_simulation, n_points=0)
     if reading.found is None:
         return []
     now = reading.found.now

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from engine.registry.versions import Registry
 
 
-def read_health(
+def check_health(
     database: Database,
     placement: str,
     as_of: datetime,
@@ -28,7 +28,7 @@ def read_health(
     registry: Registry | None = None,
     thresholds: Thresholds | None = None,
 ) -> HealthReport:
-    """Every alarm of a placement as of a moment, from the sums of the ledger (brought up to date first).
+    """Bring the sums of the ledger up to now, and look at every alarm of a placement as of a moment.
 
     Parameters
     ----------
@@ -50,10 +50,10 @@ def read_health(
     return HealthReport(placement, as_of, checks, round(window.n_day), tuple(figures(window, found)))
 
 
-def read_integrity(
+def check_integrity(
     database: Database, placement: str, as_of: datetime, *, thresholds: Thresholds | None = None
 ) -> tuple[Check, ...]:
-    """The integrity alarms alone, as ``read_health`` would give them: for who asks often and asks nothing else."""
+    """The integrity alarms alone, as ``check_health`` would give them: for who asks often and asks nothing else."""
     place = watched(database, placement)[placement]
     refresh(database)
     window = window_of(database, place, as_of=as_of, limits=thresholds or Thresholds())

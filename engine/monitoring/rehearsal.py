@@ -16,7 +16,7 @@ from engine.decisions.requests import DecisionRequest, OutcomeRequest, RewardReq
 from engine.decisions.service import DecisionService
 from engine.learner.learner import Learner
 from engine.monitoring.faults import Fact, Fault, Features
-from engine.monitoring.health import read_health
+from engine.monitoring.health import check_health
 from engine.monitoring.records import HealthReport
 from engine.monitoring.thresholds import Thresholds
 from engine.offers.placement import CatalogueOffer, Placement
@@ -183,7 +183,7 @@ class Rehearsal:
 
     def health(self, thresholds: Thresholds | None = None) -> HealthReport:
         """Read it now."""
-        return read_health(
+        return check_health(
             self.service.database, PLACEMENT, self.now, registry=self.service.policies, thresholds=thresholds
         )
 

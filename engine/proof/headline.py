@@ -23,7 +23,7 @@ from engine.proof.truth import OUTCOMES, Values, against, true_values
 from engine.simulation.over_http import OverHttp, running_server
 from engine.simulation.people import People
 from engine.simulation.traffic import InProcess
-from engine.simulation.trial import live_through, load_traits, prepare, read_trial
+from engine.simulation.trial import judge_trial, live_through, load_traits, prepare
 from engine.store import tables
 from policies.protocols import Policy, SaveablePolicy
 from simulator.habit import HabitScenario
@@ -61,7 +61,7 @@ def headline(name: str, config: ProofConfig, *, on_day: Callable[[int, int], Non
             explore_share=config.serve_explore_share, counting=counting(), plan=choices(size, config),
         )  # fmt: skip
         n_requests, n_decisions = _through_the_service(home, world, people, size.comes, config, seed + 3, on_day)
-        reading, _ = read_trial(home, EXPERIMENT)
+        reading, _ = judge_trial(home, EXPERIMENT)
         equal = compared(home, run, n_over_http=min(config.n_http_subjects, size.comes))
     everyone: dict[str, Policy] = {INCUMBENT: log.incumbent, **learned.candidates}
     truth = true_values(world, everyone, config=config, seed=seed + 2)

@@ -19,7 +19,7 @@ from sqlalchemy import insert, select
 
 from engine.decisions.service import DecisionService
 from engine.experiments.lifecycle import Experiments
-from engine.experiments.reading import read_experiment
+from engine.experiments.reading import take_reading
 from engine.gate.forecasts import Forecast, foretell, settle
 from engine.gate.health import Health, integrity
 from engine.gate.parts import SimulatedDifference, simulator_part
@@ -425,7 +425,7 @@ def _experiments_now(database: Database, placement: str, *, at: datetime, in_sim
     out = []
     for experiment in Experiments(database).list(state="running"):
         if experiment.placement == placement:
-            reading = read_experiment(database, experiment, as_of=at, in_simulation=in_simulation, n_points=0)
+            reading = take_reading(database, experiment, as_of=at, in_simulation=in_simulation, n_points=0)
             if reading.found is not None:
                 out.append(
                     {"experiment": experiment.id, "as_of": at.isoformat(), "metrics": _metrics(reading.found.now)}
@@ -451,7 +451,7 @@ def _restated(
         except UnknownNameError:
             continue
         then = datetime.fromisoformat(told["as_of"])
-        reading = read_experiment(database, experiment, as_of=then, in_simulation=in_simulation, n_points=0)
+        reading = take_reading(database, experiment, as_of=then, in_simulation=in_simulation, n_points=0)
         if reading.found is None:
             continue
         now = _metrics(reading.found.now)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from engine.decisions.opening import open_service
 from engine.decisions.requests import EventRequest
-from engine.experiments.reading import read_experiment
+from engine.experiments.reading import take_reading
 from engine.experiments.records import Counting, Experiment, Plan
 from engine.experiments.results import ExperimentOutcomes, experiment_results
 from engine.offers.placement import CatalogueOffer, Placement
@@ -126,8 +126,8 @@ def _histories(site: LiveSite | HabitSite, people: People) -> Iterator[EventRequ
             yield EventRequest(str(name), event.kind, event.item, event.value, id=f"{name}:{event.id}", at=event.at)
 
 
-def read_trial(home: Path, experiment: str) -> tuple[ExperimentReading, ExperimentOutcomes]:
-    """The service's own reading after the last window, and the rows behind it.
+def judge_trial(home: Path, experiment: str) -> tuple[ExperimentReading, ExperimentOutcomes]:
+    """Take the service's own reading after the last window, and the rows behind it.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def read_trial(home: Path, experiment: str) -> tuple[ExperimentReading, Experime
     end = datetime(2027, 1, 1, tzinfo=UTC)
     with open_service(home) as service:
         found = service.experiments.get(experiment)
-        reading = read_experiment(service.database, found, as_of=end, in_simulation=True)
+        reading = take_reading(service.database, found, as_of=end, in_simulation=True)
         outcomes = experiment_results(service.database, experiment, as_of=end)
     if reading.found is None:
         raise StateError(f"nobody was exposed; look into the server's log beside {home}")

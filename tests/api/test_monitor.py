@@ -28,7 +28,7 @@ from engine.alerts.outbox import newest
 from engine.decisions.requests import DecisionRequest
 from engine.monitoring.alarms import ALARMS
 from engine.monitoring.episodes import Episode, follow
-from engine.monitoring.health import read_health
+from engine.monitoring.health import check_health
 from engine.monitoring.records import Check, Figure, HealthReport
 from policies.errors import StoreUnavailableError
 from tests.engine.service_world import START, Clock, open_shop, shop
@@ -205,7 +205,7 @@ def test_promtool_has_nothing_to_say() -> None:
 def test_a_report_as_metrics_says_what_rings(tmp_path: Path) -> None:
     """Alarms are 1, 0.5 or 0; values come with their limits; a placement that is gone is no longer shown."""
     with open_shop(tmp_path, clock=Clock()) as service:
-        report = read_health(service.database, "shop", START)
+        report = check_health(service.database, "shop", START)
     metrics = HealthMetrics()
     checks = (
         Check("silence", "ringing", "", 30.0, 20.0),
@@ -226,7 +226,7 @@ def test_a_report_as_metrics_says_what_rings(tmp_path: Path) -> None:
 def test_a_store_that_is_away_for_a_while_does_not_end_the_monitor(tmp_path: Path) -> None:
     """The next turn is taken all the same; meanwhile the last reports stay, and that nothing could be read is a figure."""
     with open_shop(tmp_path) as service:
-        report = read_health(service.database, "shop", START)
+        report = check_health(service.database, "shop", START)
     metrics, stop = HealthMetrics(), threading.Event()
     told: list[bytes] = []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engine.experiments.reading import read_experiment
+from engine.experiments.reading import take_reading
 from engine.monitoring.records import Check
 from engine.monitoring.window import Window
 from engine.store.database import Database
@@ -31,7 +31,7 @@ def bands(database: Database, window: Window) -> list[Band]:
     for experiment in window.watched.experiments:
         if experiment.state != "running":
             continue
-        reading = read_experiment(database, experiment, as_of=window.as_of, in_simulation=False, n_points=0)
+        reading = take_reading(database, experiment, as_of=window.as_of, in_simulation=False, n_points=0)
         if reading.found is None or reading.found.now.split.is_broken:
             continue
         for m in reading.found.now.metrics:

@@ -24,7 +24,7 @@ from engine.decisions.service import DecisionService
 from engine.experiments.automation import tick
 from engine.experiments.controls import set_controls
 from engine.experiments.keeper import Keeper
-from engine.experiments.reading import read_experiment
+from engine.experiments.reading import take_reading
 from engine.experiments.records import Experiment, Plan, Ramp
 from engine.store.changes import Change
 from engine.store.database import Database, sqlite_url
@@ -193,7 +193,7 @@ def test_an_experiment_that_cannot_be_read_holds_up_nothing(tmp_path: Path, capl
         service.refresh()
         service.decide_many([DecisionRequest("shop", f"u{i}", at=START + timedelta(minutes=i)) for i in range(60)])
         at = START + timedelta(days=1)
-        read_experiment(service.database, experiments.get("broken"), as_of=at, in_simulation=False)
+        take_reading(service.database, experiments.get("broken"), as_of=at, in_simulation=False)
         with service.database.writing() as connection:
             connection.execute(text("UPDATE experiment_cells SET sum_margin = 'no number'"))
         habits = Habits((Webhook(hook.url, "a secret of the tests"),), at.strftime("%A").lower(), at.hour)

@@ -15,7 +15,7 @@ from api.console.words import translations
 from engine.accounts.accounts import Accounts
 from engine.decisions.requests import DecisionRequest
 from engine.monitoring.alarms import ALARMS
-from engine.monitoring.health import read_health
+from engine.monitoring.health import check_health
 from engine.store.changes import Change
 from tests.api.console.conftest import PASSWORD
 from tests.engine.service_world import START, Clock, open_shop, shop
@@ -28,7 +28,7 @@ def test_the_page_has_a_line_for_every_alarm_and_what_rings_first(tmp_path: Path
     with open_shop(tmp_path, clock=Clock(), placements=(shop(explore_share=0.5), shop(placement="other"))) as service:
         for answer in service.decide_many([DecisionRequest("shop", f"u{i}") for i in range(40)]):
             service.activate(answer.decision.id, shown="b" if answer.decision.offer == "a" else "a")
-        tell_health(service.database, read_health(service.database, "shop", START), now=START, quiet_hours=6)
+        tell_health(service.database, check_health(service.database, "shop", START), now=START, quiet_hours=6)
         Accounts(service.database).create("viewer", role="viewer", password=PASSWORD, change=Change(START))
         app = create_console(service, KeyFile(tmp_path / "keys.json"), is_sandbox=True, ticks=False)
         with TestClient(app) as client:

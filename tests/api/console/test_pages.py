@@ -24,7 +24,7 @@ from api.console.words import translations
 from engine.accounts.accounts import Accounts
 from engine.experiments.gain import money_gain
 from engine.experiments.lesson import false_winner
-from engine.experiments.reading import read_experiment
+from engine.experiments.reading import take_reading
 from engine.experiments.records import Experiment, Ramp
 from engine.reports import keep_report
 from engine.store.changes import Change
@@ -505,7 +505,7 @@ def test_this_weeks_money_is_the_sum_over_experiments(console: Console) -> None:
     """The total's estimate is the sum of the experiments', its limits are wider than the sum of theirs alone, and who cannot tell yet is named."""
     now = console.service.experiments
     readings = [
-        read_experiment(console.service.database, now.get(n), as_of=START + timedelta(days=80), in_simulation=True, n_points=0)
+        take_reading(console.service.database, now.get(n), as_of=START + timedelta(days=80), in_simulation=True, n_points=0)
         for n in ("spring-welcome", "stay-a-while", "idea")
     ]  # fmt: skip
     since = START + timedelta(days=73)

@@ -10,7 +10,7 @@ import pytest
 from engine.decisions import tallies
 from engine.decisions.requests import DecisionRequest, RewardRequest
 from engine.decisions.service import DecisionService
-from engine.decisions.tallies import newest_reward, tallies_of
+from engine.decisions.tallies import newest_reward, tally_up
 from engine.store.database import Database
 from tests.engine.service_world import open_shop, shop
 
@@ -33,7 +33,7 @@ def counted(database: Database, placement: str) -> tuple[int, int, int, str | No
 def told(service: DecisionService, placement: str) -> tuple[int, int, int, str | None]:
     """The same, as the placement's status and its newest reward tell."""
     status = service.status(placement)
-    last = newest_reward(service.database, tallies_of(service.database, placement))
+    last = newest_reward(service.database, tally_up(service.database, placement))
     return status.n_decisions, status.n_bot_decisions, status.n_rewards, last.decision if last else None
 
 
@@ -73,10 +73,10 @@ def test_two_that_count_at_once_count_once(tmp_path: Path, monkeypatch: pytest.M
             nonlocal inside
             if not inside:
                 inside = True
-                tallies_of(database, "shop")
+                tally_up(database, "shop")
             return count(database, first=first, end=end)
 
         monkeypatch.setattr(tallies, "_counted", counted_twice)
-        assert sum(t.n_decisions for t in tallies_of(database, "shop").values()) == 20
+        assert sum(t.n_decisions for t in tally_up(database, "shop").values()) == 20
         assert database.rows("SELECT sum(n_decisions) FROM placement_tallies") == [(20,)]
-        assert sum(t.n_decisions for t in tallies_of(database, "shop").values()) == 20
+        assert sum(t.n_decisions for t in tally_up(database, "shop").values()) == 20

@@ -15,7 +15,7 @@ from engine.experiments.records import Plan as ExperimentChoices
 from engine.simulation.over_http import OverHttp, running_server
 from engine.simulation.people import latent_correlation
 from engine.simulation.traffic import InProcess
-from engine.simulation.trial import live_through, load_traits, prepare, read_trial
+from engine.simulation.trial import judge_trial, live_through, load_traits, prepare
 from policies.fixed import FixedOrder, Uniform
 from policies.protocols import SaveablePolicy
 from simulator.scenarios.car_subscription import Scenario, reference
@@ -79,7 +79,7 @@ def test_null_world_claims_no_lift(tmp_path: Path) -> None:
     load_traits(home, site, PEOPLE)
     with open_service(home) as service:
         live_through(site, InProcess(service), people=PEOPLE)
-    reading, outcomes = read_trial(home, EXPERIMENT)
+    reading, outcomes = judge_trial(home, EXPERIMENT)
     assert len(outcomes) == 1_200
     assert reading.verdict.decision != "ship"
     assert reading.in_simulation
@@ -96,7 +96,7 @@ def test_outcomes_of_the_store_are_those_of_the_site(tmp_path: Path) -> None:
     load_traits(home, site, PEOPLE)
     with open_service(home) as service:
         live_through(site, InProcess(service), people=PEOPLE)
-    _, outcomes = read_trial(home, EXPERIMENT)
+    _, outcomes = judge_trial(home, EXPERIMENT)
     order = np.argsort(outcomes.subjects)
     assert outcomes.subjects[order].tolist() == sorted(site.names.tolist())
     by_name = np.argsort(site.names)

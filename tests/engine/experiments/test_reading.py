@@ -12,7 +12,7 @@ import pytest
 from engine.decisions.requests import DecisionRequest, OutcomeRequest
 from engine.decisions.service import DecisionService
 from engine.experiments.parts import EDGES
-from engine.experiments.reading import cost_of_weights, read_experiment, read_segments
+from engine.experiments.reading import cost_of_weights, read_segments, take_reading
 from engine.experiments.records import Experiment, Plan
 from engine.experiments.results import experiment_results
 from engine.store.changes import Change
@@ -48,7 +48,7 @@ def test_the_reading_from_sums_is_the_reading_of_the_rows(tmp_path: Path) -> Non
         _filled(service, clock)
         as_of = clock.forward(days=50)
         experiment = service.experiments.get("e1")
-        reading = read_experiment(service.database, experiment, as_of=as_of, in_simulation=False)
+        reading = take_reading(service.database, experiment, as_of=as_of, in_simulation=False)
         rows = experiment_results(service.database, "e1", as_of=as_of)
         assert reading.found is not None
         data = SubjectOutcomes(
@@ -69,7 +69,7 @@ def test_the_cost_of_weights_by_hand(tmp_path: Path) -> None:
     with open_shop(tmp_path, clock=clock) as service:
         _filled(service, clock)
         experiment = service.experiments.get("e1")
-        reading = read_experiment(service.database, experiment, as_of=clock.forward(days=50), in_simulation=False)
+        reading = take_reading(service.database, experiment, as_of=clock.forward(days=50), in_simulation=False)
         assert reading.found is not None
         left_days = (1 - reading.found.now.power.fraction) * 1_000 / 50
         uneven = cost_of_weights(reading, {"control": 8_000, "new": 2_000})
@@ -88,7 +88,7 @@ def test_segments_share_the_error(tmp_path: Path) -> None:
     with open_shop(tmp_path, clock=clock) as service:
         _filled(service, clock)
         experiment = service.experiments.get("e1")
-        reading = read_experiment(service.database, experiment, as_of=clock.forward(days=50), in_simulation=False)
+        reading = take_reading(service.database, experiment, as_of=clock.forward(days=50), in_simulation=False)
         found = read_segments(reading)
         assert {(s.name, s.value) for s in found} == {("device", "phone"), ("device", "desk")}
         assert sum(s.n_subjects for s in found) == 400
@@ -112,7 +112,7 @@ def test_margin_may_decide(tmp_path: Path) -> None:
             value = (12.0 if variant == "new" else 4.0) + i % 5
             service.outcome(OutcomeRequest(f"u{i}", "margin_eur", value, id=f"m{i}"))
         as_of = clock.now + timedelta(days=60)
-        reading = read_experiment(service.database, service.experiments.get("e1"), as_of=as_of, in_simulation=False)
+        reading = take_reading(service.database, service.experiments.get("e1"), as_of=as_of, in_simulation=False)
         assert reading.found is not None
         verdict = reading.found.now.verdict
         assert (verdict.decision, verdict.variant) == ("ship", "new")
@@ -152,8 +152,8 @@ def test_adjusting_and_capping_from_sums_is_that_of_the_rows(tmp_path: Path) -> 
     with open_shop(tmp_path, clock=clock) as service:
         experiment = _rich(service, clock, plan)
         as_of = clock.forward(days=60)
-        reading = read_experiment(service.database, experiment, as_of=as_of, in_simulation=False)
-        plain = read_experiment(
+        reading = take_reading(service.database, experiment, as_of=as_of, in_simulation=False)
+        plain = take_reading(
             service.database,
             replace(experiment, plan=replace(plan, cap_quantile=None)),
             as_of=as_of,
@@ -207,7 +207,7 @@ def test_stays_from_counts_are_those_of_the_rows(tmp_path: Path) -> None:
         experiment = _rich(service, clock, PLAN)
         day_us = 86_400_000_000
         for as_of in (clock.forward(days=3), clock.forward(days=40)):
-            reading = read_experiment(service.database, experiment, as_of=as_of, in_simulation=False)
+            reading = take_reading(service.database, experiment, as_of=as_of, in_simulation=False)
             curves = reading.survival()
             rows = service.database.rows(
                 "SELECT variant, subscribed_us, left_us FROM exposures WHERE subscribed_us IS NOT NULL"

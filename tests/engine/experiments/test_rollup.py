@@ -13,7 +13,7 @@ from sqlalchemy import select
 from engine.decisions.requests import DecisionRequest, IdentifyRequest, OutcomeRequest
 from engine.decisions.service import DecisionService
 from engine.experiments import rollup
-from engine.experiments.reading import read_experiment
+from engine.experiments.reading import take_reading
 from engine.experiments.records import Experiment, Plan
 from engine.experiments.results import experiment_results
 from engine.store import tables
@@ -126,7 +126,7 @@ def test_fact_by_fact_is_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
         experiment = service.experiments.get("e1")
         as_of = clock.forward(days=20)
         rows = experiment_results(service.database, "e1", as_of=as_of)
-        reading = read_experiment(service.database, experiment, as_of=as_of, in_simulation=False)
+        reading = take_reading(service.database, experiment, as_of=as_of, in_simulation=False)
         assert reading.n_subjects == len(rows)
         for count in reading.counts():
             mine = rows.variants == count["variant"]

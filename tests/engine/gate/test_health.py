@@ -10,7 +10,7 @@ from engine.decisions.requests import DecisionRequest
 from engine.experiments.records import Experiment
 from engine.gate.health import integrity
 from engine.monitoring.alarms import INTEGRITY
-from engine.monitoring.health import read_health, read_integrity
+from engine.monitoring.health import check_health, check_integrity
 from engine.monitoring.thresholds import Thresholds
 from engine.store.changes import Change
 from policies.allocation import Variant
@@ -33,8 +33,8 @@ def test_integrity_is_read_by_the_limits_one_sets_and_nothing_else_is_read(tmp_p
         assert integrity(database, "shop", clock.now, thresholds=Thresholds(shown_share=0.9)) == ()
         asked: list[str] = []
         event.listen(database.engine, "before_cursor_execute", lambda *a: asked.append(a[2]))
-        checks = read_integrity(database, "shop", clock.now)
+        checks = check_integrity(database, "shop", clock.now)
         n_asked = len(asked)
-        report = read_health(database, "shop", clock.now)
+        report = check_health(database, "shop", clock.now)
         assert checks == tuple(report.check(name) for name in INTEGRITY)
         assert n_asked < len(asked) - n_asked

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.decisions.tallies import tallies_of
+from engine.decisions.tallies import tally_up
 from engine.learner import progress
 from engine.learner.progress import Learning, learning_of
 from engine.store.facts import to_us
@@ -26,7 +26,7 @@ def stands(lab: Lab) -> tuple[Learning, int]:
         lab.service.policies,
         ref,
         "shop",
-        tally=tallies_of(database, "shop")[ref],
+        tally=tally_up(database, "shop")[ref],
         window_s=HOUR.window_s,
         now=lab.clock.now,
     )

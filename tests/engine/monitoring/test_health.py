@@ -14,7 +14,7 @@ from engine.monitoring.alarms import ALARMS, alarm_of
 from engine.monitoring.checks.integrity import propensity
 from engine.monitoring.episodes import follow, newest_episodes, open_episodes
 from engine.monitoring.fold import refresh, start_anew
-from engine.monitoring.health import read_health
+from engine.monitoring.health import check_health
 from engine.monitoring.placements import watched
 from engine.monitoring.records import Check, HealthReport, ordered_and_explained
 from engine.monitoring.thresholds import Thresholds
@@ -115,7 +115,7 @@ def test_sums_are_those_of_the_log(tmp_path: Path) -> None:
     """Draws, probabilities, reports of pages and outcomes without a decision agree with a count by hand."""
     clock = Clock()
     with _busy(tmp_path, clock) as service:
-        report = read_health(service.database, "shop", clock.now)
+        report = check_health(service.database, "shop", clock.now)
         figures = {(f.name, *sorted(f.labels.values())): f.value for f in report.figures}
         rows = service.database.rows("SELECT offer, count(*) FROM decisions GROUP BY offer")
         policy = service.database.rows("SELECT policy FROM decisions LIMIT 1")[0][0]
@@ -139,7 +139,7 @@ def test_a_log_that_was_changed_rings(tmp_path: Path) -> None:
             connection.exec_driver_sql(
                 "UPDATE decisions SET body = CAST(replace(CAST(body AS TEXT), '\"c\":1', '\"c\":2') AS BLOB) WHERE ledger_offset % 2 = 0"
             )
-        report = read_health(service.database, "shop", clock.now)
+        report = check_health(service.database, "shop", clock.now)
         assert [c.alarm for c in report.ringing] == ["propensity"]
         assert report.is_integrity_broken
         assert "drew" in report.check("propensity").sentence

@@ -12,7 +12,7 @@ import pytest
 from engine.monitoring.episodes import _open, _seen, follow, newest_episodes, open_episodes
 from engine.monitoring.faults import AnotherOfferShown
 from engine.monitoring.fold import refresh, start_anew
-from engine.monitoring.health import read_health
+from engine.monitoring.health import check_health
 from engine.monitoring.records import Check, HealthReport
 from engine.monitoring.rehearsal import PLACEMENT, Rehearsal
 from engine.store.database import Database
@@ -36,7 +36,7 @@ def test_both_stores_say_the_same(url: str, tmp_path: Path) -> None:  # noqa: F8
             start_anew(database)
             refresh(database, until_offset=400)
             refresh(database)
-            reports.append(read_health(database, PLACEMENT, site.now, registry=site.service.policies))
+            reports.append(check_health(database, PLACEMENT, site.now, registry=site.service.policies))
             cells.append(sorted(database.rows(_CELLS)))
         assert [c[:5] for c in cells[1]] == [c[:5] for c in cells[0]]
         for one, other in zip(*cells, strict=True):

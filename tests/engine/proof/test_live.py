@@ -17,7 +17,7 @@ from engine.proof.live import choices, live, read, sample_size, statistics_plan
 from engine.proof.one_world import CANNOT_SAY, LIFT, answer_in
 from engine.proof.rivals import peeking
 from engine.simulation.people import People
-from engine.simulation.trial import prepare, read_trial
+from engine.simulation.trial import judge_trial, prepare
 from offline_eval.abtest import required_subjects
 from policies.fixed import FixedOrder, Uniform
 from policies.protocols import SaveablePolicy
@@ -70,7 +70,7 @@ def test_service_and_light_pipeline_make_the_same_decisions(tmp_path: Path, n_ht
     assert told["decisions_compared"] == n_decisions > 300
     assert told["decisions_that_differ"] == 0
     assert (told["http_decisions_compared"] > 0) == (n_http > 0)
-    reading, _ = read_trial(home, EXPERIMENT)
+    reading, _ = judge_trial(home, EXPERIMENT)
     light = read(run, statistics_plan(size, CONFIG)).now
     assert light.of("kept", TREATMENT).effect == reading.of("kept", TREATMENT).effect
     assert light.verdict == reading.verdict

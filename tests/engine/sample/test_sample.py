@@ -12,7 +12,7 @@ from sqlalchemy import select
 from engine.decisions.opening import open_service
 from engine.decisions.service import DecisionService
 from engine.experiments.moments import latest_moment
-from engine.experiments.reading import read_experiment
+from engine.experiments.reading import take_reading
 from engine.sample.content import TRIALS, catalogue
 from engine.sample.fill import SampleConfig, fill
 from engine.sample.folder import SampleFolder, write_progress
@@ -40,7 +40,7 @@ def test_a_sample_is_what_simulated_visitors_left_in_the_log(tmp_path: Path) -> 
         assert states["same-for-both"] == "stopped"
         assert (states["win-back"], states["lower-first-price"]) == ("draft", "scheduled")
         for trial in TRIALS:
-            reading = read_experiment(one.database, one.experiments.get(trial.id), as_of=moment, in_simulation=True)
+            reading = take_reading(one.database, one.experiments.get(trial.id), as_of=moment, in_simulation=True)
             assert 0 < reading.n_subjects <= max(40, round(trial.n_subjects * CONFIG.scale))
         with one.database.reading() as connection:
             deciders = set(connection.execute(select(tables.decisions.c.policy).distinct()).scalars())
