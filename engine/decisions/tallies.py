@@ -25,11 +25,15 @@ _DECIDED = (
     "SELECT placement, policy, count(*), min(ledger_offset), max(ledger_offset) FROM decisions "
     "WHERE ledger_offset >= :first AND ledger_offset < :end GROUP BY placement, policy"
 )
-_OF_A_DECISION = f"JOIN fact_keys k ON k.kind = {DECISION} AND k.id = r.decision JOIN decisions d ON d.ledger_offset = k.ledger_offset"
+# CROSS JOIN: SQLite, which knows no statistics, is to begin with the rewards of the stretch and not with the keys of all decisions.
+_OF_A_DECISION = (
+    "FROM rewards r CROSS JOIN fact_keys k CROSS JOIN decisions d "
+    f"WHERE k.kind = {DECISION} AND k.id = r.decision AND d.ledger_offset = k.ledger_offset"
+)
 # A pair of a reward and its decision is counted in the stretch that has the later one: a reward may come first.
 _REWARDED = (
-    f"SELECT d.placement, d.policy, count(*), max(r.ledger_offset) FROM rewards r {_OF_A_DECISION} "
-    "WHERE r.ledger_offset >= :first AND r.ledger_offset < :end AND k.ledger_offset < :end GROUP BY d.placement, d.policy"
+    f"SELECT d.placement, d.policy, count(*), max(r.ledger_offset) {_OF_A_DECISION} "
+    "AND r.ledger_offset >= :first AND r.ledger_offset < :end AND k.ledger_offset < :end GROUP BY d.placement, d.policy"
 )
 _REWARDED_BEFORE = (
     "SELECT d.placement, d.policy, count(*), max(r.ledger_offset) FROM decisions d CROSS JOIN rewards r "
@@ -38,7 +42,7 @@ _REWARDED_BEFORE = (
 )
 _REWARD = (
     "SELECT r.kind, r.value, r.at_us, d.id, d.ledger_offset, d.at_us, d.policy "
-    f"FROM rewards r {_OF_A_DECISION} WHERE r.ledger_offset = :offset"
+    f"{_OF_A_DECISION} AND r.ledger_offset = :offset"
 )
 
 

@@ -18,7 +18,6 @@ from policies.errors import InvalidInputError, UnknownNameError
 
 State = Literal["draft", "scheduled", "running", "stopped", "archived"]
 Primary = Literal["conversion", "kept", "margin", "revenue"]
-STATES: tuple[State, ...] = ("draft", "scheduled", "running", "stopped", "archived")
 RAMP_STEPS = (0.01, 0.05, 0.10, 0.25, 0.50, 1.0)
 MAX_SEGMENTS = 3
 # A variant of this name leaves the choice to the placement's own policy: for variants that are plain values.

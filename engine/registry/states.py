@@ -19,7 +19,6 @@ from engine.store.facts import check_text, from_us, to_us
 from policies.errors import ConflictError, StateError, UnknownNameError
 
 State = Literal["candidate", "shadow", "canary", "live", "retired"]
-STATES: tuple[State, ...] = ("candidate", "shadow", "canary", "live", "retired")
 # Retired comes back only as live (a rollback) or as a candidate (judged anew).
 MOVES: dict[State, tuple[State, ...]] = {
     "candidate": ("shadow", "live", "retired"),

@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -17,7 +17,6 @@ from policies.errors import InvalidInputError, MovedAwayError
 from policies.records import Decision, DecisionId, Event, OfferId, Outcome, PlacementId, PolicyRef, Reward, SubjectId
 
 DECISION, REWARD, OUTCOME, EVENT, ACTIVATION, VOID, LINK = 1, 2, 3, 4, 5, 6, 7
-FactKind = Literal[1, 2, 3, 4, 5, 6, 7]
 
 NEW, REPEAT, CONFLICT, UNKNOWN_DECISION = 0, 1, 2, 3
 

@@ -49,12 +49,6 @@ def leak(window: Window) -> Check:
     return _drawn(window, "leak", window.cells["leak"], "{0} = {1}: {2} was drawn")
 
 
-def leaking_features(window: Window) -> frozenset[str]:
-    """Features that know what will be drawn."""
-    worst = _worst(window, window.cells["leak"])
-    return frozenset(key[0] for key, (evidence, *_) in worst.items() if evidence >= _limit(window, len(worst)))
-
-
 def _drawn(window: Window, alarm: str, table: Table, line: str) -> Check:
     worst = _worst(window, table)
     if not worst:
