@@ -72,9 +72,9 @@ def retrain(
     from engine.gate.health import integrity
     from engine.gate.records import Limits
     from engine.monitoring.thresholds import Thresholds
-    from engine.retrain.pipeline import Run
     from engine.retrain.pipeline import retrain as do
     from engine.retrain.records import RetrainConfig
+    from engine.retrain.runs import Run
     from policies.errors import NextofferError
 
     own = where.existing()

@@ -16,7 +16,7 @@ _ON_PAGE = 30
 
 def models(ask: Ask) -> Response:
     """Versions by place, the newest verdicts with their reasons, the last retrainings, forecasts and their record."""
-    from engine.retrain.pipeline import runs
+    from engine.retrain.runs import runs
 
     database = ask.service.database
     standings = States(database).all()

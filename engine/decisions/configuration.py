@@ -8,17 +8,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sqlalchemy import select
-
 from engine.experiments.allocation import PlacementTrials
 from engine.experiments.controls import controls_of
 from engine.experiments.lifecycle import Experiments
 from engine.experiments.records import Experiment
 from engine.offers.candidates import CandidateIndex
 from engine.offers.counts import shown_of
-from engine.offers.placement import CatalogueOffer, Placement, placement_from_json
+from engine.offers.placement import CatalogueOffer, Placement
+from engine.offers.stored import all_placements
 from engine.rewards.seen import BOT
-from engine.store import tables
 from engine.store.database import Database
 from engine.store.facts import DECISION
 from policies.errors import StoreUnavailableError, UnknownNameError
@@ -145,24 +143,24 @@ def _load(database: Database) -> dict[str, LivePlacement]:
     controls = controls_of(database)
     out: dict[str, LivePlacement] = {}
     with database.reading() as connection:
-        for row in connection.execute(select(tables.placements)).all():
-            placement = placement_from_json(json.loads(row.document))
-            offers = placement.offer_set
-            stocked = [o.offer.id for o in placement.offers if o.stock is not None]
-            trials = PlacementTrials(running.get(placement.id, ()), controls, own_policy=placement.policy)
-            named = set(placement.baseline)
-            order = (*placement.baseline, *(o for o in offers.ids if o not in named))
-            rule = placement.candidates
-            out[placement.id] = LivePlacement(
-                placement=placement,
-                revision=row.revision,
-                offers=offers,
-                order=order,
-                trials=trials,
-                has_stock_or_dates=any(o.starts_at or o.ends_at or o.stock is not None for o in placement.offers),
-                shown=shown_of(database, placement.id, stocked) if stocked else {},
-                offers_document=offer_set_document(offers),
-                entries={o.offer.id: o for o in placement.offers},
-                index=None if rule is None else CandidateIndex(offers, rule, order=order),
-            )
+        placements = all_placements(connection)
+    for placement, revision in placements.values():
+        offers = placement.offer_set
+        stocked = [o.offer.id for o in placement.offers if o.stock is not None]
+        trials = PlacementTrials(running.get(placement.id, ()), controls, own_policy=placement.policy)
+        named = set(placement.baseline)
+        order = (*placement.baseline, *(o for o in offers.ids if o not in named))
+        rule = placement.candidates
+        out[placement.id] = LivePlacement(
+            placement=placement,
+            revision=revision,
+            offers=offers,
+            order=order,
+            trials=trials,
+            has_stock_or_dates=any(o.starts_at or o.ends_at or o.stock is not None for o in placement.offers),
+            shown=shown_of(database, placement.id, stocked) if stocked else {},
+            offers_document=offer_set_document(offers),
+            entries={o.offer.id: o for o in placement.offers},
+            index=None if rule is None else CandidateIndex(offers, rule, order=order),
+        )
     return out

@@ -13,14 +13,15 @@ from engine.decisions.configuration import Configuration
 from engine.decisions.log import DurableLog
 from engine.decisions.requests import PlacementStatus
 from engine.decisions.tallies import newest_reward, tally_up
-from engine.offers.placement import Placement, placement_from_json
+from engine.offers.placement import Placement
+from engine.offers.stored import placement_in
 from engine.registry.versions import Registry
 from engine.rewards.seen import BOT
 from engine.store import tables
 from engine.store.changes import Change
 from engine.store.database import Database, record_change
 from engine.store.facts import from_us, to_us
-from policies.errors import ConflictError, UnknownNameError
+from policies.errors import ConflictError
 
 
 class Placements:
@@ -93,12 +94,7 @@ class Placements:
         UnknownNameError
             If there is none.
         """
-        table = tables.placements
-        with self._database.reading() as connection:
-            row = connection.execute(select(table).where(table.c.id == placement_id)).first()
-            if row is None:
-                raise UnknownNameError("placement", placement_id, connection.execute(select(table.c.id)).scalars())
-        return placement_from_json(json.loads(row.document)), row.revision
+        return placement_in(self._database, placement_id)
 
     def ids(self) -> list[str]:
         """Ids of all placements."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,7 +9,7 @@ from sqlalchemy import func, select
 
 from engine.experiments.controls import read_controls
 from engine.experiments.records import OWN_POLICY, Experiment
-from engine.offers.placement import placement_from_json
+from engine.offers.stored import find_placement
 from engine.rewards.definition import DAY_S
 from engine.store import tables
 from engine.store.database import Database
@@ -40,8 +39,7 @@ def checklist(database: Database, experiment: Experiment, *, at: datetime) -> li
     """Points to look at before an experiment starts."""
     with database.reading() as connection:
         controls = read_controls(connection)
-        table = tables.placements
-        document = connection.execute(select(table.c.document).where(table.c.id == experiment.placement)).scalar()
+        found = find_placement(connection, experiment.placement)
         running = connection.execute(
             select(tables.experiments.c.id).where(
                 tables.experiments.c.state == "running",
@@ -51,7 +49,7 @@ def checklist(database: Database, experiment: Experiment, *, at: datetime) -> li
         ).scalars()
         others = [] if experiment.layer else list(running)
     per_day = visitors_per_day(database, experiment.placement, at=at)
-    placement = None if document is None else placement_from_json(json.loads(document))
+    placement = None if found is None else found[0]
     n_offers = 0 if placement is None else len(placement.offers)
     return [
         Check(

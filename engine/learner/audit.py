@@ -20,7 +20,7 @@ from sqlalchemy import select
 from engine.decisions.ladder import APPRENTICE, BASELINE, baseline
 from engine.learner.snapshots import checkpoints, load_state
 from engine.learner.ticks import Tick, learn_from, read_tick, read_ticks
-from engine.offers.placement import placement_from_json
+from engine.offers.stored import every_placement_ever
 from engine.registry.versions import Registry, RemovedVersionError, snapshot_folder
 from engine.rewards.definition import RewardDefinition
 from engine.rewards.export import definition_of
@@ -288,12 +288,8 @@ def decisions_of(database: Database) -> Iterator[Decision]:
 
 def _orders(database: Database) -> dict[str, tuple[str, ...]]:
     """Every baseline order that a placement ever had, by its version."""
-    table = tables.audit
-    with database.reading() as connection:
-        documents = connection.execute(select(table.c.document).where(table.c.action == "put")).scalars().all()
     out: dict[str, tuple[str, ...]] = {baseline(()).ref.version: ()}
-    for text in documents:
-        placement = placement_from_json(json.loads(text))
+    for placement in every_placement_ever(database):
         ids = placement.offer_set.ids
         order = (*placement.baseline, *(o for o in ids if o not in placement.baseline))
         out[baseline(order).ref.version] = order

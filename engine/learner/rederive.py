@@ -7,7 +7,6 @@ from the beginning with the vectors had again. Vectors agree within float32 roun
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from sqlalchemy import select
 from engine.learner.audit import DROPPED, ERASED, Replayed, States, decisions_of
 from engine.learner.snapshots import load_state
 from engine.learner.ticks import learn_from, read_tick
-from engine.offers.placement import placement_from_json
+from engine.offers.stored import every_placement_ever
 from engine.registry.versions import Registry
 from engine.store import tables
 from engine.store.database import Database
@@ -209,8 +208,7 @@ class _Encoders:
         self._load = load
         self._loaded: dict[str, Encoder | None] = {}
         self._named: dict[str, list[str]] = {}
-        for document in database.rows("SELECT document FROM audit WHERE action = 'put' ORDER BY id"):
-            placement = placement_from_json(json.loads(document[0]))
+        for placement in every_placement_ever(database):
             if placement.encoder is not None:
                 refs = self._named.setdefault(placement.id, [])
                 if placement.encoder not in refs:

@@ -5,21 +5,17 @@ Several such processes may run: each learns what it could claim, and takes over 
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select
-
 from engine.experiments.lifecycle import Experiments
 from engine.learner.learner import TICK_EVERY_S, Learner
-from engine.offers.placement import placement_from_json
+from engine.offers.stored import all_placements
 from engine.registry.versions import Registry
 from engine.rewards.definition import RewardDefinition
-from engine.store import tables
 from engine.store.database import Database
 from engine.store.ownership import Ownership, ownership_of
 from policies.errors import ConflictError, NextofferError, StateError, StoreUnavailableError
@@ -184,13 +180,11 @@ class Learners:
 
 def all_jobs(database: Database) -> dict[str, Job]:
     """Every version that decides at a placement, by itself or as a variant of a running experiment."""
-    table = tables.placements
     with database.reading() as connection:
-        rows = connection.execute(select(table.c.id, table.c.document).order_by(table.c.id)).all()
+        placements = all_placements(connection)
     running = {e.placement: e for e in Experiments(database).list(state="running")}
     out: dict[str, Job] = {}
-    for placement_id, text in rows:
-        placement = placement_from_json(json.loads(text))
+    for placement_id, (placement, _) in placements.items():
         refs = [placement.policy]
         if placement_id in running:
             refs += [v.policy for phase in running[placement_id].phases for v in phase.variants]

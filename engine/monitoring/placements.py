@@ -11,7 +11,8 @@ from sqlalchemy import select
 
 from engine.experiments.lifecycle import Experiments
 from engine.experiments.records import OWN_POLICY, Experiment
-from engine.offers.placement import Placement, placement_from_json
+from engine.offers.placement import Placement
+from engine.offers.stored import all_placements
 from engine.store import tables
 from engine.store.database import Database
 from policies.errors import UnknownNameError
@@ -78,27 +79,26 @@ def watched(database: Database, placement: str | None = None) -> dict[str, Watch
     UnknownNameError
         If there is no placement of that name.
     """
-    table, audit = tables.placements, tables.audit
+    audit = tables.audit
     with database.reading() as connection:
-        rows = connection.execute(select(table.c.id, table.c.document)).all()
+        placements = all_placements(connection)
         changes = connection.execute(
             select(audit.c.at_us, audit.c.what, audit.c.document)
             .where(audit.c.action == "put", audit.c.what.like("placement %"))
             .order_by(audit.c.id)
         ).all()
-    if placement is not None and placement not in {r.id for r in rows}:
-        raise UnknownNameError("placement", placement, [r.id for r in rows])
+    if placement is not None and placement not in placements:
+        raise UnknownNameError("placement", placement, placements)
     experiments = Experiments(database).list()
     out: dict[str, Watched] = {}
-    for row in rows:
-        if placement not in (None, row.id):
+    for name, (found, _) in placements.items():
+        if placement not in (None, name):
             continue
-        found = placement_from_json(json.loads(row.document))
         own = [
             (c.at_us, json.loads(c.document).get("policy") in (None, _BASELINE))
             for c in changes
-            if c.what == f"placement {row.id}"
+            if c.what == f"placement {name}"
         ]
-        mine = tuple(e for e in experiments if e.placement == row.id)
-        out[row.id] = Watched(found, mine, tuple(own) or ((0, found.policy in (None, _BASELINE)),))
+        mine = tuple(e for e in experiments if e.placement == name)
+        out[name] = Watched(found, mine, tuple(own) or ((0, found.policy in (None, _BASELINE)),))
     return out

@@ -14,6 +14,7 @@ from datetime import datetime
 
 from sqlalchemy import func, select, update
 
+from engine.offers.stored import all_placements
 from engine.registry.states import States
 from engine.registry.versions import PolicyVersion, Registry, snapshot_folder
 from engine.store import tables
@@ -101,12 +102,11 @@ def _in_use(database: Database) -> dict[str, str]:
     """Versions that something may load, and what."""
     out: dict[str, str] = {}
     with database.reading() as connection:
-        table = tables.placements
-        for placement, text in connection.execute(select(table.c.id, table.c.document)):
-            document = json.loads(text)
+        for name, (placement, _) in all_placements(connection).items():
             for role in ("policy", "fallback", "encoder"):
-                if document.get(role):
-                    out[document[role]] = f"it is the {role} of placement {placement}"
+                ref = getattr(placement, role)
+                if ref:
+                    out[ref] = f"it is the {role} of placement {name}"
         table = tables.experiments
         running = select(table.c.id, table.c.document).where(table.c.state.in_(("draft", "scheduled", "running")))
         for experiment, text in connection.execute(running):

@@ -87,9 +87,9 @@ def main(arguments: list[str] | None = None) -> int:
     told: dict[str, Any]
     try:
         with Database(os.environ[given.database]) as database:
-            from engine.retrain.pipeline import placement_in
+            from engine.offers.stored import placement_in
 
-            placement = placement_in(database, config.placement)
+            placement, _ = placement_in(database, config.placement)
             site = scenario_of(placement)
             kinds = {
                 "clicked": config.clicked,

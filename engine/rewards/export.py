@@ -13,13 +13,14 @@ import orjson
 from numpy.typing import NDArray
 from sqlalchemy import Connection, select
 
+from engine.offers.stored import placement_in
 from engine.rewards.definition import RewardDefinition
 from engine.rewards.joined import Joined, join, stretches
 from engine.store import tables
 from engine.store.bodies import Bodies, read_bodies
 from engine.store.database import Database
 from engine.store.facts import to_us
-from policies.errors import InvalidInputError, SchemaError, UnknownNameError
+from policies.errors import InvalidInputError, SchemaError
 from policies.records import DecisionTable, InteractionBatch, Offer, OfferId, OfferSet
 
 Mixed = Literal["refuse", "missing"]
@@ -241,12 +242,7 @@ def definition_of(database: Database, placement: str) -> RewardDefinition:
     UnknownNameError
         If there is no such placement.
     """
-    table = tables.placements
-    with database.reading() as connection:
-        text = connection.execute(select(table.c.document).where(table.c.id == placement)).scalar()
-        if text is None:
-            raise UnknownNameError("placement", placement, connection.execute(select(table.c.id)).scalars())
-    return RewardDefinition.from_json(json.loads(text)["reward"])
+    return placement_in(database, placement)[0].reward
 
 
 def union_of_offers(connection: Connection, revisions: Sequence[str]) -> OfferSet:

@@ -22,8 +22,9 @@ from engine.gate.forecasts import forecasts_of
 from engine.gate.verdicts import verdicts
 from engine.offers.placement import CatalogueOffer, Placement
 from engine.registry.states import States
-from engine.retrain.pipeline import Run, last_run, plain_name, retrain
+from engine.retrain.pipeline import plain_name, retrain
 from engine.retrain.records import RetrainConfig, config_from_json
+from engine.retrain.runs import Run, last_run
 from engine.retrain.split import same_decisions
 from engine.rewards.definition import DAY_S, RewardDefinition, RewardTerm
 from engine.rewards.export import export_interactions
