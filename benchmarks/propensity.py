@@ -21,7 +21,9 @@ from benchmarks._figures import Figure, finish, parser
 from engine.models.dataset import TABULAR_PREFIXES, SequenceDataset
 from engine.models.segments import segments_text
 from engine.training.audit import audit_text, leakage_audit
-from engine.training.propensity import TrainingConfig, table_text, train_propensity
+from engine.training.comparison import TrainingConfig
+from engine.training.comparison_tables import table_text
+from engine.training.propensity import train_propensity
 
 SOURCES = Path(__file__).resolve().parents[1] / "examples" / "sources"
 # What the logistic regression of 0.825 on the Complete Journey had: everything but what concerns the campaign's own products.

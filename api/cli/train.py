@@ -62,7 +62,9 @@ def propensity(
     json
         Print the comparison as JSON on stdout.
     """
-    from engine.training.propensity import DEFAULT_MODELS, main, runs_table, runs_under
+    from engine.training.comparison import DEFAULT_MODELS
+    from engine.training.comparison_tables import runs_table, runs_under
+    from engine.training.propensity import main
     from policies.errors import InvalidInputError
 
     if compare is not None and (compare.is_file() or compare.suffix in (".db", ".sqlite")):

@@ -12,18 +12,10 @@ import pytest
 from engine.models.calibration import from_manifest
 from engine.models.dataset import SequenceDataset
 from engine.models.metrics import expit, log_loss, logit, roc_auc
+from engine.training.comparison import BLEND, REFERENCE, TrainingConfig, choose, compare
+from engine.training.comparison_tables import table_text
 from engine.training.fit_one import subject_folds
-from engine.training.propensity import (
-    BLEND,
-    REFERENCE,
-    TrainingConfig,
-    choose,
-    compare,
-    fit_in_process,
-    main,
-    table_text,
-    train_propensity,
-)
+from engine.training.propensity import fit_in_process, main, train_propensity
 from engine.training.scoring import RunScorer
 from policies.errors import InvalidInputError, NextofferError, UnknownNameError
 from policies.records import FloatArray

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engine.training.comparison import TrainingConfig
 from engine.training.plots import reliability
-from engine.training.propensity import TrainingConfig, train_propensity
+from engine.training.propensity import train_propensity
 from policies.errors import InvalidInputError
 from tests.engine.training.test_propensity import DATA, write
 
