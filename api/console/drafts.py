@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import re
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass
 
 from starlette.responses import HTMLResponse, Response
 
 from api.console.ask import Ask, experiment_path, go_to
+from api.console.conditions import OPERATORS, shown_value, targeting
 from api.console.page import Page
-from api.console.shares import basis_points, typed_variants
+from api.console.shares import typed_variants
 from api.console.shown import policy_names
-from api.console.words import Words
+from api.console.typed import MONEY, estimate_of, given, typed_draft
 from engine.experiments.checklist import visitors_per_day
 from engine.experiments.history import features_seen
 from engine.experiments.reading import take_reading
-from engine.experiments.records import OWN_POLICY, UNPLANNED, Counting, Experiment, Plan, Primary, Ramp
+from engine.experiments.records import OWN_POLICY, UNPLANNED, Counting, Experiment
 from engine.experiments.rehearsal import rehearse
 from engine.rewards.definition import DAY_S
 from engine.rewards.kinds import kinds_of
-from offline_eval.abtest import required_subjects
-from policies.allocation import WEIGHT_TOTAL_BP, Variant
 from policies.eligibility import Condition
-from policies.errors import ConflictError, InvalidInputError, NextofferError, UnknownNameError
-from policies.records import FeatureValue
+from policies.errors import ConflictError, InvalidInputError, NextofferError
 
 MAX_VARIANTS, MAX_CONDITIONS = 4, 6
-NumberT = TypeVar("NumberT", int, float)
-OPERATORS = {
-    "==": "is", "!=": "is not", "in": "is one of", "not in": "is none of", "<": "is below", "<=": "is at most", ">": "is above",
-    ">=": "is at least", "present": "is known", "missing": "is not known",
-}  # fmt: skip
-PRIMARIES: tuple[Primary, ...] = ("conversion", "kept", "margin", "revenue")
-MONEY = ("margin", "revenue")
 _KIND_FIELDS = ("kind_subscribed", "kind_kept", "kind_margin", "kind_revenue")
 # What the form speaks of; the rest of a draft stays as it was.
 _EDITED = (
@@ -42,8 +31,6 @@ _EDITED = (
     "data_scope", "segments",
 )  # fmt: skip
 _MONTH_DAYS = 30.4
-_YEAR_DAYS = 365
-_TWO_SIDED_SHARE = 0.9  # of alpha: the rest is the guardrails'
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +51,6 @@ TEMPLATES = (
     Template("winback", "Win back", "Does a better offer bring back those who left?", "win-back", "Visitors who left before come back more often when they see an offer made for them.", "kept", 1.0),
     Template("personal", "Personal offers", "Does a policy that chooses for each visitor beat one order for all?", "personal-offers", "Visitors who get an offer that fits them subscribe more often.", "conversion", 1.0),
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """How long an answer takes with what stands in the form."""
-
-    days: float | None
-    n_subjects: int
-    per_day: float
-    wait_days: float
-
-    @property
-    def is_too_long(self) -> bool:
-        """Whether nobody would wait for it."""
-        return self.days is not None and self.days + self.wait_days > _YEAR_DAYS
 
 
 def new_form(ask: Ask) -> Response:
@@ -115,20 +87,20 @@ def save_edit(ask: Ask) -> Response:
     values = {k: v[0] for k, v in ask.form.items()} | {"id": found.id}
     revision = ask.revision
     try:
-        made = _draft(ask, found.id, before=found)
+        made = typed_draft(ask, found.id, before=found)
         changes = {name: getattr(made, name) for name in _EDITED}
         ask.service.experiments.edit(found.id, changes, revision=revision, change=ask.change())
     except ConflictError:
         text = ask.words("Somebody else changed this draft meanwhile. Yours stands in the form below: save again to keep it, or open the draft to see theirs.")  # fmt: skip
         return _form_page(
-            ask, values, typed_variants(ask), _targeting(ask, strict=False), found=found, error=text, status=409
+            ask, values, typed_variants(ask), targeting(ask, strict=False), found=found, error=text, status=409
         )
     except NextofferError as error:
         return _form_page(
             ask,
             values,
             typed_variants(ask),
-            _targeting(ask, strict=False),
+            targeting(ask, strict=False),
             found=found,
             error=str(error),
             revision=revision,
@@ -140,8 +112,8 @@ def save_edit(ask: Ask) -> Response:
 def rehearsed(ask: Ask) -> Response:
     """Let what stands in the form run with made-up visitors, before anybody real sees it."""
     try:
-        rate = _given(ask.number("rate", what="Conversion now"), 5.0) / 100
-        found = rehearse(_draft(ask, ask.text("id") or "rehearsal"), rate=rate)
+        rate = given(ask.number("rate", what="Conversion now"), 5.0) / 100
+        found = rehearse(typed_draft(ask, ask.text("id") or "rehearsal"), rate=rate)
     except NextofferError as error:
         return HTMLResponse(ask.render("rehearsal.html.j2", found=None, error=str(error)))
     return HTMLResponse(ask.render("rehearsal.html.j2", found=found, error=""))
@@ -150,7 +122,7 @@ def rehearsed(ask: Ask) -> Response:
 def estimate(ask: Ask) -> Response:
     """Days to an answer, from what stands in the form now."""
     try:
-        found = _estimate(ask)
+        found = estimate_of(ask)
     except NextofferError as error:
         return HTMLResponse(ask.render("estimate.html.j2", estimate=None, error=str(error)))
     return HTMLResponse(ask.render("estimate.html.j2", estimate=found, error=""))
@@ -159,7 +131,9 @@ def estimate(ask: Ask) -> Response:
 def create(ask: Ask) -> Response:
     """Write down a draft, and start it where that was asked for."""
     try:
-        made = ask.service.experiments.create(_draft(ask, re.sub(r"\s+", "-", ask.text("id"))), change=ask.change())
+        made = ask.service.experiments.create(
+            typed_draft(ask, re.sub(r"\s+", "-", ask.text("id"))), change=ask.change()
+        )
         said = "drafted"
         if ask.text("then") == "start":
             ask.service.experiments.start(made.id, revision=made.revision, change=ask.change())
@@ -169,7 +143,7 @@ def create(ask: Ask) -> Response:
         values = {k: v[0] for k, v in ask.form.items()}
         status = 409 if isinstance(error, ConflictError) else 400
         return _form_page(
-            ask, values, typed_variants(ask), _targeting(ask, strict=False), error=str(error), status=status
+            ask, values, typed_variants(ask), targeting(ask, strict=False), error=str(error), status=status
         )
     return go_to(experiment_path(made.id), said=said)
 
@@ -193,7 +167,7 @@ def _form_page(
         status=status,
         values=values,
         variants=variants,
-        conditions=[*((c.feature, c.operator, _shown_value(c)) for c in targeting), ("", "==", ""), ("", "==", "")][
+        conditions=[*((c.feature, c.operator, shown_value(c)) for c in targeting), ("", "==", ""), ("", "==", "")][
             :MAX_CONDITIONS
         ],
         operators=OPERATORS,
@@ -252,59 +226,6 @@ def _variants_of(found: Experiment) -> list[tuple[str, str, float]]:
     return [(v.key, v.policy, v.weight_bp / 100) for v in found.variants]
 
 
-def _targeting(ask: Ask, *, strict: bool = True) -> list[Condition]:
-    """Conditions that were filled in; a mistake in one is an error only where it would be kept."""
-    out = []
-    rows = zip(ask.texts("t_feature"), ask.texts("t_operator"), ask.texts("t_value"), strict=False)
-    for feature, operator, text in rows:
-        if not feature:
-            continue
-        try:
-            if operator not in OPERATORS:
-                raise UnknownNameError("operator", operator, OPERATORS)
-            out.append(Condition(feature, operator, _typed_value(operator, text)))  # type: ignore[arg-type]  # just found among them
-        except NextofferError:
-            if strict:
-                raise
-    return out
-
-
-def _typed_value(operator: str, text: str) -> FeatureValue | tuple[FeatureValue, ...]:
-    if operator in ("missing", "present"):
-        return None
-    if operator in ("in", "not in"):
-        return tuple(_plain_value(t.strip()) for t in text.split(",") if t.strip())
-    return _plain_value(text)
-
-
-def _plain_value(text: str) -> FeatureValue:
-    """A number where it looks like one, yes or no, else text; in quotation marks it stays text."""
-    if len(text) >= 2 and text[0] == text[-1] == '"':
-        return text[1:-1]
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        return float(text.replace(",", "."))
-    except ValueError:
-        return text
-
-
-def condition_words(t: Words, condition: Condition) -> str:
-    """A condition as a sentence."""
-    return f"{condition.feature} {t(OPERATORS[condition.operator])} {_shown_value(condition)}".strip()
-
-
-def _shown_value(condition: Condition) -> str:
-    value = condition.value
-    return ", ".join(_shown_plain(v) for v in value) if isinstance(value, tuple) else _shown_plain(value)
-
-
-def _shown_plain(value: FeatureValue) -> str:
-    if isinstance(value, str):
-        return value if _plain_value(value) == value else f'"{value}"'
-    return "" if value is None else str(value).lower() if isinstance(value, bool) else f"{value:.10g}"
-
-
 def _policies(ask: Ask) -> list[str]:
     """What a variant may be decided by: the place's own policy, the fixed order, then registered versions, newest first."""
     versions = sorted(ask.service.policies.versions(), key=lambda v: v.created_at, reverse=True)
@@ -323,124 +244,6 @@ def _base_rates(ask: Ask, placement: str) -> tuple[float, float]:
             if n >= 100 and yes:
                 return yes / n, per_day or 100.0
     return 0.05, per_day or 100.0
-
-
-def _draft(ask: Ask, name: str, *, before: Experiment | None = None) -> Experiment:
-    """What stands in the form; what the form does not speak of stays as it was ``before``."""
-    typed = typed_variants(ask)
-    weights = basis_points(ask, [w for _, _, w in typed])
-    values = {} if before is None else {v.key: v.value for v in before.variants}
-    coverage = _given(ask.number("coverage", what="Coverage"), 100.0) / 100
-    # The date fields are read before the plan, so that a mistyped one is named and not lost.
-    ends_at = ask.moment("ends_at", what="Planned end")
-    return Experiment(
-        id=name,
-        placement=ask.text("placement"),
-        variants=tuple(
-            Variant(key, weight, policy or "baseline", values.get(key, ""))
-            for (key, policy, _), weight in zip(typed, weights, strict=True)
-        ),
-        coverage=coverage,
-        hypothesis=ask.text("hypothesis"),
-        plan=_plan(ask, None if before is None else before.plan),
-        ramp=_ramp(ask, None if before is None else before.ramp),
-        ends_at=ends_at,
-        segments=tuple(s.strip() for s in ask.text("segments").split(",") if s.strip()),
-        targeting=tuple(_targeting(ask)),
-        layer=ask.text("layer"),
-        slots=_slots(ask),
-        data_scope="shared" if ask.text("shared") == "yes" else "own",
-        counting=_counting(ask, Counting() if before is None else before.counting),
-    )
-
-
-def _given(typed: NumberT | None, otherwise: NumberT) -> NumberT:
-    """What was typed, a zero too; something else where the field was left empty."""
-    return otherwise if typed is None else typed
-
-
-def _ramp(ask: Ask, before: Ramp | None) -> Ramp | None:
-    """The form knows one way to grow; a draft that had another keeps it."""
-    if ask.text("ramp") != "yes":
-        return None
-    return before or Ramp(hold_s=DAY_S)
-
-
-def _slots(ask: Ask) -> tuple[int, int]:
-    """Part of a layer in slots of 10,000, typed in percent."""
-    if not ask.text("layer"):
-        return 0, WEIGHT_TOTAL_BP
-    first, last = ask.number("slot_from", what="From"), ask.number("slot_until", what="Until")
-    return round((first or 0.0) * 100), round((100.0 if last is None else last) * 100)
-
-
-def _counting(ask: Ask, plain: Counting) -> Counting:
-    """Metrics as they were picked."""
-    conversion, kept = ask.number("conversion_days", what="Days"), ask.number("kept_days", what="Days")
-    return replace(
-        plain,
-        subscribed=ask.text("kind_subscribed") or plain.subscribed,
-        kept=ask.text("kind_kept") or plain.kept,
-        margin=ask.text("kind_margin") or plain.margin,
-        revenue=ask.text("kind_revenue") or plain.revenue,
-        conversion_window_s=plain.conversion_window_s if conversion is None else conversion * DAY_S,
-        kept_window_s=plain.kept_window_s if kept is None else kept * DAY_S,
-    )
-
-
-def _plan(ask: Ask, before: Plan | None) -> Plan:
-    """The plan as it was typed; what the form does not speak of stays as it was."""
-    found = _estimate(ask)
-    primary = next((p for p in PRIMARIES if p == ask.text("primary")), None)
-    if primary is None:
-        raise UnknownNameError("metric", ask.text("primary"), PRIMARIES)
-    return replace(
-        before or UNPLANNED,
-        planned_subjects=max(200, found.n_subjects),
-        effect=_effect(ask),
-        primary=primary,
-        n_looks=_given(ask.whole("looks", what="Looks"), 5),
-        currency=ask.text("currency") or "€",
-        margin_tolerance=ask.number("tolerance", what="Accepted loss"),
-        visitors_per_day=found.per_day or None,
-        visitors_per_month=ask.number("month", what="Visitors a month"),
-        covariate=ask.text("covariate"),
-    )
-
-
-def _effect(ask: Ask) -> float:
-    """Smallest change that matters: percentage points for shares, money for margin."""
-    effect = ask.number("effect", what="Change that matters")
-    if effect is None or effect <= 0:
-        raise InvalidInputError(ask.words("Say which change would matter, above zero"))
-    return effect if ask.text("primary") in MONEY else effect / 100
-
-
-def _estimate(ask: Ask) -> Estimate:
-    percents = [w for _, _, w in typed_variants(ask)]
-    weights = basis_points(ask, percents)
-    if len(weights) < 2:
-        raise InvalidInputError(ask.words("An experiment compares at least two variants"))
-    if min(weights) <= 0:
-        raise InvalidInputError(ask.words("Every variant needs some visitors"))
-    rate = _given(ask.number("rate", what="Conversion now"), 5.0) / 100
-    if not 0 < rate < 1:
-        raise InvalidInputError(ask.words("Conversion now is a share between 0 and 100 %"))
-    primary = ask.text("primary")
-    # Money per visitor spreads about as much as a sale does: nothing for most, the margin of a sale for some.
-    spread = math.sqrt(rate * (1 - rate)) * (20.0 if primary in MONEY else 1.0)
-    n = required_subjects(
-        standard_deviation=spread,
-        effect=_effect(ask),
-        weights=[w / WEIGHT_TOTAL_BP for w in weights],
-        alpha=0.05 * _TWO_SIDED_SHARE,
-        n_looks=max(1, _given(ask.whole("looks", what="Looks"), 5)),
-    )
-    coverage = _given(ask.number("coverage", what="Coverage"), 100.0) / 100
-    per_day = (ask.number("per_day", what="Visitors a day") or 0.0) * coverage
-    counting = _counting(ask, Counting())
-    wait = (counting.conversion_window_s if primary == "conversion" else counting.kept_window_s) / DAY_S
-    return Estimate(n / per_day if per_day else None, n, per_day, wait)
 
 
 PAGES = (

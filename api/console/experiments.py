@@ -10,7 +10,8 @@ from starlette.responses import HTMLResponse, Response
 
 from api.console import result
 from api.console.ask import Ask, experiment_path, go_to
-from api.console.drafts import TEMPLATES, condition_words
+from api.console.conditions import condition_words
+from api.console.drafts import TEMPLATES
 from api.console.page import Page
 from api.console.shares import typed_weights
 from api.console.shown import done

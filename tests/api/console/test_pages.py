@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 from api.auth import KeyFile, new_key
 from api.console.app import PAGES, create_console
-from api.console.drafts import OPERATORS
+from api.console.conditions import OPERATORS
 from api.console.links import Link, LinkKey
 from api.console.rules import AGGREGATIONS
 from api.console.shown import done, money, policy_names
