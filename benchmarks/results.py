@@ -1,7 +1,7 @@
 """A results page on many exposures: reading from the rollup, working it out anew, and keeping it fact by fact.
 
-Ten million exposed subjects with their outcomes in a real PostgreSQL (the wheel's, on this machine), written by SQL as the ledger
-writes them. Beside the page's reading, what the same page would cost if it counted the facts each time.
+Ten million exposed subjects, in no order of their ids, with their outcomes in a real PostgreSQL (the wheel's, on this machine),
+written by SQL as the ledger writes them. Beside the page's reading, what the same page would cost if it counted the facts each time.
 """
 
 from __future__ import annotations
