@@ -96,11 +96,9 @@ class Experiments:
                 raise UnknownNameError("field of an experiment", name, known)
         with self._database.writing() as connection:
             found = _locked(connection, experiment_id, revision=revision, states=("draft",))
-            edited = replace(found, **changes, revision=revision + 1, approved_by="")
+            edited = replace(found, **changes, approved_by="")
             _check_names(connection, edited)
-            _update(connection, edited)
-            _record(connection, found, edited, action="edit", change=change)
-        return edited
+            return _written(connection, found, edited, action="edit", change=change)
 
     def fix_plan(self, experiment_id: str, plan: Plan, *, revision: int, change: Change) -> Experiment:
         """Fix what an experiment is judged by: once, and marked as late where it runs already; a draft's approval is taken back.
@@ -120,10 +118,8 @@ class Experiments:
             fixed = replace(plan, is_late=found.started_at is not None)
             # What was approved is the draft as it stood, without this plan.
             approved_by = "" if found.state == "draft" else found.approved_by
-            planned = replace(found, revision=revision + 1, plan=fixed, approved_by=approved_by)
-            _update(connection, planned)
-            _record(connection, found, planned, action="plan", change=change)
-        return planned
+            planned = replace(found, plan=fixed, approved_by=approved_by)
+            return _written(connection, found, planned, action="plan", change=change)
 
     def approve(self, experiment_id: str, *, revision: int, change: Change) -> Experiment:
         """Say that a draft may start as it stands.
@@ -140,10 +136,8 @@ class Experiments:
                 raise StateError(
                     f"{change.actor} made the draft of {experiment_id!r} and cannot approve it; ask somebody else"
                 )
-            approved = replace(found, revision=revision + 1, approved_by=change.actor)
-            _update(connection, approved)
-            _record(connection, found, approved, action="approve", change=change)
-        return approved
+            approved = replace(found, approved_by=change.actor)
+            return _written(connection, found, approved, action="approve", change=change)
 
     def schedule(self, experiment_id: str, *, revision: int, starts_at: datetime, change: Change) -> Experiment:
         """Let a draft start by itself at a moment to come."""
@@ -155,19 +149,15 @@ class Experiments:
             found = _locked(connection, experiment_id, revision=revision, states=("draft",))
             _check_approval(connection, found)
             _check_names(connection, found)
-            planned = replace(found, state="scheduled", revision=revision + 1, starts_at=starts_at)
-            _update(connection, planned)
-            _record(connection, found, planned, action="schedule", change=change)
-        return planned
+            planned = replace(found, state="scheduled", starts_at=starts_at)
+            return _written(connection, found, planned, action="schedule", change=change)
 
     def unschedule(self, experiment_id: str, *, revision: int, change: Change) -> Experiment:
         """Make a scheduled experiment a draft again."""
         with self._database.writing() as connection:
             found = _locked(connection, experiment_id, revision=revision, states=("scheduled",))
-            draft = replace(found, state="draft", revision=revision + 1, starts_at=None)
-            _update(connection, draft)
-            _record(connection, found, draft, action="unschedule", change=change)
-        return draft
+            draft = replace(found, state="draft", starts_at=None)
+            return _written(connection, found, draft, action="unschedule", change=change)
 
     def start(self, experiment_id: str, *, revision: int, change: Change) -> Experiment:
         """Open the first phase.
@@ -184,13 +174,9 @@ class Experiments:
             _check_room(connection, found)
             coverage = found.coverage if found.ramp is None else found.ramp.steps[0]
             phase = Phase(1, found.variants, coverage, change.at)
-            started = replace(
-                found, state="running", revision=revision + 1, phases=(phase,), started_at=change.at, coverage=coverage
-            )
+            started = replace(found, state="running", phases=(phase,), started_at=change.at, coverage=coverage)
             _insert_phase(connection, experiment_id, phase)
-            _update(connection, started)
-            _record(connection, found, started, action="start", change=change)
-        return started
+            return _written(connection, found, started, action="start", change=change)
 
     def ramp(self, experiment_id: str, *, revision: int, coverage: float, change: Change) -> Experiment:
         """Let more subjects take part; nobody changes sides."""
@@ -203,16 +189,14 @@ class Experiments:
                 )
             wider = replace(phase, coverage=coverage)
             Split(found.id, wider.variants, coverage)
-            changed = replace(found, revision=revision + 1, coverage=coverage, phases=(*found.phases[:-1], wider))
+            changed = replace(found, coverage=coverage, phases=(*found.phases[:-1], wider))
             table = tables.phases
             connection.execute(
                 update(table)
                 .where(table.c.experiment == experiment_id, table.c.number == phase.number)
                 .values(coverage=coverage)
             )
-            _update(connection, changed)
-            _record(connection, found, changed, action="ramp", change=change)
-        return changed
+            return _written(connection, found, changed, action="ramp", change=change)
 
     def reweight(
         self,
@@ -233,14 +217,10 @@ class Experiments:
             Split(found.id, variants, last.coverage)
             closed = replace(last, ended_at=change.at)
             opened = Phase(last.number + 1, variants, last.coverage, change.at)
-            changed = replace(
-                found, revision=revision + 1, variants=variants, phases=(*found.phases[:-1], closed, opened)
-            )
+            changed = replace(found, variants=variants, phases=(*found.phases[:-1], closed, opened))
             _close_phase(connection, experiment_id, last.number, change.at)
             _insert_phase(connection, experiment_id, opened)
-            _update(connection, changed)
-            _record(connection, found, changed, action="reweight", change=change)
-        return changed
+            return _written(connection, found, changed, action="reweight", change=change)
 
     def force(
         self,
@@ -253,32 +233,24 @@ class Experiments:
         """Say which subjects look at which variant without being counted; replaces the list before."""
         with self._database.writing() as connection:
             found = _locked(connection, experiment_id, revision=revision, states=("draft", "scheduled", "running"))
-            changed = replace(found, revision=revision + 1, forced=dict(forced))
-            _update(connection, changed)
-            _record(connection, found, changed, action="force", change=change)
-        return changed
+            changed = replace(found, forced=dict(forced))
+            return _written(connection, found, changed, action="force", change=change)
 
     def stop(self, experiment_id: str, *, revision: int, change: Change) -> Experiment:
         """End it: the placement goes back to its own policy."""
         with self._database.writing() as connection:
             found = _locked(connection, experiment_id, revision=revision, states=("running",))
             closed = replace(found.phases[-1], ended_at=change.at)
-            stopped = replace(
-                found, state="stopped", revision=revision + 1, phases=(*found.phases[:-1], closed), stopped_at=change.at
-            )
+            stopped = replace(found, state="stopped", phases=(*found.phases[:-1], closed), stopped_at=change.at)
             _close_phase(connection, experiment_id, closed.number, change.at)
-            _update(connection, stopped)
-            _record(connection, found, stopped, action="stop", change=change)
-        return stopped
+            return _written(connection, found, stopped, action="stop", change=change)
 
     def archive(self, experiment_id: str, *, revision: int, change: Change) -> Experiment:
         """Put a draft or a stopped experiment out of sight; nothing of it is removed."""
         with self._database.writing() as connection:
             found = _locked(connection, experiment_id, revision=revision, states=("draft", "stopped"))
-            archived = replace(found, state="archived", revision=revision + 1)
-            _update(connection, archived)
-            _record(connection, found, archived, action="archive", change=change)
-        return archived
+            archived = replace(found, state="archived")
+            return _written(connection, found, archived, action="archive", change=change)
 
     def note(self, experiment_id: str, text: str, *, change: Change) -> None:
         """Put a note on the time line: a campaign began, the site was down."""
@@ -452,20 +424,26 @@ def _close_phase(connection: Connection, experiment_id: str, number: int, at: da
     )
 
 
-def _update(connection: Connection, experiment: Experiment) -> None:
+def _written(
+    connection: Connection, before: Experiment, changed: Experiment, *, action: str, change: Change
+) -> Experiment:
+    """Write a change of an experiment, under its next revision, and its row of the audit log."""
+    after = replace(changed, revision=before.revision + 1)
     table = tables.experiments
     connection.execute(
         update(table)
-        .where(table.c.id == experiment.id)
+        .where(table.c.id == after.id)
         .values(
-            revision=experiment.revision,
-            state=experiment.state,
-            placement=experiment.placement,
-            document=json.dumps(document_of(experiment)),
-            started_at_us=None if experiment.started_at is None else to_us(experiment.started_at),
-            stopped_at_us=None if experiment.stopped_at is None else to_us(experiment.stopped_at),
+            revision=after.revision,
+            state=after.state,
+            placement=after.placement,
+            document=json.dumps(document_of(after)),
+            started_at_us=None if after.started_at is None else to_us(after.started_at),
+            stopped_at_us=None if after.stopped_at is None else to_us(after.stopped_at),
         )
     )
+    _record(connection, before, after, action=action, change=change)
+    return after
 
 
 def _record(
