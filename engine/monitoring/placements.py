@@ -9,6 +9,7 @@ from datetime import datetime
 
 from sqlalchemy import select
 
+from engine.decisions.ladder import BASELINE
 from engine.experiments.lifecycle import Experiments
 from engine.experiments.records import OWN_POLICY, Experiment
 from engine.offers.placement import Placement
@@ -16,8 +17,6 @@ from engine.offers.stored import all_placements
 from engine.store import tables
 from engine.store.database import Database
 from policies.errors import UnknownNameError
-
-_BASELINE = "baseline"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class Watched:
                 if v.key == variant
             }
             if OWN_POLICY not in policies:
-                return _BASELINE in policies
+                return BASELINE in policies
         place = bisect_right(self.own, at_us, key=lambda o: o[0]) - 1
         return self.own[max(place, 0)][1]
 
@@ -95,10 +94,10 @@ def watched(database: Database, placement: str | None = None) -> dict[str, Watch
         if placement not in (None, name):
             continue
         own = [
-            (c.at_us, json.loads(c.document).get("policy") in (None, _BASELINE))
+            (c.at_us, json.loads(c.document).get("policy") in (None, BASELINE))
             for c in changes
             if c.what == f"placement {name}"
         ]
         mine = tuple(e for e in experiments if e.placement == name)
-        out[name] = Watched(found, mine, tuple(own) or ((0, found.policy in (None, _BASELINE)),))
+        out[name] = Watched(found, mine, tuple(own) or ((0, found.policy in (None, BASELINE)),))
     return out

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from engine.decisions.ladder import BASELINE
 from engine.decisions.service import DecisionService
 from engine.gate.forecasts import Forecast, foretell, settle
 from engine.gate.health import Health, integrity
 from engine.gate.parts import SimulatedDifference, simulator_part
-from engine.gate.promotion import BASELINE, Promotion
+from engine.gate.promotion import Promotion
 from engine.gate.records import GateVerdict, conclude, part_from_json
 from engine.gate.verdicts import keep_verdict
 from engine.jobs.children import Job, run

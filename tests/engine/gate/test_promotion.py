@@ -15,8 +15,9 @@ from engine.decisions.service import DecisionService
 from engine.experiments.audit import read_audit
 from engine.experiments.automation import tick
 from engine.experiments.records import Counting, Ramp
+from engine.gate.canary import CanarySettings, base_rate
 from engine.gate.forecasts import forecasts_of
-from engine.gate.promotion import ACTOR, CanarySettings, Promotion, base_rate
+from engine.gate.promotion import ACTOR, Promotion
 from engine.gate.records import GateVerdict, Part, Word, conclude
 from engine.gate.verdicts import approve, keep_verdict
 from engine.gate.watch import look_after

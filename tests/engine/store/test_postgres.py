@@ -30,8 +30,9 @@ from engine.experiments.controls import set_controls
 from engine.experiments.history import history_of
 from engine.experiments.records import Experiment
 from engine.experiments.results import experiment_results
+from engine.gate.canary import base_rate
 from engine.gate.forecasts import Forecast, forecasts_of, foretell, settle
-from engine.gate.promotion import Promotion, base_rate
+from engine.gate.promotion import Promotion
 from engine.gate.records import Part, conclude
 from engine.gate.verdicts import keep_verdict
 from engine.learner.progress import learned_from
