@@ -58,17 +58,18 @@ class Spark:
 
     def histories(self, folder: Path, out: Path) -> None:
         """As ``engine.sequences.build`` does it: words to ids, histories of each point, Parquet."""
-        from engine.sequences.histories import histories, with_ids
+        from engine.sequences.histories import PARQUET, histories
         from engine.sources.description import Sequence as Described
 
         words = {
             name: pq.read_table(folder / "words" / f"{name}.parquet")["word"].to_pylist()
             for name in ("event_type", "item")
         }
-        events = with_ids(self.session, self.session.read.parquet(str(folder / "events")), words)
+        events = self.session.read.parquet(str(folder / "events"))
         points = self.session.read.parquet(str(folder / "points.parquet"))
         described = Described(last_events=LAST_EVENTS, heavy_events=HEAVY_EVENTS)
-        histories(events, points, sequence=described).write.mode("overwrite").parquet(str(out))
+        rows = histories(events, points, words=words, sequence=described)
+        rows.write.mode("overwrite").options(**PARQUET).parquet(str(out))
 
     def sessions(self, folder: Path, out: Path) -> None:
         """Sessions, Parquet."""

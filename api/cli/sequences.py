@@ -13,7 +13,15 @@ app = App(name="sequences", help="Build decision points with event sequences in 
 
 
 @app.command
-def build(*, source: Path, out: Path, data: Path | None = None, words: Path | None = None, json: bool = False) -> int:
+def build(
+    *,
+    source: Path,
+    out: Path,
+    data: Path | None = None,
+    words: Path | None = None,
+    incremental: bool = False,
+    json: bool = False,
+) -> int:
     """Read, clean and join a source and write decision points with sequences.
 
     Parameters
@@ -26,6 +34,8 @@ def build(*, source: Path, out: Path, data: Path | None = None, words: Path | No
         Folder with the raw files; where it is missing, what the description's provider brings, or the description's folder.
     words
         Folder of earlier decision points whose vocabularies are kept, so that a model trained on those can score these.
+    incremental
+        Build over what is in ``out``: subjects with nothing new keep their rows, and vocabularies stay.
     json
         Print the manifest on stdout.
     """
@@ -33,7 +43,8 @@ def build(*, source: Path, out: Path, data: Path | None = None, words: Path | No
 
     arguments = ["--source", str(source), "--out", str(out), *(["--data", str(data)] if data else [])]
     arguments += ["--words", str(words)] if words else []
-    return run_in_front("engine.sequences.build", [*arguments, *(["--json"] if json else [])])
+    arguments += [*(["--incremental"] if incremental else []), *(["--json"] if json else [])]
+    return run_in_front("engine.sequences.build", arguments)
 
 
 @app.command

@@ -269,8 +269,8 @@ class SequenceDataset:
         SchemaError
             If the folder holds no Parquet file.
         """
+        files = point_files(folder)
         points = folder / "points" if (folder / "points").is_dir() else folder
-        files = sorted(points.glob("*.parquet")) or sorted(points.rglob("*.parquet"))
         if not files:
             raise SchemaError(
                 f"{points} holds no Parquet files; build decision points with `nextoffer sequences build --out {folder}`"
@@ -279,6 +279,16 @@ class SequenceDataset:
         manifest = json.loads(about.read_text()) if about is not None else {}
         table = pa.concat_tables([pq.ParquetFile(path).read() for path in files], promote_options="permissive")
         return cls.from_arrow(table, manifest={**manifest, "folder": str(points)})
+
+
+def point_files(folder: Path) -> list[Path]:
+    """The Parquet files of decision points below a folder that was built, or that holds nothing else, in the order of their rows."""
+    # Asked of the folder of points itself: it may be a link, which a search through the folder above would pass by.
+    points = folder / "points" if (folder / "points").is_dir() else folder
+    if files := sorted(points.glob("*.parquet")):
+        return files
+    below = [(file, file.relative_to(points).parts) for file in points.rglob("*.parquet")]
+    return sorted(f for f, parts in below if not any(p.startswith((".", "_")) or p == "rejected" for p in parts))
 
 
 def _ragged(table: pa.Table) -> tuple[IntArray, dict[str, Any]]:

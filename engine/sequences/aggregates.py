@@ -142,32 +142,15 @@ def affinity(
     """
     from pyspark.sql import functions as F
 
-    flags = {name: F.coalesce(F.expr(condition).cast("int"), F.lit(0)) for name, condition in spec.flags.items()}
-    lines = spark.table(spec.lines).select(
-        F.expr(spec.subject).cast("string").alias("subject"),
-        F.expr(spec.at).cast("timestamp").alias("at"),
-        F.expr(spec.item).cast("string").alias("item"),
-        (F.coalesce(F.expr(spec.value).cast("double"), F.lit(0.0)) if spec.value else F.lit(0.0)).alias("amount"),
-        *[flag.alias(f"is_{name}") for name, flag in flags.items()],
-    )
-    if people is not None:
-        lines = replace_ids(lines, people)
-    items = (
-        spark.table(spec.items)
-        .select(
-            F.expr(spec.items_offer).cast("string").alias("offer"),
-            F.expr(spec.items_item).cast("string").alias("item"),
-            F.lit(1).alias("own"),
-        )
-        .distinct()
-    )
+    lines, items = affinity_tables(spark, spec, people=people)
+    items = items.withColumn("own", F.lit(1))
     since = F.unix_micros("as_of") - F.unix_micros("at")
     # Counted per item before the items of the offer are joined, so that that join meets few rows.
     counted = {
         "n": F.count(F.lit(1)),
         "amount": F.sum("amount"),
         **{f"n_{w}d": F.count_if(since <= F.lit(w * _DAY_US)) for w in windows},
-        **{f"n_{name}": F.sum(f"is_{name}") for name in flags},
+        **{f"n_{name}": F.sum(f"is_{name}") for name in spec.flags},
     }
     seen = (
         points.select("point", "subject", "offer", "as_of")
@@ -186,3 +169,25 @@ def affinity(
     own["days_since"] = F.min(F.when(is_own, F.col("since_us"))) / F.lit(float(_DAY_US))
     columns = [column.alias(f"agg_{spec.name}_{name}") for name, column in own.items()]
     return seen.join(items, ["offer", "item"], "left").groupBy("point").agg(*columns)
+
+
+def affinity_tables(
+    spark: SparkSession, spec: Affinity, *, people: DataFrame | None = None
+) -> tuple[DataFrame, DataFrame]:
+    """What an affinity counts: lines (``subject, at, item, amount, is_<flag>``) and the items of offers (``offer, item``)."""
+    from pyspark.sql import functions as F
+
+    flags = {name: F.coalesce(F.expr(condition).cast("int"), F.lit(0)) for name, condition in spec.flags.items()}
+    lines = spark.table(spec.lines).select(
+        F.expr(spec.subject).cast("string").alias("subject"),
+        F.expr(spec.at).cast("timestamp").alias("at"),
+        F.expr(spec.item).cast("string").alias("item"),
+        (F.coalesce(F.expr(spec.value).cast("double"), F.lit(0.0)) if spec.value else F.lit(0.0)).alias("amount"),
+        *[flag.alias(f"is_{name}") for name, flag in flags.items()],
+    )
+    if people is not None:
+        lines = replace_ids(lines, people)
+    items = spark.table(spec.items).select(
+        F.expr(spec.items_offer).cast("string").alias("offer"), F.expr(spec.items_item).cast("string").alias("item")
+    )
+    return lines, items.distinct()

@@ -1,7 +1,7 @@
 """From a described source to decision points in Parquet: ``python -m engine.sequences.build --source FILE --out DIR``.
 
 Writes ``points/*.parquet``, ``manifest.json`` (vocabularies, label, split, counts, cleaning report), ``cleaning.txt`` and rows that were
-set aside under ``rejected/``. A process of its own: nothing that serves imports it.
+set aside under ``rejected/``. ``--incremental`` builds over what is there. A process of its own: nothing that serves imports it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,22 @@ from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.sequences.aggregates import affinity, aggregates
+from engine.sequences.aggregates import affinity, affinity_tables, aggregates
 from engine.sequences.events import identity_counts, people_of, read_events
-from engine.sequences.histories import histories, vocabulary, with_ids
+from engine.sequences.histories import PARQUET, histories, vocabulary
+from engine.sequences.incremental import (
+    KEY,
+    Earlier,
+    count_touched,
+    earlier_build,
+    fingerprints,
+    shape_of,
+    told,
+    touched_subjects,
+    write_over,
+)
 from engine.sequences.points import decision_points
+from engine.sequences.publishing import STATE, begin, publish, take_files
 from engine.sources.cleaning import CleanTable, clean
 from engine.sources.description import Attributes, Source, load_source
 from engine.sources.identity import replace_ids
@@ -45,9 +57,12 @@ def build(
     out: Path,
     data: Path | None = None,
     words_of: Path | None = None,
+    incremental: bool = False,
     say: Say = lambda _: None,
 ) -> dict[str, Any]:
     """Build decision points.
+
+    Readers of ``out`` see the earlier build until the new one is whole.
 
     Parameters
     ----------
@@ -56,6 +71,9 @@ def build(
         the description's own folder is meant.
     words_of
         Folder of earlier decision points whose vocabularies are kept; else they are made of these events.
+    incremental
+        Build over the earlier build in ``out``, with its vocabularies unless ``words_of`` names others: subjects with nothing new keep their
+        rows. Where rows are made otherwise than then (vocabularies, sequence, affinities, columns), everything is built; the manifest says so.
     say
         Told in words what is being done.
 
@@ -69,37 +87,115 @@ def build(
     InvalidInputError
         If a table is missing, broken or empty, a rule drops too much, or no decision point is left.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    held: list[DataFrame] = []
+    try:
+        return _build(spark, source, held, out=out, data=data, words_of=words_of, incremental=incremental, say=say)
+    finally:
+        # Spark gives what it holds to whoever reads the same files, also when they have changed since.
+        for frame in held:
+            frame.unpersist()
+
+
+def _build(
+    spark: SparkSession,
+    source: Source,
+    held: list[DataFrame],
+    *,
+    out: Path,
+    data: Path | None,
+    words_of: Path | None,
+    incremental: bool,
+    say: Say,
+) -> dict[str, Any]:
+    staged = begin(out)
     folder = data or provide(source, out / "_raw", say=say)
     tables = register_tables(spark, source, folder=folder, rejected=out / "rejected", say=say)
+    held += [table.frame for table in tables]
     say("events: gathering and sorting")
     people = people_of(spark, source)
     events = read_events(spark, source, people=people).persist()
+    held.append(events)
     observed_until = source.observed_until or _last_event(events, source)
     say("decision points: labels and splits")
-    points = decision_points(spark, source, events, observed_until=observed_until, people=people).persist()
+    points = decision_points(spark, source, events, observed_until=observed_until, people=people)
+    points = _described(spark, source, points, people=people).persist()
+    held.append(points)
     _check_points(points)
-    spec = source.sequence
-    words = _words_of(words_of) if words_of is not None else _words(source, events)
-    say(f"sequences: last {spec.last_events} events before each decision")
-    rows = _assemble(spark, source, events, points, words, people=people)
-    staging = out / ".points"
-    rows.write.mode("overwrite").option("maxRecordsPerFile", ROWS_PER_FILE).parquet(str(staging))
-    _move_parquet(staging, out / "points")
+    earlier = earlier_build(out) if incremental else None
+    if words_of is not None:
+        words = _words_of(words_of)
+    else:
+        words = earlier.words if earlier is not None else _words(source, events)
+    done = _write_points(
+        spark,
+        source,
+        events,
+        points,
+        words,
+        people=people,
+        earlier=earlier,
+        staged=staged,
+        is_asked=incremental,
+        say=say,
+    )
+    say("counting")
+    manifest = _manifest(spark, source, staged, words, tables, observed_until=observed_until, n_events=events.count())
+    manifest["build"] = done
+    if people is not None:
+        manifest["identity"] = identity_counts(spark, source, people)
+    publish(staged, out=out, manifest=manifest)
+    (out / "cleaning.txt").write_text(cleaning_text(tables))
     if source.facts is not None:
         from engine.sequences.facts import write_facts
 
         say("facts for a simulator: visits, redemption rates, traits")
         write_facts(spark, source, events, out=out, observed_until=observed_until)
-    say("counting")
-    manifest = _manifest(spark, source, out, words, tables, observed_until=observed_until, n_events=events.count())
-    if people is not None:
-        manifest["identity"] = identity_counts(spark, source, people)
-    points.unpersist()
-    events.unpersist()
-    (out / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True, default=str))
-    (out / "cleaning.txt").write_text(cleaning_text(tables))
     return manifest
+
+
+def _write_points(
+    spark: SparkSession,
+    source: Source,
+    events: DataFrame,
+    points: DataFrame,
+    words: dict[str, list[str]],
+    *,
+    people: DataFrame | None,
+    earlier: Earlier | None,
+    staged: Path,
+    is_asked: bool,
+    say: Say,
+) -> dict[str, Any]:
+    """Write rows and what the next incremental build compares with; say for the manifest how it was done."""
+    shape = shape_of(source, words, columns=dict(points.dtypes))
+    tables = [affinity_tables(spark, spec, people=people) for spec in source.affinity]
+    lines, items = [t[0] for t in tables], [t[1] for t in tables]
+    fingerprints(events, points, lines=lines, items=items).write.parquet(str(staged / STATE))
+    why = ""
+    if is_asked and earlier is None:
+        why = "there is no earlier build to go on from"
+    elif earlier is not None and earlier.manifest["build"]["shape"] != shape:
+        why = "vocabularies, sequence, affinities or columns are not those of the earlier build"
+    if earlier is None or why:
+        if why:
+            say(f"building everything: {why}")
+        say(f"sequences: last {source.sequence.last_events} events before each decision")
+        rows = _assemble(spark, source, events, points, words, people=people).orderBy(*KEY)
+        parts = staged / "_parts"
+        rows.write.options(maxRecordsPerFile=ROWS_PER_FILE, **PARQUET).parquet(str(parts))
+        take_files(parts, into=staged)
+        return {"mode": "full", "shape": shape, **({"because": why} if why else {})}
+    now, before = (spark.read.parquet(str(folder / STATE)) for folder in (staged, earlier.folder))
+    touched = touched_subjects(now, before).persist()
+    counts = count_touched(touched, n_now=now.count())
+    say(f"sequences: {counts['subjects_built']} of {counts['subjects']} subjects have something new")
+    some = touched.select("subject")
+    events, points = (frame.join(some, "subject", "left_semi") for frame in (events, points))
+    rows = _assemble(spark, source, events, points, words, people=people).persist()
+    written = write_over(spark, rows, touched, earlier=earlier.folder, staged=staged, rows_per_file=ROWS_PER_FILE)
+    rows.unpersist()
+    touched.unpersist()
+    return {"mode": "incremental", "shape": shape, **counts, **written}
 
 
 def _words(source: Source, events: DataFrame) -> dict[str, list[str]]:
@@ -174,15 +270,11 @@ def _assemble(
 ) -> DataFrame:
     from pyspark.sql import functions as F
 
-    sequences = histories(with_ids(spark, events, words), points, sequence=source.sequence)
+    sequences = histories(events, points, words=words, sequence=source.sequence)
     parts = [sequences, aggregates(events, points, kinds=words["event_type"], sequence=source.sequence)]
     parts += [
         affinity(spark, points, spec, windows=source.sequence.windows_days, people=people) for spec in source.affinity
     ]
-    if source.customer is not None:
-        parts.append(_attributes(spark, source.customer, points, by="subject", prefix="customer_", people=people))
-    if source.offer is not None:
-        parts.append(_attributes(spark, source.offer, points, by="offer", prefix="offer_"))
     rows = reduce(lambda a, b: a.join(b, "point", "left"), parts, points)
     empty = {"event_type": "array<int>", "item": "array<int>", "gap_s": "array<int>", "value": "array<float>"}
     lists = [F.coalesce(F.col(n), F.array().cast(t)).alias(n) for n, t in empty.items()]
@@ -191,9 +283,17 @@ def _assemble(
     last = ["label", "label_observed_until", "is_matured", *kept, "split"]
     prefixes = ("agg_", "customer_", "offer_")
     beside = sorted(c for c in rows.columns if c.startswith(prefixes))
-    return rows.select(
-        *first, *lists, F.coalesce("gap_to_as_of_s", F.lit(0)).alias("gap_to_as_of_s"), *beside, *last
-    ).orderBy("as_of", "subject", "offer")
+    return rows.select(*first, *lists, F.coalesce("gap_to_as_of_s", F.lit(0)).alias("gap_to_as_of_s"), *beside, *last)
+
+
+def _described(spark: SparkSession, source: Source, points: DataFrame, *, people: DataFrame | None) -> DataFrame:
+    """Add the attributes of each point's subject and offer."""
+    parts = []
+    if source.customer is not None:
+        parts.append(_attributes(spark, source.customer, points, by="subject", prefix="customer_", people=people))
+    if source.offer is not None:
+        parts.append(_attributes(spark, source.offer, points, by="offer", prefix="offer_"))
+    return reduce(lambda a, b: a.join(b, "point", "left"), parts, points)
 
 
 def _attributes(
@@ -259,19 +359,10 @@ def _check_points(points: DataFrame) -> None:
         )
 
 
-def _move_parquet(staging: Path, target: Path) -> None:
-    """Put the new files in the place of the old ones."""
-    shutil.rmtree(target, ignore_errors=True)
-    for leftover in staging.iterdir():
-        if leftover.name.startswith((".", "_")):
-            leftover.unlink()
-    staging.rename(target)
-
-
 def _manifest(
     spark: SparkSession,
     source: Source,
-    out: Path,
+    folder: Path,
     words: dict[str, list[str]],
     tables: list[CleanTable],
     *,
@@ -280,7 +371,7 @@ def _manifest(
 ) -> dict[str, Any]:
     from pyspark.sql import functions as F
 
-    written = spark.read.parquet(str(out / "points"))
+    written = spark.read.parquet(str(folder))
     summary = written.groupBy("split").agg(
         F.count(F.lit(1)).alias("rows"),
         F.count_if("is_matured").alias("matured"),
@@ -334,6 +425,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for points, manifest and rejected rows")
     parser.add_argument("--data", type=Path, help="folder with the raw files")
     parser.add_argument("--words", type=Path, help="folder of decision points whose vocabularies are kept")
+    parser.add_argument("--incremental", action="store_true", help="build over what --out holds: only what changed")
     parser.add_argument("--json", action="store_true", help="print the manifest on stdout")
     options = parser.parse_args(arguments)
     started = time.monotonic()
@@ -349,10 +441,20 @@ def main(arguments: list[str] | None = None) -> int:
 
         say("starting Spark")
         with spark_session() as spark:
-            manifest = build(spark, source, out=options.out, data=options.data, words_of=options.words, say=say)
+            manifest = build(
+                spark,
+                source,
+                out=options.out,
+                data=options.data,
+                words_of=options.words,
+                incremental=options.incremental,
+                say=say,
+            )
     except NextofferError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 (the one clear error)
         return 2
+    if manifest["build"]["mode"] == "incremental":
+        say(told(manifest["build"]))
     for name, part in manifest["splits"].items():
         say(f"{name}: {part['rows']} decision points, {part['matured']} matured, {part['positive']} positive")
     if options.json:

@@ -17,6 +17,8 @@ from engine.sources.description import Sequence
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
 
+# For writing: gaps hardly ever repeat, so that a dictionary of them is made in vain.
+PARQUET = {"parquet.enable.dictionary#gap_s.list.element": "false"}
 _MAX_GAP = 2**31 - 1
 _SAMPLED = 1_000
 _MOST_HEAVY = 10_000
@@ -35,12 +37,14 @@ def vocabulary(events: DataFrame, column: str, *, min_count: int, max_words: int
     return [row[column] for row in rows]
 
 
-def with_ids(spark: SparkSession, events: DataFrame, vocabularies: Mapping[str, Words[str]]) -> DataFrame:
+def with_ids(events: DataFrame, vocabularies: Mapping[str, Words[str]]) -> DataFrame:
     """Replace ``kind`` and ``item`` by their ids as ``event_type`` and ``item`` (int32)."""
     from pyspark.sql import functions as F
 
     for column, name in (("kind", "event_type"), ("item", "item")):
-        table = _numbered(spark, vocabularies[name], column).select(column, (F.col("_place") + 1).alias(f"_{name}"))
+        table = _numbered(events.sparkSession, vocabularies[name], column).select(
+            column, (F.col("_place") + 1).alias(f"_{name}")
+        )
         events = events.join(F.broadcast(table), column, "left").withColumn(
             f"_{name}", F.coalesce(F.col(f"_{name}"), F.lit(0))
         )
@@ -60,15 +64,19 @@ def _numbered(spark: SparkSession, words: Words[str], column: str) -> DataFrame:
     return spark.range(1).select(F.posexplode(listed).alias("_place", column))
 
 
-def histories(events: DataFrame, points: DataFrame, *, sequence: Sequence) -> DataFrame:
+def histories(
+    events: DataFrame, points: DataFrame, *, words: Mapping[str, Words[str]], sequence: Sequence
+) -> DataFrame:
     """Sequences of each decision point.
 
     Parameters
     ----------
     events
-        From ``with_ids``.
+        With ``subject, at, kind, item, value, id``.
     points
         With ``point, subject, as_of``.
+    words
+        Vocabularies of kinds (``event_type``) and items (``item``).
 
     Returns
     -------
@@ -79,7 +87,9 @@ def histories(events: DataFrame, points: DataFrame, *, sequence: Sequence) -> Da
     from pyspark.sql import functions as F
 
     wanted = points.groupBy("subject").agg(F.sort_array(F.collect_set("as_of")).alias("instants"))
+    # Asked of the events as they came: their words need not be looked up to be counted.
     heavy = _heavy(events, threshold=sequence.heavy_events, most=_MOST_HEAVY + 1)
+    events = with_ids(events, words)
     if len(heavy) > _MOST_HEAVY:
         # So many long histories are the ordinary case of this source: send all of them by the bounded path.
         kept = _last_of_each_stretch(events, wanted, last_events=sequence.last_events)
@@ -135,13 +145,11 @@ def _collected(events: DataFrame) -> DataFrame:
     settings.set("spark.sql.execution.combineAdjacentAggregation", "true")
     # Lists of numbers beside each other: a list of whole events would be copied as objects, and a null would shift a list against the others.
     value = F.coalesce(F.col("value"), F.lit(0.0)).cast("float").alias("value")
-    slim = events.select("subject", "at", "id", "event_type", "item", value)
-    # The sort looks at the first eight bytes first: of the names of subjects these are often all the same.
-    ordered = (
-        slim.repartition("subject")
-        .withColumn("_hash", F.xxhash64("subject"))
-        .sortWithinPartitions("_hash", "subject", "at", "id", "event_type", "item", "value")
-    )
+    # The sort looks at the first eight bytes first: of the names of subjects these are often all the same. Made before rows move, as
+    # another column beside them later would copy each row once more.
+    hashed = F.xxhash64("subject").alias("_hash")
+    slim = events.select(hashed, "subject", "at", "id", "event_type", "item", value)
+    ordered = slim.repartition("subject").sortWithinPartitions(*slim.columns)
     return ordered.groupBy("_hash", "subject").agg(*[F.collect_list(name).alias(name) for name in _LISTS])
 
 

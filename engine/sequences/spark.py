@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 LOCAL = "local[2]"
+# What is shuffled within one process crosses no network and is never fetched a second time from another try of a task.
+_ONE_PROCESS = {
+    "spark.shuffle.compress": "false",
+    "spark.shuffle.checksum.enabled": "false",
+    "spark.sql.shuffle.orderIndependentChecksum.enabled": "false",
+}
 
 
 def start_spark(
@@ -64,7 +70,13 @@ def start_spark(
     builder = SparkSession.builder.appName("nextoffer")
     if where is not None:
         builder = builder.master(where)
-    local = {"spark.driver.memory": driver_memory, "spark.sql.shuffle.partitions": str(shuffle_partitions)}
+    local = {
+        "spark.driver.memory": driver_memory,
+        "spark.sql.shuffle.partitions": str(shuffle_partitions),
+        # Few big files would otherwise be dealt out unevenly.
+        "spark.sql.files.minPartitionNum": str(shuffle_partitions),
+        **_ONE_PROCESS,
+    }
     settings = {
         **(local if is_local else {}),
         "spark.sql.session.timeZone": "UTC",

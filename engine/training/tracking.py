@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from engine.models.dataset import point_files
 from policies.errors import InvalidInputError, MissingExtraError
 
 _METRICS = ("roc_auc", "average_precision", "log_loss", "brier_skill", "ece", "calibration_slope", "precision_at_10pct")
@@ -21,9 +22,8 @@ _METRICS = ("roc_auc", "average_precision", "log_loss", "brier_skill", "ece", "c
 def data_hash(folder: Path) -> str:
     """SHA-256 over the Parquet files of decision points, in the order of their names."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.parquet")):
-        if not any(part.startswith((".", "_")) or part == "rejected" for part in path.relative_to(folder).parts):
-            digest.update(path.read_bytes())
+    for path in point_files(folder):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

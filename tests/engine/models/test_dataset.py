@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.models.dataset import SEQUENCE_COLUMNS, SequenceDataset
+from engine.models.dataset import SEQUENCE_COLUMNS, SequenceDataset, point_files
 from policies.errors import InvalidInputError, SchemaError
 from tests.engine.models.tables import decision_points
 
@@ -82,6 +82,18 @@ def test_reads_the_points_folder_and_its_manifest(tmp_path: Path) -> None:
     back = SequenceDataset.read(tmp_path)
     assert len(back) == len(DATA)
     assert back.manifest["source"] == "here"
+
+
+def test_points_behind_a_link_are_found_and_what_builds_keep_for_themselves_is_not(tmp_path: Path) -> None:
+    """Builds link ``points`` to a folder of their own: its numbered files are the points, in their order, and nothing below or beside it is."""
+    inner = tmp_path / ".points-3"
+    (inner / "_state").mkdir(parents=True)
+    (tmp_path / "rejected").mkdir()
+    for name in ("00001", "00000", "_state/s"):
+        (inner / f"{name}.parquet").touch()
+    (tmp_path / "rejected" / "r.parquet").touch()
+    (tmp_path / "points").symlink_to(inner.name)
+    assert [file.name for file in point_files(tmp_path)] == ["00000.parquet", "00001.parquet"]
 
 
 def test_missing_columns_are_named(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from engine.models.dataset import SequenceDataset
 from engine.models.encoder import SequenceEncoder
 from engine.sequences.aggregates import affinity, aggregates
 from engine.sequences.build import build, main
-from engine.sequences.histories import histories, vocabulary, with_ids
+from engine.sequences.histories import histories, vocabulary
 from engine.sources.description import Affinity, Sequence, load_source
 from policies.artifact import Artifact
 from policies.errors import InvalidInputError
@@ -82,10 +82,8 @@ def _oracle(events: list[RAW], points: list[tuple[int, str, datetime]]) -> dict[
     return out
 
 
-def _histories(
-    spark: SparkSession, events: DataFrame, points: DataFrame, sequence: Sequence = SEQUENCE
-) -> dict[int, dict[str, Any]]:
-    rows = histories(with_ids(spark, events, WORDS), points, sequence=sequence).collect()
+def _histories(events: DataFrame, points: DataFrame, sequence: Sequence = SEQUENCE) -> dict[int, dict[str, Any]]:
+    rows = histories(events, points, words=WORDS, sequence=sequence).collect()
     found = {}
     for row in rows:
         values = row.asDict()
@@ -102,7 +100,7 @@ def test_histories_equal_plain_loops_on_every_path(spark: SparkSession, heavy_ev
     """The ordinary path, the bounded path for heavy subjects and their mixture all give what plain loops give."""
     events, points = _raw(3)
     sequence = Sequence(last_events=5, heavy_events=heavy_events)
-    assert _histories(spark, *_frames(spark, events, points), sequence) == _oracle(events, points)
+    assert _histories(*_frames(spark, events, points), sequence) == _oracle(events, points)
 
 
 def test_the_future_cannot_be_seen(spark: SparkSession) -> None:
@@ -119,7 +117,7 @@ def test_the_future_cannot_be_seen(spark: SparkSession) -> None:
     after: dict[int, Any] = {}
     for rows, result in ((events, before), ([*events, *planted], after)):
         frame, at = _frames(spark, rows, kept_points)
-        result.update(_histories(spark, frame, at))
+        result.update(_histories(frame, at))
         for row in aggregates(frame, at, kinds=["k0", "k1"], sequence=SEQUENCE).collect():
             result.setdefault(-1 - row["point"], row.asDict())
     past = {p[0] for p in kept_points if any(e[0] == p[1] and e[1] < p[2] for e in events)}
@@ -425,7 +423,7 @@ def test_spark_and_the_online_builder_give_equal_tensors(spark: SparkSession) ->
     """At every decision point the histories built in Spark equal those that service builds from the same raw events."""
     encoder = _online_encoder()
     events, points = _raw(6)
-    offline = _histories(spark, *_frames(spark, events, points))
+    offline = _histories(*_frames(spark, events, points))
     raw = [Event(id=e[5], subject=SubjectId(e[0]), kind=e[2], item=e[3], value=e[4], at=e[1]) for e in events]
     for point, subject, as_of in points:
         online = encoder.sequences([e for e in raw if e.subject == subject], as_of=as_of)
