@@ -207,7 +207,7 @@ def _check_form(ask: Ask) -> None:
 
 def _failed(ask: Ask, error: NextofferError) -> Response:
     status = 404 if isinstance(error, UnknownNameError) else 403 if isinstance(error, ForbiddenError) else 409 if isinstance(error, ConflictError) else 400  # fmt: skip
-    text = str(error)
+    text = ask.words.said(str(error))
     title = "Not found" if status == 404 else "That did not work"
     return ask.page(
         "message.html.j2", title=ask.words(title), status=status, text=text[:1].upper() + text[1:], tone="warning"

@@ -1,11 +1,13 @@
-"""Placements, their running experiments and stock, as servers hold them: immutable, reloaded when the store says so."""
+"""Placements and their running experiments as servers hold them, replaced when the store says so, and what stock has been shown."""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from engine.experiments.allocation import PlacementTrials
@@ -39,7 +41,7 @@ class LivePlacement:
     order: tuple[str, ...]
     trials: PlacementTrials
     has_stock_or_dates: bool
-    # How often each offer that can run out was shown; none where nothing can.
+    # How often each offer that can run out was shown, which alone changes; none where nothing can.
     shown: dict[str, int] = field(default_factory=dict)
     offers_document: str = ""
     entries: Mapping[str, CatalogueOffer] = field(default_factory=dict)
@@ -53,6 +55,9 @@ class Configuration:
         self._database = database
         self._is_shared = is_shared
         self._lock = threading.Lock()
+        # Held for a few additions only, never while the store is read: decisions wait for it.
+        self._counts = threading.Lock()
+        self._meanwhile: Counter[tuple[str, str]] | None = None
         self._revision = -1
         self._counted_at = -1
         self._polled_at = 0.0
@@ -83,10 +88,13 @@ class Configuration:
             self.refresh()
         return self._live
 
-    def count_shown(self, live: LivePlacement, offer: str) -> None:
-        """Count one more exposure of an offer against its stock."""
-        with self._lock:
-            if offer in live.shown:
+    def count_shown(self, placement_id: str, offer: str) -> None:
+        """Count one more exposure of an offer against its stock, where it can run out."""
+        with self._counts:
+            if self._meanwhile is not None:
+                self._meanwhile[placement_id, offer] += 1
+            live = self._live.get(placement_id)
+            if live is not None and offer in live.shown:
                 live.shown[offer] += 1
 
     @property
@@ -101,9 +109,8 @@ class Configuration:
         except StoreUnavailableError:  # the activation is on disk: whoever sent it hears so, and the next count has it
             return
         for placement, offer, is_activated in rows:
-            live = self._live.get(str(placement))
-            if live is not None and not is_activated:
-                self.count_shown(live, str(offer))
+            if not is_activated:
+                self.count_shown(str(placement), str(offer))
 
     def refresh(self) -> None:
         """Reload if the store's revision has moved; keep serving what is known if the store cannot be read."""
@@ -111,7 +118,8 @@ class Configuration:
             try:
                 revision = self._database.config_revision()
                 if revision != self._revision:
-                    self._live = _load(self._database)
+                    with self._noting_views():
+                        self._take_over(_load(self._database), {})
                     self._revision = revision
                 elif self._is_shared and self.has_stock:
                     self._count_anew()
@@ -125,10 +133,35 @@ class Configuration:
         head = self._database.head()
         if head == self._counted_at:
             return
-        for live in self._live.values():
-            if live.shown:
-                live.shown.update(shown_of(self._database, live.placement.id, tuple(live.shown)))
+        with self._noting_views():
+            shown = {
+                id_: shown_of(self._database, id_, tuple(live.shown)) for id_, live in self._live.items() if live.shown
+            }
+            self._take_over(self._live, shown)
         self._counted_at = head
+
+    @contextmanager
+    def _noting_views(self) -> Iterator[None]:
+        """Note views while the store is read.
+
+        One that is on disk before its row is read, and counted only afterwards, counts twice: a unit of stock too few until
+        the next count, never one too many.
+        """
+        self._meanwhile = Counter()
+        try:
+            yield
+        finally:
+            self._meanwhile = None
+
+    def _take_over(self, live: Mapping[str, LivePlacement], shown: Mapping[str, Mapping[str, int]]) -> None:
+        """Serve these placements, with counts just read and what has been seen meanwhile."""
+        with self._counts:
+            for id_, counts in shown.items():
+                live[id_].shown.update(counts)
+            for (id_, offer), n in (self._meanwhile or {}).items():
+                if id_ in live and offer in live[id_].shown:
+                    live[id_].shown[offer] += n
+            self._live = live
 
 
 def offer_set_document(offers: OfferSet) -> str:

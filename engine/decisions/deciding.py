@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -20,6 +20,7 @@ from engine.store.database import Database
 from engine.store.facts import Receipt, check_text
 from engine.subjects.links import People
 from policies.errors import InvalidInputError, NoEligibleOfferError, StoreUnavailableError
+from policies.records import Decision, Offer
 
 
 class Deciding:
@@ -159,8 +160,9 @@ class Deciding:
             return None
         if not facts.is_same(bytes(digest), digest_of_request(request)):
             raise conflict("decision", request.id)
-        decision = stored_decision(self._database, request.id)
-        return DecisionAnswer(decision, stored_payload(self._database, decision), is_repeat=True)
+        live = self._configuration.all().get(request.placement)
+        offers = request.offers or (() if live is None else live.offers)
+        return self._repeated(stored_decision(self._database, request.id), offers)
 
     def answer(self, prepared: Prepared, receipt: Receipt) -> DecisionAnswer:
         """Answer of a decision that is on disk: its own, or the one that was there before under its id."""
@@ -171,11 +173,18 @@ class Deciding:
             stored = stored_decision(self._database, decision.id)
             if (stored.subject, stored.placement) != (decision.subject, decision.placement):
                 raise conflict("decision", decision.id)  # an id made here, of which no digest is kept
-            return DecisionAnswer(stored, stored_payload(self._database, stored), is_repeat=True)
+            return self._repeated(stored, prepared.offers)
         self.pipeline.note_stored(decision.offer_set_revision)
         if prepared.live.shown and decision.activated:
-            self._configuration.count_shown(prepared.live, decision.offer)
+            self._configuration.count_shown(decision.placement, decision.offer)
         return DecisionAnswer(decision, prepared.payload, explanation=prepared.explanation)
+
+    def _repeated(self, decision: Decision, offers: Iterable[Offer]) -> DecisionAnswer:
+        """A decision from the log with what the site shows for it today, or did where the offer has left since."""
+        payload = next((o.payload for o in offers if o.id == decision.offer), None)
+        return DecisionAnswer(
+            decision, stored_payload(self._database, decision) if payload is None else payload, is_repeat=True
+        )
 
     def answer_unrecorded(
         self, prepared: Prepared, error: BaseException, *, taken: Collection[str] = ()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from engine.decisions.kept import SLOT_MARK
 from engine.decisions.pipeline import Prepared
-from engine.decisions.requests import DecisionRequest, PageRequest, Slot
+from engine.decisions.requests import DecisionRequest, PageRequest, Slot, identity_of
 from engine.store.facts import check_text, digest_of
 from policies.errors import InvalidInputError, NoEligibleOfferError
 
@@ -38,12 +38,8 @@ def slot_decision_id(page: str, slot: str) -> str:
 
 def digest_of_page(request: PageRequest) -> bytes:
     """What makes two requests with one page id the same."""
-    one = request.decision
-    offers = None if one.offers is None else [[o.id, dict(o.features)] for o in one.offers]
     slots = [[s.id, dict(s.features), list(s.exclude), s.first] for s in request.slots]
-    return digest_of(
-        [one.placement, one.subject, dict(one.features), offers, list(one.exclude), one.is_activated, slots]
-    )
+    return digest_of([*identity_of(request.decision), slots])
 
 
 def slot_requests(request: PageRequest, page: str, digest: bytes) -> Iterator[DecisionRequest]:

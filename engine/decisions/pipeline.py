@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from engine.decisions.configuration import Configuration, LivePlacement, offer_set_document
 from engine.decisions.ladder import BASELINE, DEADLINE_S, Ladder, Rung, baseline
-from engine.decisions.requests import DecisionRequest, Explanation
+from engine.decisions.requests import DecisionRequest, Explanation, identity_of
 from engine.experiments.allocation import Allocation
 from engine.offers.candidates import MAX_OFFERS, Found
 from engine.offers.counts import Counts
@@ -379,20 +379,8 @@ class Pipeline:
 
 
 def digest_of_request(request: DecisionRequest) -> bytes:
-    """What makes two requests with one id the same: everything but the clock, the wish for an explanation, and who is taken for a machine."""
-    if request.digest is not None:
-        return request.digest
-    offers = None if request.offers is None else [[o.id, dict(o.features)] for o in request.offers]
-    return digest_of(
-        [
-            request.placement,
-            request.subject,
-            dict(request.features),
-            offers,
-            list(request.exclude),
-            request.is_activated,
-        ]
-    )
+    """What tells this request from another with its id: ``identity_of`` it, unless the caller says what does."""
+    return digest_of(identity_of(request)) if request.digest is None else request.digest
 
 
 def _without_experiment(live: LivePlacement, request: DecisionRequest) -> Allocation:

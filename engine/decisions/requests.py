@@ -46,7 +46,7 @@ class DecisionRequest(NamedTuple):
     placed
         Offers that earlier slots of the same page show.
     digest
-        Tells this request from another with the same id; None: everything in it does.
+        Tells this request from another with the same id; None: ``identity_of`` it does.
     waited_s
         How long the request has waited before it could be looked at; past the deadline of policies the baseline order answers.
     """
@@ -66,6 +66,23 @@ class DecisionRequest(NamedTuple):
     placed: tuple[str, ...] = ()
     digest: bytes | None = None
     waited_s: float = 0.0
+
+
+def identity_of(request: DecisionRequest) -> list[Any]:
+    """What makes two requests with one id the same, as JSON: placement, subject, features, offers with their features, exclusions, activation.
+
+    Not what the answer may look like (payloads, an explanation), nor how it came about (the clock, the role, what other slots
+    show, a dry run, how long a person keeps a decision).
+    """
+    offers = None if request.offers is None else [[o.id, dict(o.features)] for o in request.offers]
+    return [
+        request.placement,
+        request.subject,
+        dict(request.features),
+        offers,
+        list(request.exclude),
+        request.is_activated,
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ def placement_of(database: Database, decision_id: str) -> str | None:
 
 
 def stored_payload(database: Database, decision: Decision) -> Mapping[str, Any]:
-    """What the site shows for the chosen offer, as the catalogue had it then."""
+    """What the site showed for the chosen offer when its set of offers was first decided on; empty where that is not known."""
     table = tables.offer_sets
     with database.reading() as connection:
         text = connection.execute(

@@ -6,9 +6,9 @@ the model nor stopped it. All maps are numpy only and go into artefacts as plain
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from policies.errors import InvalidInputError, UnknownNameError
 from policies.records import FloatArray, IntArray
 
 Kind = Literal["identity", "platt", "beta", "isotonic"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 # Fewer positives than this cannot carry a curve: the level alone is shifted.
 MIN_POSITIVES = 20
 
@@ -139,9 +140,20 @@ def _fit_isotonic(label: FloatArray, probability: FloatArray) -> IsotonicCalibra
 
 
 def choose_calibrator(
-    label: FloatArray, probability: FloatArray, clusters: NDArray[Any], *, seed: int, n_folds: int = 5
+    label: FloatArray,
+    probability: FloatArray,
+    clusters: NDArray[Any],
+    *,
+    seed: int,
+    n_folds: int = 5,
+    kinds: Sequence[Kind] = KINDS,
 ) -> tuple[Calibrator, Kind, dict[str, float]]:
     """Choose the map by log loss on held-out clusters of the calibration split, then fit it on all of it.
+
+    Parameters
+    ----------
+    kinds
+        Maps that may be chosen, from the plainest to the richest; the first also where there are too few positives to choose.
 
     Returns
     -------
@@ -149,9 +161,8 @@ def choose_calibrator(
         The map, its kind and the cross-validated log loss of each kind tried. A richer map must win by more than
         one standard error of the paired difference over clusters; else the simpler one stays.
     """
-    kinds: tuple[Kind, ...] = ("identity", "platt", "beta", "isotonic")
     if label.sum() < MIN_POSITIVES or (1 - label).sum() < MIN_POSITIVES:
-        kinds = ("identity",)
+        kinds = kinds[:1]
     fold, member = _folds(clusters, n_folds=n_folds, seed=seed)
     losses: dict[Kind, FloatArray] = {}
     for kind in kinds:

@@ -7,8 +7,9 @@ early and calibrate it: policies that compare offers need the level, not only th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +63,13 @@ class RewardData:
         return RewardData(self.context[rows], self.offer[rows], self.reward[rows], self.is_binary)
 
 
+class _Fitted(NamedTuple):
+    """What a fit gives: expected rewards ``(n,)`` of some pairs, and the ONNX graph that says the same after a calibrator."""
+
+    score: Callable[[RewardData], FloatArray]
+    graph: Callable[[LogisticCalibrator | None], bytes]
+
+
 def fit_reward_model(
     batch: InteractionBatch,
     *,
@@ -100,25 +108,23 @@ def fit_reward_model(
     clusters = batch.table.subjects if batch.table.subjects is not None else np.arange(len(batch)).astype(np.str_)
     held_out = _held_out(clusters, seed=seed)
     train, held = data.take(~held_out), data.take(held_out)
-    if train.reward.min() == train.reward.max() or held.reward.min() == held.reward.max():
-        held = train  # too rare to hold any out: no early stopping worth the name, no calibration
+    if not (_varies(train) and _varies(held)):
+        # Too rare, or of too few subjects, to hold any out: no early stopping worth the name, no calibration.
+        train = held = data
     fit = {"logistic": _fit_crossed, "lightgbm": _fit_boosted, "mlp": _fit_dense}[kind]
-    score, model = fit(train, held, seed)
+    fitted = fit(train, held, seed)
+    held_score = fitted.score(held)
     calibrator = LogisticCalibrator()
     used: str = "none"
     if data.is_binary and held is not train:
         # Isotonic would make ties between offers, and a policy compares offers.
-        fitted, used, _ = choose_calibrator(held.reward, score(held), clusters[held_out], seed=seed)
-        if isinstance(fitted, LogisticCalibrator):
-            calibrator = fitted
-        else:
-            from engine.models.calibration import fit_calibrator
-
-            fitted, used = fit_calibrator(held.reward, score(held), kind="platt"), "platt"
-            assert isinstance(fitted, LogisticCalibrator)
-            calibrator = fitted
-    held_score = calibrator(score(held)) if data.is_binary else score(held)
-    graph = model(calibrator if data.is_binary and calibrator != LogisticCalibrator() else None)
+        chosen, used, _ = choose_calibrator(
+            held.reward, held_score, clusters[held_out], seed=seed, kinds=("identity", "platt", "beta")
+        )
+        assert isinstance(chosen, LogisticCalibrator)
+        calibrator = chosen
+        held_score = calibrator(held_score)
+    graph = fitted.graph(None if calibrator == LogisticCalibrator() else calibrator)
     facts = {
         "fitted": kind,
         "seed": seed,
@@ -131,7 +137,12 @@ def fit_reward_model(
     return OnnxRewardModel(graph, space, facts=facts)
 
 
+def _varies(data: RewardData) -> bool:
+    return len(data.reward) > 0 and bool(data.reward.min() < data.reward.max())
+
+
 def _held_out(clusters: NDArray[Any], *, seed: int) -> NDArray[np.bool_]:
+    """Rows of the subjects that are not fitted on."""
     names, member = np.unique(clusters, return_inverse=True)
     drawn = np.random.default_rng(seed).permutation(len(names)) < max(1, round(_HELD_OUT_SHARE * len(names)))
     return np.asarray(drawn[member], dtype=np.bool_)
@@ -144,7 +155,7 @@ def _quality(reward: FloatArray, score: FloatArray, *, is_binary: bool) -> dict[
     return {"rows": len(reward), "r_squared": 1.0 - float(np.mean((reward - score) ** 2)) / max(spread, 1e-300)}
 
 
-def _fit_crossed(train: RewardData, held: RewardData, seed: int) -> tuple[Any, Any]:
+def _fit_crossed(train: RewardData, held: RewardData, seed: int) -> _Fitted:
     """Linear in context, offer and every product of the two; the penalty is chosen on held-out subjects."""
     del seed
     best: tuple[float, tuple[FloatArray, ...]] | None = None
@@ -166,7 +177,7 @@ def _fit_crossed(train: RewardData, held: RewardData, seed: int) -> tuple[Any, A
     def graph(calibrator: LogisticCalibrator | None) -> bytes:
         return pair_graph(*parts, is_binary=train.is_binary, calibrator=calibrator)
 
-    return score, graph
+    return _Fitted(score, graph)
 
 
 def _loss(reward: FloatArray, raw: FloatArray, *, is_binary: bool) -> float:
@@ -213,7 +224,7 @@ def _crossed_at(
     return found.x, split(found.x)
 
 
-def _fit_boosted(train: RewardData, held: RewardData, seed: int) -> tuple[Any, Any]:
+def _fit_boosted(train: RewardData, held: RewardData, seed: int) -> _Fitted:
     """LightGBM on the pair of features, stopped early on held-out subjects."""
     try:
         import lightgbm
@@ -251,10 +262,10 @@ def _fit_boosted(train: RewardData, held: RewardData, seed: int) -> tuple[Any, A
         widths = (train.context.shape[1], train.offer.shape[1])
         return boosted_graph(booster, widths=widths, is_binary=train.is_binary, calibrator=calibrator)
 
-    return score, graph
+    return _Fitted(score, graph)
 
 
-def _fit_dense(train: RewardData, held: RewardData, seed: int) -> tuple[Any, Any]:
+def _fit_dense(train: RewardData, held: RewardData, seed: int) -> _Fitted:
     """Two hidden layers over the pair, the best of a few epochs on held-out subjects."""
     try:
         from sklearn.neural_network import MLPRegressor
@@ -292,4 +303,4 @@ def _fit_dense(train: RewardData, held: RewardData, seed: int) -> tuple[Any, Any
         width = train.context.shape[1]
         return dense_graph(weights, biases, context_width=width, is_binary=train.is_binary, calibrator=calibrator)
 
-    return score, graph
+    return _Fitted(score, graph)

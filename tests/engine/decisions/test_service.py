@@ -15,9 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.decisions import configuration
 from engine.decisions.opening import _kept_secret, open_service
 from engine.decisions.requests import DecisionRequest, EventRequest, OutcomeRequest, RewardRequest
 from engine.offers.placement import CatalogueOffer, Placement
+from engine.store.database import Database
 from policies.eligibility import Condition, EligibilityRule
 from policies.errors import (
     ConflictError,
@@ -28,7 +30,7 @@ from policies.errors import (
     UnknownDecisionError,
     UnknownNameError,
 )
-from policies.records import FeatureValue
+from policies.records import FeatureValue, Offer, OfferId
 from policies.sampling import uniform_for
 from tests.engine.service_world import SECRET, START, Clock, offer, open_shop, shop
 
@@ -161,6 +163,41 @@ def test_stock_runs_out_and_is_counted_again_after_a_restart(tmp_path: Path) -> 
     with open_service(tmp_path, secret=SECRET, clock=Clock()) as service:
         after = [service.decide(DecisionRequest("p", f"v{i}")).decision.offer for i in range(3)]
     assert before + after == ["rare", "rare", "rare", "common", "common"]
+
+
+def test_what_is_shown_while_placements_are_read_again_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A view between the reading of a new revision and its taking over uses up stock."""
+    place = Placement("p", (CatalogueOffer(offer("rare"), stock=3), CatalogueOffer(offer("common"))))
+    with open_shop(tmp_path, placements=[place]) as service:
+        held = configuration.Configuration(service.database)
+        held.count_shown(held.placement("p").placement.id, "rare")
+        read = configuration._load
+
+        def read_slowly(database: Database) -> dict[str, configuration.LivePlacement]:
+            live = read(database)
+            held.count_shown("p", "rare")
+            return live
+
+        monkeypatch.setattr(configuration, "_load", read_slowly)
+        service.put_placement(replace(place, explore_share=0.0))
+        held.refresh()
+        assert held.placement("p").placement.explore_share == 0.0
+        assert held.placement("p").shown == {"rare": 1}
+
+
+def test_a_repeat_shows_what_the_offer_looks_like_today(tmp_path: Path) -> None:
+    """A title that changed meanwhile is not answered from an older set of the same features, nor the set's first title later."""
+    old, new = ({"title": title} for title in ("a", "b"))
+    place = Placement("p", (CatalogueOffer(Offer(OfferId("x"), {"price": 1.0}, old)),))
+    with open_shop(tmp_path, placements=[place]) as service:
+        service.decide(DecisionRequest("p", "u1", id="d1"))
+        service.put_placement(replace(place, offers=(CatalogueOffer(Offer(OfferId("x"), {"price": 1.0}, new)),)))
+        first = service.decide(DecisionRequest("p", "u2", id="d2"))
+        again = service.decide(DecisionRequest("p", "u2", id="d2"))
+    assert again.is_repeat
+    assert again.payload == first.payload == new
 
 
 def test_offers_sent_with_a_request_are_logged_by_value(tmp_path: Path) -> None:

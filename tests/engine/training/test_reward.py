@@ -118,3 +118,13 @@ def test_what_cannot_be_fitted_is_refused() -> None:
         fit_reward_model(batch.with_reward(np.zeros(200)))
     with pytest.raises(UnknownNameError, match="lightgbm"):
         fit_reward_model(batch, kind="lightgmb")  # type: ignore[arg-type]  # what a person may type
+
+
+def test_a_log_of_one_subject_is_fitted_without_holding_anybody_out() -> None:
+    """Nobody can be held out, so nothing is calibrated; the rewards are learned all the same."""
+    batch, _ = world(400)
+    table = DecisionTable(OFFERS, batch.table.eligible, batch.table.columns, subjects=np.full(400, "only"))
+    one = InteractionBatch(table, batch.chosen, batch.propensity, batch.reward)
+    model = fit_reward_model(one, kind="logistic")
+    assert model.facts["calibration"] == "none"
+    assert model.facts["held_out"]["rows"] == 400
