@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -52,7 +53,7 @@ class SequenceEncoder:
         self._event_ids = _ids(manifest["vocabularies"], "event_type")
         self._item_ids = _ids(manifest["vocabularies"], "item")
         self._encoder = onnx_session(artifact.blobs["encoder.onnx"])
-        self._step = onnx_session(artifact.blobs["step.onnx"])
+        self._step_graph = artifact.blobs["step.onnx"]
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Self:
@@ -119,8 +120,13 @@ class SequenceEncoder:
             "gap_s": np.ascontiguousarray(gap_s, dtype=np.float32),
             "value": np.ascontiguousarray(value, dtype=np.float32),
         }
-        out: NDArray[np.float32] = self._step.run(None, feed)[0]
+        out: NDArray[np.float32] = self._stepper.run(None, feed)[0]
         return out
+
+    @cached_property
+    def _stepper(self) -> Any:
+        # Servers read a window anew and never step; whoever streams events one by one pays for the second session.
+        return onnx_session(self._step_graph)
 
     def event_ids(self, event: Event) -> tuple[int, int]:
         """Vocabulary ids of an event's type and item; 0 where unknown."""

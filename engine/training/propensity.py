@@ -2,7 +2,7 @@
 
 ``python -m engine.training.propensity --data DIR --out DIR --models logistic,lightgbm,mllib,dnn,gru``
 
-Each framework runs in a process of its own. What is written: per model its predictions, report and artefacts under
+Each model is fitted in a process of its own. What is written: per model its predictions, report and artefacts under
 ``models/``; ``comparison.json`` with every figure; ``reliability.svg``; ``scores.parquet`` with the chosen, calibrated probability of every
 row, matured or not; the calibrator's parameters are in ``comparison.json``.
 """
