@@ -32,6 +32,14 @@ def test_links_lead_somewhere(name: str) -> None:
     assert [t for t in targets if not (ROOT / t).exists()] == []
 
 
+def test_decision_records_are_numbered_one_by_one() -> None:
+    """No two records have one number, none is missing, and each is headed by its own."""
+    records = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    assert [int(r.name[:4]) for r in records] == list(range(1, len(records) + 1))
+    headings = [re.match(r"# (\d+)\.? ", r.read_text(encoding="utf-8")) for r in records]
+    assert [h and int(h[1]) for h in headings] == list(range(1, len(records) + 1))
+
+
 @pytest.mark.parametrize("name", READMES)
 def test_commands_exist(name: str) -> None:
     """Every ``nextoffer`` and ``make`` command a README names is there."""

@@ -83,11 +83,18 @@ def export(
     json
         As JSON.
     """
+    from engine.offers.stored import definition_of
     from engine.rewards.files import export_files
 
     with where.stored() as (database, _), _bar("exported") as progress:
         found = export_files(
-            database, placement, folder, form=form, as_of=datetime.now(UTC), progress=lambda n: progress("rows", n)
+            database,
+            placement,
+            folder,
+            form=form,
+            as_of=datetime.now(UTC),
+            definition=definition_of(database, placement),
+            progress=lambda n: progress("rows", n),
         )
     if found.mixed:
         names = ", ".join(map(repr, found.mixed))

@@ -156,7 +156,10 @@ class _Store:
         from engine.rewards.export import export_interactions
 
         service = self.service()
-        log = export_interactions(service.database, placement, as_of=as_of or datetime.now(UTC), experiment=experiment)
+        definition = service.placement(placement)[0].reward
+        log = export_interactions(
+            service.database, placement, definition=definition, as_of=as_of or datetime.now(UTC), experiment=experiment
+        )
         if experiment is None:
             return log
         return self._mixture(placement, log)
@@ -164,7 +167,7 @@ class _Store:
     def _mixture(self, placement: str, log: InteractionBatch) -> InteractionBatch:
         import numpy as np
 
-        from engine.decisions.ladder import BASELINE
+        from engine.experiments.records import BASELINE
         from offline_eval.loggers import balanced
         from policies.fixed import FixedOrder
 

@@ -16,7 +16,7 @@ from api.console.typed import MONEY, estimate_of, given, typed_draft
 from engine.experiments.checklist import visitors_per_day
 from engine.experiments.history import features_seen
 from engine.experiments.reading import take_reading
-from engine.experiments.records import OWN_POLICY, UNPLANNED, Counting, Experiment
+from engine.experiments.records import BASELINE, OWN_POLICY, UNPLANNED, Counting, Experiment, is_version
 from engine.experiments.rehearsal import rehearse
 from engine.rewards.definition import DAY_S
 from engine.rewards.kinds import kinds_of
@@ -62,7 +62,7 @@ def new_form(ask: Ask) -> Response:
     name = next(n for n in (chosen.name, *(f"{chosen.name}-{i}" for i in range(2, 10_000))) if n not in known)
     rate, per_day = _base_rates(ask, placement)
     policies = _policies(ask)
-    treatment = next((p for p in policies if p not in ("baseline", OWN_POLICY)), "baseline")
+    treatment = next((p for p in policies if is_version(p)), BASELINE)
     values = {
         "id": name, "placement": placement, "hypothesis": ask.words(chosen.hypothesis), "primary": chosen.primary,
         "effect": f"{chosen.effect:g}", "rate": f"{rate * 100:.3g}", "per_day": f"{per_day:.0f}", "coverage": "100",
@@ -229,7 +229,7 @@ def _variants_of(found: Experiment) -> list[tuple[str, str, float]]:
 def _policies(ask: Ask) -> list[str]:
     """What a variant may be decided by: the place's own policy, the fixed order, then registered versions, newest first."""
     versions = sorted(ask.service.policies.versions(), key=lambda v: v.created_at, reverse=True)
-    return [OWN_POLICY, "baseline", *(str(v.ref) for v in versions if v.kind != "sequence_encoder")]
+    return [OWN_POLICY, BASELINE, *(str(v.ref) for v in versions if v.kind != "sequence_encoder")]
 
 
 def _base_rates(ask: Ask, placement: str) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from typing import TypeVar
 from api.console.ask import Ask
 from api.console.conditions import targeting
 from api.console.shares import basis_points, typed_variants
-from engine.experiments.records import UNPLANNED, Counting, Experiment, Plan, Primary, Ramp
+from engine.experiments.records import BASELINE, UNPLANNED, Counting, Experiment, Plan, Primary, Ramp
 from engine.rewards.definition import DAY_S
 from offline_eval.abtest import required_subjects
 from policies.allocation import WEIGHT_TOTAL_BP, Variant
@@ -49,7 +49,7 @@ def typed_draft(ask: Ask, name: str, *, before: Experiment | None = None) -> Exp
         id=name,
         placement=ask.text("placement"),
         variants=tuple(
-            Variant(key, weight, policy or "baseline", values.get(key, ""))
+            Variant(key, weight, policy or BASELINE, values.get(key, ""))
             for (key, policy, _), weight in zip(typed, weights, strict=True)
         ),
         coverage=coverage,

@@ -9,10 +9,10 @@ from typing import Any
 from api.call import Call
 from api.operation import Operation
 from api.placements.schemas import PlacementBody, PlacementListReply, PlacementReply, RevisionReply, StatusReply
-from engine.decisions.ladder import BASELINE
 from engine.decisions.requests import PlacementStatus
 from engine.decisions.service import DecisionService
 from engine.decisions.tallies import Tally, tally_up
+from engine.experiments.records import is_version
 from engine.learner.progress import LastReward, Learning, last_reward, learning_of
 from engine.offers.placement import placement_from_json
 from policies.errors import InvalidInputError, UnknownNameError
@@ -111,7 +111,7 @@ def _learning(service: DecisionService, placement_id: str, now: datetime) -> tup
             now=now,
         )
         for ref in dict.fromkeys(refs)
-        if ref is not None and ref != BASELINE
+        if is_version(ref)
     ]
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from engine.experiments.records import BASELINE
 from engine.registry.versions import LoadedPolicy, Registry
 from engine.rewards.seen import BOT
 from policies.errors import NoEligibleOfferError
@@ -19,7 +20,6 @@ from policies.protocols import Policy, PolicyTraits
 from policies.records import DecisionTable, FloatArray, PolicyRef
 from policies.sampling import decide_one
 
-BASELINE = "baseline"
 APPRENTICE = "apprentice"
 DEADLINE_S = 0.05
 MOST_BAD = 3

@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from engine.decisions.configuration import Configuration, LivePlacement, offer_set_document
-from engine.decisions.ladder import BASELINE, DEADLINE_S, Ladder, Rung, baseline
+from engine.decisions.ladder import DEADLINE_S, Ladder, Rung, baseline
 from engine.decisions.requests import DecisionRequest, Explanation, identity_of
 from engine.experiments.allocation import Allocation
+from engine.experiments.records import BASELINE
 from engine.offers.candidates import MAX_OFFERS, Found
 from engine.offers.counts import Counts
 from engine.offers.limits import Situation, View, excluded_by_limits

@@ -13,6 +13,7 @@ from engine.decisions.configuration import Configuration
 from engine.decisions.log import DurableLog
 from engine.decisions.requests import PlacementStatus
 from engine.decisions.tallies import newest_reward, tally_up
+from engine.experiments.records import BASELINE
 from engine.offers.placement import Placement
 from engine.offers.stored import placement_in
 from engine.registry.versions import Registry
@@ -112,7 +113,7 @@ class Placements:
             placement=placement_id,
             revision=live.revision,
             n_offers=len(live.offers),
-            policy=live.placement.policy or "baseline",
+            policy=live.placement.policy or BASELINE,
             experiment=", ".join(e.id for e in live.trials.experiments) or None,
             n_decisions=sum(t.n_decisions for t in tallies.values()),
             n_bot_decisions=sum(t.n_decisions for p, t in tallies.items() if p.startswith(f"{BOT}@")),
@@ -125,4 +126,4 @@ class Placements:
         )
 
     def _pinned(self, ref: str | None) -> str | None:
-        return ref if ref is None or ref == "baseline" else str(self._registry.there(ref).ref)
+        return ref if ref is None or ref == BASELINE else str(self._registry.there(ref).ref)

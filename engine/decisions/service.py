@@ -17,7 +17,7 @@ from engine.decisions.configuration import Configuration
 from engine.decisions.deciding import Deciding
 from engine.decisions.follower import Follower
 from engine.decisions.intake import FactIntake
-from engine.decisions.ladder import BASELINE, DEADLINE_S
+from engine.decisions.ladder import DEADLINE_S
 from engine.decisions.log import COMMIT_TIMEOUT_S, DurableLog
 from engine.decisions.page_deciding import PageDeciding
 from engine.decisions.pipeline import Pipeline
@@ -26,7 +26,7 @@ from engine.decisions.stored import stored_decision
 from engine.experiments.allocation import Allocation
 from engine.experiments.controls import Controls, controls_of
 from engine.experiments.lifecycle import Experiments
-from engine.experiments.records import Experiment
+from engine.experiments.records import Experiment, is_version
 from engine.offers.placement import Placement
 from engine.registry.versions import Registry
 from engine.store.database import Database
@@ -151,8 +151,9 @@ class DecisionService:
         self.policies.follow()
         for live in self._configuration.all().values():
             for ref in (live.placement.policy, live.placement.fallback, *live.trials.policies):
-                if ref is not None and ref != BASELINE:
-                    with suppress(NextofferError, OSError):  # the ladder says so where somebody decides by it
+                if is_version(ref):
+                    # A plug-in may raise anything; the ladder says so where somebody decides by it.
+                    with suppress(Exception):
                         self.policies.load(ref)
 
     @property

@@ -17,12 +17,14 @@ from sqlalchemy import Connection, insert, select, update
 
 from engine.experiments.controls import read_controls
 from engine.experiments.records import (
+    BASELINE,
     OWN_POLICY,
     Experiment,
     Phase,
     Plan,
     State,
     document_of,
+    is_version,
     variants_from_json,
     variants_json,
     with_document,
@@ -349,8 +351,7 @@ def _check_names(connection: Connection, experiment: Experiment) -> None:
         raise UnknownNameError("placement", experiment.placement, placements)
     table = tables.policy_versions
     versions = connection.execute(select(table.c.name, table.c.version, table.c.removed_at_us)).all()
-    without = {"baseline", OWN_POLICY}
-    known = {f"{name}@{version}" for name, version, _ in versions} | without
+    known = {f"{name}@{version}" for name, version, _ in versions} | {BASELINE, OWN_POLICY}
     removed = {f"{name}@{version}" for name, version, removed_us in versions if removed_us is not None}
     seen: dict[str, str] = {}
     for variant in experiment.variants:
@@ -362,7 +363,7 @@ def _check_names(connection: Connection, experiment: Experiment) -> None:
                 "its folder, or name a newer version"
             )
         other = seen.setdefault(variant.policy, variant.key)
-        if other != variant.key and variant.policy not in without and experiment.data_scope == "own":
+        if other != variant.key and is_version(variant.policy) and experiment.data_scope == "own":
             raise InvalidInputError(
                 f"variants {other!r} and {variant.key!r} are both decided by {variant.policy!r}, so what one learns changes the "
                 "other; register the policy once for each variant, or set data_scope to shared if that is meant"

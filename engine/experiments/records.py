@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from engine.offers.placement import condition_from_json, condition_to_json
 from engine.rewards.definition import DAY_S
@@ -20,7 +20,9 @@ State = Literal["draft", "scheduled", "running", "stopped", "archived"]
 Primary = Literal["conversion", "kept", "margin", "revenue"]
 RAMP_STEPS = (0.01, 0.05, 0.10, 0.25, 0.50, 1.0)
 MAX_SEGMENTS = 3
-# A variant of this name leaves the choice to the placement's own policy: for variants that are plain values.
+# Who decides where no registered version does: the placement's baseline order, and whatever the placement itself runs (for variants
+# that are plain values).
+BASELINE = "baseline"
 OWN_POLICY = "placement"
 
 
@@ -254,6 +256,11 @@ class Experiment:
     def variant(self, key: str) -> Variant:
         """Variant by key."""
         return next(v for v in self.variants if v.key == key)
+
+
+def is_version(policy: str | None) -> TypeGuard[str]:
+    """Whether what decides is a registered version of its own: something to load and to learn, and that no two variants should share."""
+    return policy not in (None, BASELINE, OWN_POLICY)
 
 
 def plan_for_statistics(

@@ -7,9 +7,8 @@ from datetime import datetime
 
 from sqlalchemy import text
 
-from engine.decisions.ladder import BASELINE
 from engine.experiments.checklist import visitors_per_day
-from engine.experiments.records import RAMP_STEPS, Counting, Experiment, Plan, Ramp
+from engine.experiments.records import BASELINE, RAMP_STEPS, Counting, Experiment, Plan, Ramp
 from engine.gate.forecasts import Forecast
 from engine.gate.records import GateVerdict
 from engine.offers.placement import Placement

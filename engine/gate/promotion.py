@@ -10,9 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from engine.decisions.ladder import BASELINE
 from engine.decisions.service import DecisionService
-from engine.experiments.records import Experiment
+from engine.experiments.records import BASELINE, Experiment
 from engine.gate.canary import CanarySettings, canary_of, days_to_finish
 from engine.gate.forecasts import foretell
 from engine.gate.records import GateVerdict

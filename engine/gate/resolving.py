@@ -11,8 +11,8 @@ from engine.experiments.lifecycle import Experiments
 from engine.experiments.reading import take_reading
 from engine.experiments.records import Experiment
 from engine.gate.forecasts import Forecast, forecasts_of, settle
+from engine.offers.stored import definition_of
 from engine.rewards.definition import DAY_S
-from engine.rewards.export import definition_of
 from engine.rewards.joined import MICROSECONDS, join, stretches
 from engine.store.database import Database
 from engine.store.facts import to_us

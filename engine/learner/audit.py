@@ -17,13 +17,13 @@ from datetime import UTC
 import numpy as np
 from sqlalchemy import select
 
-from engine.decisions.ladder import APPRENTICE, BASELINE, baseline
+from engine.decisions.ladder import APPRENTICE, baseline
+from engine.experiments.records import BASELINE
 from engine.learner.snapshots import checkpoints, load_state
 from engine.learner.ticks import Tick, learn_from, read_tick, read_ticks
-from engine.offers.stored import every_placement_ever
+from engine.offers.stored import definition_of, every_placement_ever
 from engine.registry.versions import Registry, RemovedVersionError, snapshot_folder
 from engine.rewards.definition import RewardDefinition
-from engine.rewards.export import definition_of
 from engine.rewards.seen import BOT
 from engine.store import tables
 from engine.store.database import Database

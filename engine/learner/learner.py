@@ -80,23 +80,34 @@ class Learner:
         self._unpublished: Tick | None = None
         self._number = 0
         self._end = 1
-        self._policy = self._restore()
+        self._policy: OnlineLearner
+        self._restore()
 
-    def _restore(self) -> OnlineLearner:
-        """Newest snapshot, and the ticks since."""
+    def _restore(self) -> None:
+        """Newest snapshot, and the ticks since, each learned once.
+
+        A tick that fails leaves a policy that may have learned half of it: it is left out, and all begins again at the snapshot.
+        """
+        while not self._has_replayed():
+            pass
+
+    def _has_replayed(self) -> bool:
+        """Go from the newest snapshot through the ticks since; false, and that tick is left out, where one fails."""
         there = checkpoints(self._database, self._registry, self.ref)
         start = there[-1] if there else None
         self._policy = load_state(self._registry, self.ref, None if start is None else start.number)
         self._unpublished = None
+        self._n_since_publish = 0
         if start is not None:
             self._number, self._end = start.number, start.stretch.end_offset
         for tick in read_ticks(self._database, self.ref, after=0 if start is None else start.number):
             self._number, self._end = tick.number, tick.stretch.end_offset
             if not tick.is_left_out:
                 whole = self._whole(tick)
-                self._learn(whole, read_tick(self._database, self.ref, whole, self._offers))
-                self._unpublished = tick
-        return self._policy
+                batches, _ = read_tick(self._database, self.ref, whole, self._offers)
+                if not self._has_learned(whole, batches):
+                    return False
+        return True
 
     def _whole(self, tick: Tick) -> Tick:
         """A tick of an earlier version has the placement and the definition that we were given."""
@@ -130,40 +141,49 @@ class Learner:
             if end <= self._end:
                 return 0
             tick = Tick(self._number + 1, Stretch(self._end, end, known, as_of_us), self._placement, self.definition)
-            content = read_tick(self._database, self.ref, tick, self._offers)
-            if content[0]:
+            batches, n_left_out = read_tick(self._database, self.ref, tick, self._offers)
+            if batches:
                 write_tick(self._database, self.ref, tick)
                 self._number, self._end = tick.number, end
-                return self._learn(tick, content)
+                return self._taken_in(tick, batches, n_left_out=n_left_out)
             self._end = end  # nothing of ours in there: remember the place, but write no tick for it
             if time.monotonic() - started > _SEARCH_S:
                 return 0  # others are learned in this process too
         return 0
 
-    def _learn(self, tick: Tick, content: tuple[Sequence[InteractionBatch], int]) -> int:
-        batches, n_left_out = content
+    def _taken_in(self, tick: Tick, batches: Sequence[InteractionBatch], *, n_left_out: int) -> int:
+        """Learn from a new tick; return from how many decisions. Only here is anything counted: what is learned again is not new."""
         if n_left_out:
             self.n_left_out += n_left_out
             _log.warning(
                 "%d rewards of tick %d of %s are beyond reason and left out", n_left_out, tick.number, self.ref
             )
-        try:
-            n = learn_from(self._policy, batches)
-        except NextofferError as error:
-            self._leave_out([tick.number], error)
+        if not self._has_learned(tick, batches):
+            self._restore()
             return 0
+        n = sum(len(b) for b in batches)
         self.n_learned += n
-        self._n_since_publish += n
-        self._unpublished = tick
-        self._probe = batches[-1].table.take(slice(-_PROBE_ROWS, None))
         return n
 
-    def _leave_out(self, numbers: Sequence[int], error: NextofferError) -> None:
-        """Go on without some ticks: nobody will learn from them again, and the state is the one before them."""
+    def _has_learned(self, tick: Tick, batches: Sequence[InteractionBatch]) -> bool:
+        """Learn from a tick; false, and it is left out, where the policy cannot: what the policy is then, nobody knows."""
+        try:
+            n = learn_from(self._policy, batches)
+        except Exception as error:  # a plug-in may raise anything, and the same tick would stop whoever comes next
+            self._leave_out([tick.number], error)
+            return False
+        self._n_since_publish += n
+        self._unpublished = tick
+        if batches:
+            self._probe = batches[-1].table.take(slice(-_PROBE_ROWS, None))
+        return True
+
+    def _leave_out(self, numbers: Sequence[int], error: Exception) -> None:
+        """Write down that nobody will learn from some ticks again."""
         for number in numbers:
             mark(self._database, self.ref, number, is_left_out=True)
-        _log.warning("ticks %s of %s are left out: %s", ", ".join(map(str, numbers)), self.ref, error)
-        self._policy = self._restore()
+        told = error if isinstance(error, NextofferError) else f"{type(error).__name__}: {error}"
+        _log.warning("ticks %s of %s are left out: %s", ", ".join(map(str, numbers)), self.ref, told)
 
     def publish(self) -> int | None:
         """Write a snapshot if something was learned since the last one; return its number.
@@ -178,10 +198,10 @@ class Learner:
         try:
             artifact = self._policy.to_artifact()
             check_snapshot(artifact, load_policy(artifact), self._probe)
-        except (NextofferError, ValueError, ArithmeticError) as error:
+        except Exception as error:  # here too
             self.n_refused += 1
-            fault = error if isinstance(error, NextofferError) else NextofferError(str(error))
-            self._leave_out(self._since_published(), fault)
+            self._leave_out(self._since_published(), error)
+            self._restore()
             return None
         if not folder.exists():
             save_artifact(artifact, folder)

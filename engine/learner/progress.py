@@ -12,7 +12,6 @@ from engine.learner.ticks import learned_in
 from engine.registry.versions import Registry
 from engine.store.database import Database
 from engine.store.facts import DECISION, from_us, to_us
-from policies.errors import NextofferError
 from policies.protocols import OnlineLearner
 
 # A learner ticks several times a second: what is closed for longer and not learned from waits for one that does not run.
@@ -128,5 +127,5 @@ def learning_of(
 def _learns(registry: Registry, policy: str) -> bool:
     try:
         return isinstance(registry.load(policy).policy, OnlineLearner)
-    except NextofferError:  # an artefact that is gone does not learn either; decisions say so themselves
+    except Exception:  # an artefact that is gone or cannot be loaded does not learn either; decisions say so themselves
         return False

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from engine.experiments.lifecycle import Experiments
+from engine.experiments.records import is_version
 from engine.learner.learner import TICK_EVERY_S, Learner
 from engine.offers.stored import all_placements
 from engine.registry.versions import Registry
@@ -91,8 +92,7 @@ class Learners:
                     n = 0
                 if not n:
                     time.sleep(max(0.0, TICK_EVERY_S - (time.monotonic() - started)))
-            for learner in list(self._learners.values()):
-                learner.publish()
+            self._publish_all()
         finally:
             self.close()
 
@@ -109,9 +109,8 @@ class Learners:
             except ConflictError as error:
                 _log.warning("%s", error)
                 self._drop(ref)
-            except NextofferError as error:
-                # One placement's trouble must not stop the learning of the others.
-                _log.warning("learning of %s pauses for %g s: %s", ref, _RETRY_S, error)
+            except Exception as error:  # one placement's trouble must not stop the learning of the others
+                _tell_pause(ref, error)
                 self._drop(ref)
         return n
 
@@ -156,10 +155,19 @@ class Learners:
         except StoreUnavailableError:
             self._ownership.release(ref)
             raise
-        except NextofferError as error:
-            _log.warning("learning of %s pauses for %g s: %s", ref, _RETRY_S, error)
+        except Exception as error:  # a plug-in may raise anything
+            _tell_pause(ref, error)
             self._ownership.release(ref)
             self._retry_at[ref] = time.monotonic() + _RETRY_S
+
+    def _publish_all(self) -> None:
+        for ref, learner in self._learners.items():
+            try:
+                learner.publish()
+            except StoreUnavailableError:
+                raise
+            except Exception as error:  # the last snapshots of the others are still to be written
+                _log.warning("the last snapshot of %s is not published: %s", ref, error)
 
     def _drop(self, ref: str) -> None:
         learner = self._learners.pop(ref)
@@ -178,17 +186,24 @@ class Learners:
         self._looked_at = 0.0
 
 
+def _tell_pause(ref: str, error: Exception) -> None:
+    # An error of ours says all by itself; anything else is a fault that someone has to find.
+    is_expected = isinstance(error, NextofferError)
+    _log.warning("learning of %s pauses for %g s: %s", ref, _RETRY_S, error, exc_info=not is_expected)
+
+
 def all_jobs(database: Database) -> dict[str, Job]:
-    """Every version that decides at a placement, by itself or as a variant of a running experiment."""
+    """Every version that decides at a placement, by itself or as a variant of one of the experiments that run there."""
     with database.reading() as connection:
         placements = all_placements(connection)
-    running = {e.placement: e for e in Experiments(database).list(state="running")}
+    running: dict[str, list[str]] = {}
+    for experiment in Experiments(database).list(state="running"):
+        named = (v.policy for phase in experiment.phases for v in phase.variants)
+        running.setdefault(experiment.placement, []).extend(named)
     out: dict[str, Job] = {}
     for placement_id, (placement, _) in placements.items():
-        refs = [placement.policy]
-        if placement_id in running:
-            refs += [v.policy for phase in running[placement_id].phases for v in phase.variants]
-        for ref in dict.fromkeys(r for r in refs if r is not None and r != "baseline"):
+        refs = (placement.policy, *running.get(placement_id, ()))
+        for ref in dict.fromkeys(r for r in refs if is_version(r)):
             job = out.setdefault(ref, Job(placement_id, placement.reward))
             if job.placement != placement_id:
                 _log.warning(

@@ -9,9 +9,8 @@ from datetime import datetime
 
 from sqlalchemy import select
 
-from engine.decisions.ladder import BASELINE
 from engine.experiments.lifecycle import Experiments
-from engine.experiments.records import OWN_POLICY, Experiment
+from engine.experiments.records import BASELINE, OWN_POLICY, Experiment
 from engine.offers.placement import Placement
 from engine.offers.stored import all_placements
 from engine.store import tables

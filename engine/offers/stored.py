@@ -7,6 +7,7 @@ import json
 from sqlalchemy import Connection, select
 
 from engine.offers.placement import Placement, placement_from_json
+from engine.rewards.definition import RewardDefinition
 from engine.store import tables
 from engine.store.database import Database
 from policies.errors import UnknownNameError
@@ -40,6 +41,17 @@ def placement_in(database: Database, placement_id: str) -> tuple[Placement, int]
                 "placement", placement_id, connection.execute(select(tables.placements.c.id)).scalars()
             )
     return found
+
+
+def definition_of(database: Database, placement_id: str) -> RewardDefinition:
+    """Reward definition of a placement as it is now.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such placement.
+    """
+    return placement_in(database, placement_id)[0].reward
 
 
 def every_placement_ever(database: Database) -> list[Placement]:

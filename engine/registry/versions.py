@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 
 from sqlalchemy import insert, select, update
 
+from engine.experiments.records import BASELINE, OWN_POLICY
+from engine.rewards.seen import BOT
 from engine.store import tables
 from engine.store.changes import Change
 from engine.store.database import Database, record_change
@@ -27,10 +30,13 @@ from policies.registry import known_kinds, load_policy
 
 ENCODER_KIND = "sequence_encoder"
 FOLLOW_S = 0.25
+# A snapshot that cannot be loaded is tried again: soon, as a disk may only have been busy, then ever more seldom.
+RETRY_S = 1.0
+MAX_RETRY_S = 60.0
 
 _log = logging.getLogger("nextoffer.registry")
 
-_RESERVED = ("baseline", "bot", "placement")
+_RESERVED = (BASELINE, BOT, OWN_POLICY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +65,32 @@ class RemovedVersionError(ArtifactError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedPolicy:
-    """A policy ready to act, and how its decisions name it."""
+    """A policy ready to act, and how its decisions name it.
+
+    Attributes
+    ----------
+    number
+        Of the learner's snapshot; 0: as it was registered.
+    """
 
     policy: Policy
     ref: PolicyRef
     snapshot: str
     feature_space: str
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """A snapshot that could not be loaded: how often, and when it is tried again."""
+
+    number: int
+    n_tries: int
+    retry_at: float
 
 
 class Registry:
-    """Which versions exist, and the loaded form of those in use.
+    """Which versions exist, and the loaded form of those in use; safe for several threads.
 
     Parameters
     ----------
@@ -81,10 +103,11 @@ class Registry:
         Called with a version and its new snapshot before that serves.
     """
 
-    def __init__(self, database: Database, folder: Path) -> None:
+    def __init__(self, database: Database, folder: Path, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._database = database
         self.folder = folder
-        self._snapshots: dict[str, int] = {}
+        self._monotonic = monotonic
+        self._failed: dict[str, _Failed] = {}
         self._followed_at = 0.0
         self.is_followed = False  # somebody else calls follow
         self.warm: Callable[[str, Policy], None] | None = None
@@ -104,7 +127,7 @@ class Registry:
             raise InvalidInputError(f"name of a policy is {name!r}; expected no '@', no '/' and no leading dot")
         if name in _RESERVED:
             raise InvalidInputError(
-                f"name {name!r} means the baseline order of a placement, for visitors or machines; choose another name"
+                f"name {name!r} means what decides where no registered version does; choose another name"
             )
         if isinstance(artifact, Path):
             artifact = load_artifact(artifact)
@@ -188,7 +211,7 @@ class Registry:
         UnknownNameError, ArtifactError
             If there is no such version or its files are gone or damaged; ``RemovedVersionError`` where they were removed.
         """
-        if not self.is_followed and time.monotonic() - self._followed_at > FOLLOW_S:
+        if not self.is_followed and self._monotonic() - self._followed_at > FOLLOW_S:
             self.follow()
         loaded = self._loaded.get(ref)
         if loaded is not None:
@@ -196,10 +219,11 @@ class Registry:
         version = self.there(ref)
         policy = load_policy(load_artifact(self.folder / version.location))
         loaded = LoadedPolicy(policy, version.ref, version.ref.version, version.feature_space)
-        with self._lock:
-            self._loaded.setdefault(str(version.ref), loaded)
-        self.follow()
-        return self._loaded[str(version.ref)]
+        key = str(version.ref)
+        self.publish(key, loaded)
+        with suppress(StoreUnavailableError):
+            self._follow(key)
+        return self._loaded.get(key, loaded)
 
     def there(self, ref: str) -> PolicyVersion:
         """As ``find``, where its artefact has to be there too.
@@ -221,32 +245,50 @@ class Registry:
         """Let go of a loaded version; decisions in progress keep it."""
         with self._lock:
             self._loaded.pop(ref, None)
-            self._snapshots.pop(ref, None)
+            self._failed.pop(ref, None)
 
     def follow(self) -> None:
         """Swap in the newest published snapshot of each loaded version; one that cannot be read leaves the old one serving."""
-        self._followed_at = time.monotonic()
-        for ref, current in list(self._loaded.items()):
-            try:
-                number = newest_published(self._database, ref)
-            except StoreUnavailableError:
-                return
-            if number is None or self._snapshots.get(ref) == number:
-                continue
-            self._snapshots[ref] = number
-            try:
-                policy = load_policy(load_artifact(snapshot_folder(self.folder, ref, number)))
-                if self.warm is not None:
-                    self.warm(ref, policy)
-            except (NextofferError, OSError) as error:
-                _log.warning("snapshot %d of %s is not swapped in: %s", number, ref, error)
-                continue
-            self.publish(ref, LoadedPolicy(policy, current.ref, str(number), current.feature_space))
+        self._followed_at = self._monotonic()
+        with suppress(StoreUnavailableError):
+            for ref in list(self._loaded):
+                self._follow(ref)
+
+    def _follow(self, ref: str) -> None:
+        current, number = self._loaded.get(ref), newest_published(self._database, ref)
+        if current is None or number is None or number <= current.number:
+            return
+        failed = self._failed.get(ref)
+        if failed is not None and failed.number == number and self._monotonic() < failed.retry_at:
+            return
+        try:
+            policy = load_policy(load_artifact(snapshot_folder(self.folder, ref, number)))
+            if self.warm is not None:
+                self.warm(ref, policy)
+        except Exception as error:  # a plug-in may raise anything, and there are other versions to follow
+            self._put_off(ref, number, error)
+            return
+        self._failed.pop(ref, None)
+        self.publish(ref, LoadedPolicy(policy, current.ref, str(number), current.feature_space, number))
+
+    def _put_off(self, ref: str, number: int, error: Exception) -> None:
+        before = self._failed.get(ref)
+        n_tries = 1 + (before.n_tries if before is not None and before.number == number else 0)
+        wait_s = min(RETRY_S * 2.0 ** (n_tries - 1), MAX_RETRY_S)
+        self._failed[ref] = _Failed(number, n_tries, self._monotonic() + wait_s)
+        told = error if isinstance(error, NextofferError | OSError) else f"{type(error).__name__}: {error}"
+        _log.warning("snapshot %d of %s is not swapped in; tried again in %g s: %s", number, ref, wait_s, told)
 
     def publish(self, ref: str, loaded: LoadedPolicy) -> None:
-        """Put a newer snapshot in the place of a version's loaded form; decisions in progress keep the old one."""
+        """Put a newer snapshot in the place of a version's loaded form; decisions in progress keep the old one.
+
+        Of several threads the newest snapshot wins. A version as it was registered comes only where nothing is loaded, and a snapshot
+        only where something is: the version may have been forgotten while it was read.
+        """
         with self._lock:
-            self._loaded[ref] = loaded
+            current = self._loaded.get(ref)
+            if loaded.number == 0 if current is None else loaded.number > current.number:
+                self._loaded[ref] = loaded
 
 
 def snapshot_folder(folder: Path, ref: str, number: int) -> Path:

@@ -9,8 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from engine.decisions.ladder import BASELINE
 from engine.decisions.service import DecisionService
+from engine.experiments.records import BASELINE
 from engine.jobs.steps import digest
 from engine.offers.placement import Placement
 from engine.registry.versions import snapshot_folder

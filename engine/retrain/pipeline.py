@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from engine.decisions.ladder import BASELINE
 from engine.decisions.service import DecisionService
+from engine.experiments.records import BASELINE
 from engine.gate.forecasts import Forecast, foretell, settle
 from engine.gate.health import Health, integrity
 from engine.gate.parts import SimulatedDifference, simulator_part

@@ -13,7 +13,6 @@ import orjson
 from numpy.typing import NDArray
 from sqlalchemy import Connection, select
 
-from engine.offers.stored import placement_in
 from engine.rewards.definition import RewardDefinition
 from engine.rewards.joined import Joined, join, stretches
 from engine.store import tables
@@ -30,7 +29,7 @@ def export_interactions(
     database: Database,
     placement: str,
     *,
-    definition: RewardDefinition | None = None,
+    definition: RewardDefinition,
     as_of: datetime,
     since: datetime | None = None,
     experiment: str | None = None,
@@ -40,7 +39,7 @@ def export_interactions(
     Parameters
     ----------
     definition
-        What counts; by default the placement's own reward definition.
+        What counts: ``engine.offers.stored.definition_of`` says what does at the placement.
     since
         Leave out decisions before it; their outcomes are still theirs.
     experiment
@@ -51,8 +50,6 @@ def export_interactions(
     InvalidInputError
         If no decision has matured, or an offer changed its features on the way: export each stretch by itself then.
     """
-    if definition is None:
-        definition = definition_of(database, placement)
     since_us = 0 if since is None else to_us(since)
     parts: list[Joined] = []
     for stretch in stretches(1, database.head(), as_of_us=to_us(as_of)):
@@ -232,17 +229,6 @@ def _columns_of(rows: Joined) -> tuple[tuple[Any, ...], ...]:
         rows.phases,
         rows.variants,
     )
-
-
-def definition_of(database: Database, placement: str) -> RewardDefinition:
-    """Reward definition of a placement as it is now.
-
-    Raises
-    ------
-    UnknownNameError
-        If there is no such placement.
-    """
-    return placement_in(database, placement)[0].reward
 
 
 def union_of_offers(connection: Connection, revisions: Sequence[str]) -> OfferSet:

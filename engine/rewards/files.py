@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from engine.rewards.definition import RewardDefinition
 from engine.rewards.dsjson import line_of
-from engine.rewards.export import definition_of, union_of_offers
+from engine.rewards.export import union_of_offers
 from engine.rewards.joined import MICROSECONDS, Joined, Stretch, end_of_closed, join
 from engine.store.cold import sync_folder, write_whole
 from engine.store.database import Database
@@ -69,7 +69,7 @@ def export_files(
     *,
     form: Form = "parquet",
     as_of: datetime,
-    definition: RewardDefinition | None = None,
+    definition: RewardDefinition,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Exported:
     """Write what has matured since the folder's last export, or all of it into a new folder.
@@ -77,7 +77,7 @@ def export_files(
     Parameters
     ----------
     definition
-        What counts; by default the placement's own, which must be the one that the folder began with.
+        What counts; it must be the one that the folder began with.
     progress
         Told how many rows are written so far.
 
@@ -90,7 +90,6 @@ def export_files(
     """
     if form not in ("parquet", "dsjson"):
         raise InvalidInputError(f"form is {form!r}; expected parquet or dsjson")
-    definition = definition or definition_of(database, placement)
     manifest = Manifest.open(folder, form=form, placement=placement, definition=definition)
     as_of_us, known = to_us(as_of), database.head()
     end = end_of_closed(

@@ -223,7 +223,8 @@ def _evaluated(
     service: DecisionService, policies: dict[str, SaveablePolicy], folder: Path, config: SampleConfig
 ) -> None:
     """What the log says of policies that did not act in it, as a report."""
-    log = export_interactions(service.database, HOME, as_of=config.ends_at)
+    definition = service.placement(HOME)[0].reward
+    log = export_interactions(service.database, HOME, definition=definition, as_of=config.ends_at)
     asked = {name: policies[name] for name in ("incumbent", "personal", "suv_first")}
     panel = evaluate(log, asked, incumbent="incumbent", n_resamples=100, seed=config.seed)
     panel.page(title=f"Off-policy evaluation on {HOME}").write(folder / f"evaluate-{HOME}.html")

@@ -52,6 +52,13 @@ def test_an_experiment_from_draft_to_stopped(site: Site) -> None:
     assert [e["id"] for e in site.call("GET", "/v1/experiments").json()["experiments"]] == ["price-test"]
 
 
+def test_a_variant_of_the_placements_own_policy_is_no_version_that_learns(site: Site) -> None:
+    """What learns at a placement is named by its version; the name for whatever runs there is not one."""
+    own, fixed = SPLIT["variants"]
+    _start(site, variants=[{**own, "policy": "placement"}, fixed])  # type: ignore[dict-item]  # variants are mappings
+    assert site.call("GET", "/v1/placements/offer_page/status").json()["learning"] == []
+
+
 @pytest.mark.parametrize(
     ("change", "status", "words"),
     [

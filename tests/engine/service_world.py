@@ -9,8 +9,11 @@ from pathlib import Path
 from engine.decisions.opening import open_service
 from engine.decisions.service import DecisionService
 from engine.offers.placement import CatalogueOffer, Placement
+from engine.offers.stored import definition_of
 from engine.rewards.definition import DAY_S, RewardDefinition, RewardTerm
-from policies.records import Offer, OfferId
+from engine.rewards.export import export_interactions
+from engine.store.database import Database
+from policies.records import InteractionBatch, Offer, OfferId
 
 SECRET = b"a secret of sixteen or more bytes"
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -44,6 +47,11 @@ def shop(n_offers: int = 3, *, placement: str = "shop", policy: str | None = Non
     }
     arguments.update(rest)
     return Placement(placement, entries, policy=policy, **arguments)  # type: ignore[arg-type]
+
+
+def exported(database: Database, placement: str, *, as_of: datetime) -> InteractionBatch:
+    """What has matured at a placement, by its own reward definition."""
+    return export_interactions(database, placement, definition=definition_of(database, placement), as_of=as_of)
 
 
 def open_shop(folder: Path, *, clock: Clock | None = None, placements: Sequence[Placement] = ()) -> DecisionService:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from engine.experiments.records import is_version
 from engine.monitoring.records import Check
 from engine.monitoring.sample import recent_sample
 from engine.monitoring.window import Window
@@ -11,7 +12,6 @@ from engine.registry.states import States
 from engine.registry.versions import Registry
 from engine.store.database import Database
 from offline_eval.diagnostics import effective_sample_size
-from policies.errors import NextofferError
 from policies.records import FloatArray, InteractionBatch
 from policies.sampling import with_explore_share
 
@@ -36,7 +36,7 @@ def overlap(database: Database, window: Window, registry: Registry | None) -> Ch
         try:
             policy = registry.load(name).policy
             weights = np.concatenate([_weights(policy.probabilities(b.table), b, window) for b in batches])
-        except NextofferError as error:
+        except Exception as error:  # a plug-in may raise anything
             lines.append(f"{name}: cannot be asked ({error})")
             continue
         effective = effective_sample_size(weights)
@@ -60,7 +60,7 @@ def candidates(database: Database, window: Window) -> list[str]:
         for e in window.watched.experiments
         if e.state in ("draft", "scheduled")
         for v in e.variants
-        if "@" in v.policy
+        if is_version(v.policy)
     }
     return sorted(found)
 

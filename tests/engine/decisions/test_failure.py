@@ -20,14 +20,13 @@ from engine.decisions.opening import open_service
 from engine.decisions.requests import DecisionRequest, RewardRequest
 from engine.decisions.service import DecisionService
 from engine.registry.versions import LoadedPolicy, Registry
-from engine.rewards.export import export_interactions
 from engine.store.database import Database, sqlite_url
 from engine.store.sqlite_backend import SqliteBackend
 from engine.store.writer import ThreadWriter
 from policies.errors import NoEligibleOfferError, StoreUnavailableError
 from policies.protocols import PolicyTraits
 from policies.records import DecisionTable, FloatArray, OfferSet, PolicyRef
-from tests.engine.service_world import SECRET, Clock, offer, open_shop
+from tests.engine.service_world import SECRET, Clock, exported, offer, open_shop
 
 
 def lock(path: Path) -> sqlite3.Connection:
@@ -60,7 +59,7 @@ def test_when_the_log_does_not_answer_the_fallback_does_and_it_recovers_without_
         clock.forward(days=31)
         service.close()
         with Database(sqlite_url(tmp_path / "nextoffer.db")) as database:
-            batch = export_interactions(database, "shop", as_of=clock.now)
+            batch = exported(database, "shop", as_of=clock.now)
         assert batch.decision_ids is not None
         # The row of d1 may have reached the disk after its caller was answered: it is taken back, never learned.
         assert "d1" not in batch.decision_ids
@@ -156,9 +155,9 @@ def test_each_rung_of_the_ladder_gives_a_valid_distribution(tmp_path: Path, faul
         name, _, p = draw()
         assert name == "baseline"
         assert p == pytest.approx([0.1, 0.0, 0.1, 0.8])
-        registry.publish("p@1", LoadedPolicy(Broken(), ref, "s2", ""))
+        registry.publish("p@1", LoadedPolicy(Broken(), ref, "s2", "", 2))
         assert draw()[:2] == ("policy", "s2")
-        registry.publish("p@1", LoadedPolicy(Broken(fault), ref, "s3", ""))
+        registry.publish("p@1", LoadedPolicy(Broken(fault), ref, "s3", "", 3))
         name, snapshot, p = draw()
         assert (name, snapshot) == ("last_good", "s2")
         assert p == pytest.approx([1 / 3, 0.0, 1 / 3, 1 / 3])

@@ -12,11 +12,10 @@ from engine.decisions.imported import take_in
 from engine.learner.audit import audit
 from engine.offers.placement import CatalogueOffer, Placement
 from engine.rewards.definition import RewardDefinition, RewardTerm
-from engine.rewards.export import export_interactions
 from engine.sources.personalizer_export import import_lines
 from policies.errors import InvalidInputError, UnknownNameError
 from policies.records import Offer, OfferId
-from tests.engine.service_world import SECRET, open_shop
+from tests.engine.service_world import SECRET, exported, open_shop
 from tests.engine.sources.personalizer_log import export
 
 MENU = Placement(
@@ -32,7 +31,7 @@ def test_the_log_comes_out_as_it_went_in(tmp_path: Path) -> None:
     with open_shop(tmp_path, placements=[MENU]) as service:
         assert take_in(service, "menu", log) == 120
         assert take_in(service, "menu", log) == 0
-        again = export_interactions(service.database, "menu", as_of=datetime(2026, 6, 1, tzinfo=UTC))
+        again = exported(service.database, "menu", as_of=datetime(2026, 6, 1, tzinfo=UTC))
         assert again.table.offers is log.table.offers
         assert again.decision_ids is not None
         assert log.decision_ids is not None

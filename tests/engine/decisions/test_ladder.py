@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -47,14 +48,16 @@ class World:
 
     def __init__(self, registry: Registry) -> None:
         self.timer = Timer()
+        self.n_published: Counter[str] = Counter()
         self.registry = registry
         self.ladder = Ladder(registry, deadline_s=0.05, monotonic=self.timer)
         self.table = DecisionTable(OfferSet([offer(f"o{i}") for i in range(3)]), np.ones((1, 3), dtype=np.bool_))
 
     def publish(self, ref: str, policy: Slow) -> Slow:
-        """Put a snapshot in place."""
+        """Put a version in place, or a newer snapshot of it."""
         name, version = ref.split("@")
-        self.registry.publish(ref, LoadedPolicy(policy, PolicyRef(name, version), version, ""))
+        self.registry.publish(ref, LoadedPolicy(policy, PolicyRef(name, version), version, "", self.n_published[ref]))
+        self.n_published[ref] += 1
         return policy
 
     def draw(self, *, fallback: str | None = None, waited_s: float = 0.0) -> Rung:

@@ -13,12 +13,11 @@ import pytest
 from engine.decisions.requests import DecisionRequest, PageRequest, RewardRequest, Slot
 from engine.decisions.service import DecisionService
 from engine.learner.audit import audit
-from engine.rewards.export import export_interactions
 from policies.errors import ConflictError, InvalidInputError, NoEligibleOfferError, StoreUnavailableError
 from policies.features import FeatureSpace
 from policies.linear import LinTS
 from policies.records import DecisionTable, InteractionBatch
-from tests.engine.service_world import SECRET, START, Clock, open_shop, shop
+from tests.engine.service_world import SECRET, START, Clock, exported, open_shop, shop
 
 SLOTS = (Slot("hero"), Slot("side", {"size": "small"}, exclude=("b",)))
 
@@ -77,7 +76,7 @@ def test_ope_of_a_slot_recovers_the_truth(tmp_path: Path) -> None:
         ]
         answers = [(slot, answer.decision) for page in pages for slot, answer in page.slots]
         service.reward_many([RewardRequest(d.id, "subscribed", worth[slot][d.offer]) for slot, d in answers])
-        batch = export_interactions(service.database, "shop", as_of=clock.forward(days=31))
+        batch = exported(service.database, "shop", as_of=clock.forward(days=31))
     shown = np.asarray(batch.table.offers.ids)[batch.chosen]
     for slot, truth in worth.items():
         rows = batch.table.columns["slot"] == slot

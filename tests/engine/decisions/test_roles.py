@@ -12,7 +12,6 @@ from engine.experiments.records import Experiment
 from engine.experiments.results import experiment_results
 from engine.learner.audit import audit
 from engine.learner.learner import Learner
-from engine.rewards.export import export_interactions
 from engine.store.changes import Change
 from policies.allocation import Variant
 from policies.errors import InvalidInputError
@@ -20,7 +19,7 @@ from policies.features import FeatureSpace
 from policies.fixed import FixedOrder
 from policies.linear import LinUCB
 from policies.records import DecisionTable
-from tests.engine.service_world import SECRET, START, Clock, open_shop, shop
+from tests.engine.service_world import SECRET, START, Clock, exported, open_shop, shop
 
 
 def test_a_machine_is_answered_logged_and_counted_nowhere(tmp_path: Path) -> None:
@@ -42,7 +41,7 @@ def test_a_machine_is_answered_logged_and_counted_nowhere(tmp_path: Path) -> Non
         status = service.status("shop")
         assert (status.n_decisions, status.n_bot_decisions) == (11, 10)
         assert experiment_results(service.database, "trial", as_of=clock.now).subjects.tolist() == ["u1"]
-        batch = export_interactions(service.database, "shop", as_of=clock.forward(days=31))
+        batch = exported(service.database, "shop", as_of=clock.forward(days=31))
         assert batch.decision_ids is not None
         assert batch.decision_ids.tolist() == [person.id]
         found = audit(service.database, service.policies, secret=SECRET)

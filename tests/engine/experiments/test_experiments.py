@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from engine.decisions.requests import DecisionRequest, OutcomeRequest
-from engine.experiments.records import Experiment
+from engine.experiments.records import BASELINE, OWN_POLICY, Experiment, is_version
 from engine.experiments.results import experiment_results
 from engine.store import tables
 from engine.store.changes import Change
@@ -19,6 +19,14 @@ from policies.errors import ConflictError, InvalidInputError, StateError, Unknow
 from tests.engine.service_world import START, Clock, open_shop, shop
 
 TWO = (Variant("control", 3_000, "baseline"), Variant("new", 7_000, "baseline"))
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"), [("lints@c973ace9", True), (BASELINE, False), (OWN_POLICY, False), (None, False)]
+)
+def test_the_baseline_order_and_the_placements_own_policy_are_no_versions(policy: str | None, expected: bool) -> None:
+    """Only what is registered can be loaded, learned, and shared by mistake."""
+    assert is_version(policy) is expected
 
 
 def test_variants_are_the_sticky_hash_and_are_logged_with_their_probability(tmp_path: Path) -> None:

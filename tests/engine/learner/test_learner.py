@@ -21,6 +21,7 @@ from policies.errors import NextofferError, StateError
 from policies.features import FeatureSpace
 from policies.fixed import Uniform
 from policies.linear import LinTS
+from policies.protocols import SaveablePolicy
 from policies.records import Context, DecisionTable, PolicyRef, SubjectId
 from tests.engine.service_world import SECRET, START, Clock, open_shop, shop
 
@@ -36,10 +37,11 @@ def untaught() -> LinTS:
 class Lab:
     """A shop whose policy learns."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, policy: SaveablePolicy | None = None) -> None:
+        policy = policy or untaught()
         self.clock = Clock()
         self.service: DecisionService = open_shop(folder, clock=self.clock)
-        self.ref: PolicyRef = self.service.policies.register(untaught().to_artifact(), name="lints", at=START)
+        self.ref: PolicyRef = self.service.policies.register(policy.to_artifact(), name=policy.name, at=START)
         self.service.put_placement(shop(policy=str(self.ref), reward=HOUR))
         self.n = 0
 

@@ -8,18 +8,22 @@ import numpy as np
 import pytest
 
 from engine.decisions.requests import DecisionRequest, RewardRequest
+from engine.experiments.records import BASELINE, OWN_POLICY, Experiment
 from engine.learner.learner import Learner
 from engine.learner.shards import Learners, all_jobs
 from engine.learner.snapshots import check_snapshot, prune
 from engine.learner.ticks import learned_in, read_ticks
 from engine.registry.versions import snapshot_folder
 from engine.rewards.definition import RewardDefinition, RewardTerm
+from engine.store.changes import Change
+from policies.allocation import Variant
 from policies.errors import ConflictError, NextofferError
 from policies.fixed import Uniform
 from policies.records import DecisionTable
 from policies.registry import load_policy
 from policies.vw import VowpalWabbit
 from tests.engine.learner.test_learner import HOUR, Lab, untaught
+from tests.engine.plug_in import Diary, installed
 from tests.engine.service_world import START, Clock, open_shop, shop
 
 
@@ -62,6 +66,43 @@ def test_all_versions_that_decide_anywhere_are_learned_in_one_process(tmp_path: 
     assert (two.step(), len(two.owned)) == (0, 2)
     two.close()
     service.close()
+
+
+def test_every_experiment_of_a_placement_is_learned_for(tmp_path: Path) -> None:
+    """Experiments in separate slots of a layer run beside each other, and each one's variants learn; names that are no version do not."""
+    lab = Lab(tmp_path)
+    service = lab.service
+    refs = [str(service.policies.register(untaught().to_artifact(), name=n, at=START)) for n in ("one", "two")]
+    for ref, slots, control in zip(refs, ((0, 5_000), (5_000, 10_000)), (OWN_POLICY, BASELINE), strict=True):
+        name = f"e-{ref[:3]}"
+        two = (Variant("now", 5_000, control), Variant("new", 5_000, ref))
+        service.experiments.create(Experiment(name, "shop", two, layer="page", slots=slots), change=Change(START))
+        service.experiments.start(name, revision=1, change=Change(START))
+    assert sorted(all_jobs(service.database)) == sorted([str(lab.ref), *refs])
+    service.close()
+
+
+def test_a_version_that_raises_anything_does_not_stop_the_others(tmp_path: Path) -> None:
+    """A plug-in that cannot be loaded for a while is tried again later; what others learn is learned meanwhile."""
+    with installed(tmp_path / "site") as faults:
+        lab = Lab(tmp_path, Diary())
+        service = lab.service
+        other = service.policies.register(untaught().to_artifact(), name="lints", at=START)
+        service.put_placement(shop(placement="second", policy=str(other), reward=HOUR))
+        lab.traffic(6)
+        service.decide(DecisionRequest("second", "u1", {"x": 1.0}))
+        lab.clock.forward(hours=2)
+        learners = Learners(
+            service.database, service.policies, jobs=lambda: all_jobs(service.database), clock=lab.clock
+        )
+        faults.loading = ValueError("a file of mine is gone")
+        assert (learners.step(), learners.owned) == (1, (str(other),))
+        faults.loading = None
+        learners._retry_at[str(lab.ref)] = learners._looked_at = 0.0
+        assert learners.step() == 5
+        assert learners.owned == (str(lab.ref), str(other))
+        learners.close()
+        service.close()
 
 
 def test_a_poisonous_reward_is_left_out_and_the_rest_is_learned(tmp_path: Path) -> None:

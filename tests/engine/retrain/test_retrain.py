@@ -27,11 +27,10 @@ from engine.retrain.records import RetrainConfig, config_from_json
 from engine.retrain.runs import Run, last_run
 from engine.retrain.split import same_decisions
 from engine.rewards.definition import DAY_S, RewardDefinition, RewardTerm
-from engine.rewards.export import export_interactions
 from engine.store.ownership import ownership_of
 from policies.errors import ConflictError, InvalidInputError, StateError, UnknownNameError
 from policies.fixed import FixedOrder
-from tests.engine.service_world import SECRET, offer, open_shop
+from tests.engine.service_world import SECRET, exported, offer, open_shop
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 END = START + timedelta(days=40)
@@ -176,7 +175,7 @@ def test_no_gain_is_refused_and_too_little_is_said(tmp_path: Path) -> None:
 
 def test_logs_of_other_rewards_are_put_beside_by_their_decisions(shop: DecisionService) -> None:
     """Rows for a guardrail are those of the same decisions, wherever in its log they lie."""
-    batch = export_interactions(shop.database, "shop", as_of=END)
+    batch = exported(shop.database, "shop", as_of=END)
     assert batch.decision_ids is not None
     turned = batch.take(np.arange(len(batch))[::-1])
     rows = turned.take(same_decisions(turned, batch.decision_ids[5:9]))

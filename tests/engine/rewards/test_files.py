@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 
 from engine.rewards import files
-from engine.rewards.export import export_interactions
 from engine.rewards.files import export_files
 from engine.store.retention import retain
 from offline_eval.interop.arrow import ParquetLog, read_parquet
 from offline_eval.interop.dsjson import read_dsjson
 from policies.errors import InvalidInputError, StoreUnavailableError
 from policies.records import InteractionBatch
-from tests.engine.service_world import START, Clock, open_shop, shop
+from tests.engine.service_world import START, Clock, exported, open_shop, shop
 from tests.engine.store.test_upkeep import LATER, busy
 
 SCHEMA = json.loads((Path(__file__).parents[3] / "docs" / "dsjson.schema.json").read_text())
@@ -59,15 +58,24 @@ def test_an_export_taken_in_parts_is_the_join(
     with busy(tmp_path / "home", clock) as service:
         n = 0
         for days in (30.2, 30.6, 90):
-            found = export_files(service.database, "shop", out, form=form, as_of=START + timedelta(days=days))
+            found = export_files(
+                service.database, "shop", out, form=form, definition=shop().reward, as_of=START + timedelta(days=days)
+            )
             n += found.n_rows
-        assert export_files(service.database, "shop", out, form=form, as_of=LATER).n_rows == 0
-        expected = export_interactions(service.database, "shop", as_of=LATER)
+        assert export_files(service.database, "shop", out, form=form, definition=shop().reward, as_of=LATER).n_rows == 0
+        expected = exported(service.database, "shop", as_of=LATER)
         assert n == len(expected) == 24
         same(read_parquet(out) if form == "parquet" else read_dsjson(out), expected)
         assert {p.parent.name for p in out.rglob(f"*.{form}")} == {"day=2026-03-01", "day=2026-03-02"}
         with pytest.raises(InvalidInputError, match="export into a new folder"):
-            export_files(service.database, "shop", out, form="dsjson" if form == "parquet" else "parquet", as_of=LATER)
+            export_files(
+                service.database,
+                "shop",
+                out,
+                form="dsjson" if form == "parquet" else "parquet",
+                definition=shop().reward,
+                as_of=LATER,
+            )
     if form == "parquet":
         parts = list(ParquetLog(out).chunks(5))
         assert sum(len(p) for p in parts) == 24
@@ -91,7 +99,7 @@ def test_vowpal_wabbit_learns_from_exported_lines(tmp_path: Path) -> None:
     )
     clock = Clock()
     with busy(tmp_path / "home", clock) as service:
-        export_files(service.database, "shop", tmp_path / "out", form="dsjson", as_of=LATER)
+        export_files(service.database, "shop", tmp_path / "out", form="dsjson", definition=shop().reward, as_of=LATER)
     workspace = vw.Workspace(["--cb_explore_adf", "--squarecb", "-q", "co", "--quiet"])
     parser = vw.DSJsonFormatParser(workspace)
     n = 0
@@ -112,11 +120,13 @@ def test_later_features_and_offers_are_in_the_later_files(tmp_path: Path) -> Non
 
         for i in range(4):
             service.decide(DecisionRequest("shop", f"u{i}", {"x": 1.0}, id=f"d{i}"))
-        export_files(service.database, "shop", tmp_path / "out", as_of=clock.forward(days=31))
+        export_files(service.database, "shop", tmp_path / "out", definition=shop().reward, as_of=clock.forward(days=31))
         service.put_placement(shop(4))
         for i in range(4, 8):
             service.decide(DecisionRequest("shop", f"u{i}", {"x": "many", "new": 2.0}, id=f"d{i}"))
-        found = export_files(service.database, "shop", tmp_path / "out", as_of=clock.forward(days=31))
+        found = export_files(
+            service.database, "shop", tmp_path / "out", definition=shop().reward, as_of=clock.forward(days=31)
+        )
     assert found.mixed == ("x",)
     batch = read_parquet(tmp_path / "out")
     assert batch.table.offers.ids == ("a", "b", "c", "d")
@@ -130,8 +140,12 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with busy(tmp_path / "home", clock) as service:
         with pytest.raises(InvalidInputError, match="not empty"):
-            export_files(service.database, "shop", tmp_path, as_of=LATER)
+            export_files(service.database, "shop", tmp_path, definition=shop().reward, as_of=LATER)
         with pytest.raises(StoreUnavailableError, match="cannot write"):
-            export_files(service.database, "shop", tmp_path / "mine.txt" / "under", as_of=LATER)
+            export_files(
+                service.database, "shop", tmp_path / "mine.txt" / "under", definition=shop().reward, as_of=LATER
+            )
         retain(service.database, what="events", days=1, now=LATER, cold=tmp_path / "cold")
-        assert export_files(service.database, "shop", tmp_path / "out", as_of=LATER).n_rows == 24
+        assert (
+            export_files(service.database, "shop", tmp_path / "out", definition=shop().reward, as_of=LATER).n_rows == 24
+        )

@@ -13,9 +13,8 @@ import pytest
 
 from engine.decisions.requests import DecisionAnswer, DecisionRequest, OutcomeRequest, RewardRequest
 from engine.offers.placement import CatalogueOffer
-from engine.rewards.export import export_interactions
 from policies.errors import InvalidInputError
-from tests.engine.service_world import START, Clock, offer, open_shop, shop
+from tests.engine.service_world import START, Clock, exported, offer, open_shop, shop
 
 WINDOW = timedelta(days=30)
 
@@ -86,7 +85,7 @@ def test_the_join_equals_brute_force_and_ignores_the_order_of_arrival(tmp_path: 
         service.outcome_many(rng.sample(outcomes, len(outcomes)))
         for days in (35, 60, 120):
             as_of = START + timedelta(days=days)
-            batch = export_interactions(service.database, "shop", as_of=as_of)
+            batch = exported(service.database, "shop", as_of=as_of)
             assert batch.decision_ids is not None
             expected = brute_force(answers, rewards_after(rewards, requests), outcomes, as_of=as_of)
             found = dict(zip(batch.decision_ids.tolist(), batch.reward.tolist(), strict=True))
@@ -109,7 +108,7 @@ def test_an_export_carries_what_was_drawn_from(tmp_path: Path) -> None:
             )
             for i in range(7)
         ]
-        batch = export_interactions(service.database, "shop", as_of=START + WINDOW)
+        batch = exported(service.database, "shop", as_of=START + WINDOW)
     assert batch.table.offers.ids == ("a", "b", "c")
     assert batch.table.eligible[:, 1].tolist() == [i % 2 == 0 for i in range(7)]
     for i, answer in enumerate(answers):
@@ -128,14 +127,14 @@ def test_only_seen_decisions_with_a_closed_window_are_exported(tmp_path: Path) -
     clock = Clock()
     with open_shop(tmp_path, clock=clock) as service:
         with pytest.raises(InvalidInputError, match="no decision of placement 'shop'"):
-            export_interactions(service.database, "shop", as_of=clock.now)
+            exported(service.database, "shop", as_of=clock.now)
         service.decide(DecisionRequest("shop", "u1", id="seen"))
         service.decide(DecisionRequest("shop", "u1", id="unseen", is_activated=False))
         service.decide(DecisionRequest("shop", "u1", id="activated", is_activated=False))
         service.activate("activated")
         clock.forward(days=1)
         service.decide(DecisionRequest("shop", "u1", id="young"))
-        batch = export_interactions(service.database, "shop", as_of=START + WINDOW)
+        batch = exported(service.database, "shop", as_of=START + WINDOW)
         assert batch.decision_ids is not None
         assert sorted(batch.decision_ids.tolist()) == ["activated", "seen"]
 
@@ -146,12 +145,12 @@ def test_a_changed_catalogue_is_joined_unless_an_offer_means_two_things(tmp_path
         service.decide(DecisionRequest("shop", "u1"))
         service.put_placement(shop(5))
         service.decide(DecisionRequest("shop", "u2"))
-        batch = export_interactions(service.database, "shop", as_of=START + WINDOW)
+        batch = exported(service.database, "shop", as_of=START + WINDOW)
         assert batch.table.eligible.tolist() == [[True] * 3 + [False] * 2, [True] * 5]
         service.put_placement(replace(shop(), offers=(CatalogueOffer(offer("a", 77.0)),)))
         service.decide(DecisionRequest("shop", "u3"))
         with pytest.raises(InvalidInputError, match="offer 'a' has features"):
-            export_interactions(service.database, "shop", as_of=START + WINDOW)
+            exported(service.database, "shop", as_of=START + WINDOW)
 
 
 @pytest.mark.slow
@@ -163,7 +162,7 @@ def test_naive_means_of_the_export_recover_the_offers_rates(tmp_path: Path) -> N
         answers = service.decide_many([DecisionRequest("shop", f"u{i}", id=f"d{i}") for i in range(1_500)])
         bought = [a.decision.id for a in answers if rng.random() < rates[a.decision.offer]]
         service.reward_many([RewardRequest(d, "subscribed") for d in bought])
-        batch = export_interactions(service.database, "shop", as_of=START + WINDOW)
+        batch = exported(service.database, "shop", as_of=START + WINDOW)
     for j, name in itertools.islice(enumerate(batch.table.offers.ids), 3):
         terms = (batch.chosen == j) / batch.propensity * batch.reward
         assert abs(terms.mean() - rates[name]) < 3 * terms.std() / np.sqrt(len(batch))

@@ -9,8 +9,8 @@ from engine.decisions.opening import open_service
 from engine.decisions.requests import DecisionRequest
 from engine.offers.placement import CatalogueOffer, Placement
 from engine.rewards.definition import DAY_S, RewardDefinition
-from engine.rewards.export import export_interactions
 from policies.records import Offer, OfferId
+from tests.engine.service_world import exported
 
 
 def test_a_decision_seen_after_its_window_is_left_out(tmp_path: Path) -> None:
@@ -24,6 +24,6 @@ def test_a_decision_seen_after_its_window_is_left_out(tmp_path: Path) -> None:
             service.decide(DecisionRequest("page", f"subject-{name}", id=name, at=at, is_activated=False))
             service.activate(name, at=at + seen_after)
         service.decide(DecisionRequest("page", "subject-never", id="never", at=at, is_activated=False))
-        found = export_interactions(service.database, "page", as_of=at + timedelta(days=10))
+        found = exported(service.database, "page", as_of=at + timedelta(days=10))
     assert found.decision_ids is not None
     assert found.decision_ids.tolist() == ["in-time"]

@@ -13,7 +13,6 @@ from sqlalchemy import text
 from engine.decisions.opening import open_service
 from engine.decisions.requests import DecisionRequest, EventRequest
 from engine.learner.audit import audit
-from engine.rewards.export import export_interactions
 from engine.store.backends import opener
 from engine.store.database import Database, sqlite_url
 from engine.store.migrate import current_revision, downgrade, head_revision, upgrade
@@ -24,7 +23,7 @@ from engine.store.retention import retain
 from engine.store.writer import ThreadWriter
 from policies.errors import InvalidInputError
 from tests.engine.learner.test_learner import Lab
-from tests.engine.service_world import SECRET, START, Clock, shop
+from tests.engine.service_world import SECRET, START, Clock, exported, shop
 from tests.engine.store.test_postgres import server, url  # noqa: F401 - fixtures
 from tests.engine.store.test_upkeep import LATER, busy
 
@@ -54,8 +53,8 @@ def test_a_store_moves_to_postgresql_and_back_unchanged(url: str, tmp_path: Path
         assert expected.is_clean
         as_of = lab.clock.now + timedelta(days=1)
         for other in (postgres, back):
-            batch = export_interactions(other, "shop", as_of=as_of)
-            assert batch.reward.tolist() == export_interactions(service.database, "shop", as_of=as_of).reward.tolist()
+            batch = exported(other, "shop", as_of=as_of)
+            assert batch.reward.tolist() == exported(service.database, "shop", as_of=as_of).reward.tolist()
     with open_service(tmp_path / "home", url=url, secret=SECRET, clock=lab.clock) as moved:
         assert moved.decide(DecisionRequest("shop", "new", {"x": 1.0})).decision.recorded
         moved.put_placement(shop(4))
@@ -175,12 +174,12 @@ def test_a_busy_shop_on_postgresql_can_be_erased_and_retained(url: str, tmp_path
     clock = Clock()
     home = tmp_path / "lite"
     with busy(home, clock) as service, Database(url) as postgres:
-        before = export_interactions(service.database, "shop", as_of=LATER)
+        before = exported(service.database, "shop", as_of=LATER)
         move(service.database, postgres)
     with open_service(home, url=url, secret=SECRET, clock=clock) as moved:
         found = moved.erase("anon-7")
         assert (found.n_ids, found.n_decisions, found.n_events, found.n_outcomes) == (2, 12, 12, 4)
-        after = export_interactions(moved.database, "shop", as_of=LATER)
+        after = exported(moved.database, "shop", as_of=LATER)
         assert after.reward.tolist() == before.reward.tolist()
         now = clock.forward(days=60)
         assert retain(moved.database, what="events", days=31, now=now, cold=tmp_path / "cold").n_rows == 12

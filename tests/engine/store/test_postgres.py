@@ -41,7 +41,6 @@ from engine.registry.keeping import tidy
 from engine.registry.states import States
 from engine.rewards.corrections import correct_files
 from engine.rewards.definition import DAY_S, RewardDefinition, RewardTerm
-from engine.rewards.export import export_interactions
 from engine.rewards.files import export_files
 from engine.store.changes import Change
 from engine.store.database import Database, sqlite_url, tell_servers
@@ -55,7 +54,7 @@ from policies.errors import ConflictError, InvalidInputError, NextofferError, Un
 from policies.fixed import FixedOrder
 from tests.api.alerts.test_watching import check_once
 from tests.engine.experiments.test_rollup import check_both_ways, stored
-from tests.engine.service_world import SECRET, START, Clock, shop
+from tests.engine.service_world import SECRET, START, Clock, exported, shop
 from tests.engine.store.test_writer import event, reward
 
 pytestmark = pytest.mark.slow
@@ -151,7 +150,7 @@ def test_a_day_gives_the_same_log_as_on_sqlite(url: str, tmp_path: Path, writer:
         with open_service(tmp_path / name, url=store, secret=SECRET, clock=clock, writer=writer) as service:  # type: ignore[arg-type]
             day_in_a_shop(service, clock)
             decisions = [service.get_decision(f"d{i}") for i in range(40)]
-            batch = export_interactions(service.database, "shop", as_of=START + timedelta(days=40))
+            batch = exported(service.database, "shop", as_of=START + timedelta(days=40))
             outcomes = experiment_results(service.database, "e1", as_of=START + timedelta(days=40))
             again = service.decide(DecisionRequest("shop", "u0", {"x": 0.0, "c": "dé"}, id="d0", is_activated=False))
             with pytest.raises(ConflictError):
@@ -210,7 +209,7 @@ def test_logins_reloads_pages_and_machines(tmp_path: Path, url: str) -> None:
         assert (status.n_decisions, status.n_bot_decisions) == (5, 1)
         assert placement_of(service.database, made.slots[0][1].decision.id) == "shop"
         assert learned_from(service.database, first.decision.id) is None
-        batch = export_interactions(service.database, "shop", as_of=clock.forward(days=31))
+        batch = exported(service.database, "shop", as_of=clock.forward(days=31))
         assert len(batch) == 4
         assert batch.reward.sum() == 1.0
 
@@ -352,7 +351,7 @@ def test_promotion_forecasts_and_late_truth(url: str, tmp_path: Path) -> None:
                     service.outcome(OutcomeRequest(f"u{i}", "subscribed", id=f"s{i}"))
             clock.forward(days=3)
             log = folder / "log"
-            export_files(service.database, "shop", log, as_of=clock.now)
+            export_files(service.database, "shop", log, definition=shop().reward, as_of=clock.now)
             service.outcome(OutcomeRequest("u1", "subscribed", id="late", at=START + timedelta(hours=1)))
             late = correct_files(service.database, log, as_of=clock.now)
             promotion = Promotion(service)

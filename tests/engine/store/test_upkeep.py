@@ -13,7 +13,6 @@ from engine.decisions.service import DecisionService
 from engine.experiments.records import Experiment
 from engine.experiments.results import experiment_results
 from engine.learner.audit import ERASED, audit
-from engine.rewards.export import export_interactions
 from engine.store.changes import Change
 from engine.store.cold import read_cold
 from engine.store.retention import oldest_offset, retain
@@ -21,7 +20,7 @@ from engine.subjects.erasure import PREFIX, erased_offsets, pseudonyms
 from policies.allocation import Variant
 from policies.errors import ConflictError, InvalidInputError, MovedAwayError
 from tests.engine.learner.test_learner import Lab
-from tests.engine.service_world import SECRET, START, Clock, open_shop
+from tests.engine.service_world import SECRET, START, Clock, exported, open_shop
 
 LATER = START + timedelta(days=80)
 
@@ -52,11 +51,11 @@ def test_an_erased_person_is_nowhere_and_aggregates_stay(tmp_path: Path) -> None
     """No byte of the store names the person or its features; counts, rewards and experiment results are as before."""
     clock = Clock()
     with busy(tmp_path, clock) as service:
-        before = export_interactions(service.database, "shop", as_of=LATER)
+        before = exported(service.database, "shop", as_of=LATER)
         results = experiment_results(service.database, "e1", as_of=LATER)
         found = service.erase("anon-7", actor="test")
         assert (found.n_ids, found.n_decisions, found.n_events, found.n_outcomes) == (2, 12, 12, 4)
-        after = export_interactions(service.database, "shop", as_of=LATER)
+        after = exported(service.database, "shop", as_of=LATER)
         for name in ("chosen", "propensity", "reward", "variants", "phases"):
             assert getattr(after, name).tolist() == getattr(before, name).tolist(), name
         again = experiment_results(service.database, "e1", as_of=LATER)
@@ -141,7 +140,7 @@ def test_old_facts_move_to_the_cold_path_and_ids_stay(tmp_path: Path) -> None:
             service.get_decision(bodies[0][0])
         with pytest.raises(ConflictError):
             service.decide(DecisionRequest("shop", "b", id=bodies[0][0]))
-        batch = export_interactions(database, "shop", as_of=LATER)
+        batch = exported(database, "shop", as_of=LATER)
         assert len(batch) == 24 - len(bodies)
         assert service.status("shop").n_decisions == 24
         assert service.erase("anna@example.org").n_cold_files == 2

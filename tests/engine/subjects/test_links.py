@@ -13,12 +13,11 @@ from engine.decisions.requests import DecisionRequest, EventRequest, IdentifyReq
 from engine.decisions.service import DecisionService
 from engine.experiments.records import Experiment
 from engine.experiments.results import experiment_results
-from engine.rewards.export import export_interactions
 from engine.store.changes import Change
 from engine.subjects.links import _names, people_of
 from policies.allocation import Variant
 from policies.errors import ConflictError, InvalidInputError
-from tests.engine.service_world import START, Clock, open_shop, shop
+from tests.engine.service_world import START, Clock, exported, open_shop, shop
 
 IDS = st.sampled_from("abcdefg")
 
@@ -108,7 +107,7 @@ def test_an_outcome_crosses_the_link(tmp_path: Path) -> None:
         service.identify(IdentifyRequest("cookie-1", "customer-7"))
         after = service.outcome(OutcomeRequest("customer-7", "subscribed", id="o1"))
         assert (after.status, after.attributed_to) == ("repeat", (made.decision.id,))
-        batch = export_interactions(service.database, "shop", as_of=clock.forward(days=31))
+        batch = exported(service.database, "shop", as_of=clock.forward(days=31))
         assert batch.decision_ids is not None
         assert dict(zip(batch.decision_ids.tolist(), batch.reward.tolist(), strict=True)) == {
             made.decision.id: 1.0,
