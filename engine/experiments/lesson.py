@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from engine.experiments.records import Counting, Experiment, Plan, plan_for_statistics
+from engine.experiments.records import OWN_POLICY, Counting, Experiment, Plan, plan_for_statistics
 from engine.rewards.definition import DAY_S
 from offline_eval.abtest import ExperimentReading, SubjectOutcomes
 from offline_eval.abtest.replay import Replay, replay
@@ -23,7 +23,7 @@ from simulator.scenarios.car_subscription import reference
 N_TESTS, LOOK, LEVEL = 60, 3, 0.05
 N_SUBJECTS, VISIT_DAYS, SEED = 3_000, 60, 7
 _WINDOW_DAYS = 14
-_VARIANTS = (Variant("A", 5_000, "placement"), Variant("B", 5_000, "placement"))
+_VARIANTS = (Variant("A", 5_000, OWN_POLICY), Variant("B", 5_000, OWN_POLICY))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -26,7 +26,7 @@ def test_corrected_files_equal_a_fresh_export_and_say_what_changed(tmp_path: Pat
                 service.outcome(OutcomeRequest(f"u{i}", "subscribed", id=f"s{i}"))
             clock.forward(hours=3)
         clock.forward(days=6)
-        export_files(service.database, "shop", folder, definition=shop().reward, as_of=clock.now)
+        export_files(service.database, "shop", folder, definition=REWARD, as_of=clock.now)
         before = correct_files(service.database, folder, as_of=clock.now)
         assert (before.n_rows, before.is_any, before.n_files) == (59, False, 0)
         then = clock.now - timedelta(days=8)
@@ -60,7 +60,7 @@ def test_only_touched_files_are_written_again(tmp_path: Path) -> None:
             service.decide(DecisionRequest("shop", f"u{i}", id=f"d{i}"))
             clock.forward(hours=3)
         clock.forward(days=6)
-        export_files(service.database, "shop", folder, definition=shop().reward, as_of=clock.now)
+        export_files(service.database, "shop", folder, definition=REWARD, as_of=clock.now)
         stamps = {p: p.stat().st_mtime_ns for p in folder.rglob("*.parquet")}
         service.reward(RewardRequest("d3", "refund", 1.0, id="r1", at=clock.now - timedelta(days=10)))
         assert correct_files(service.database, folder, as_of=clock.now).n_changed == 1

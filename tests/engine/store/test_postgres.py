@@ -351,7 +351,7 @@ def test_promotion_forecasts_and_late_truth(url: str, tmp_path: Path) -> None:
                     service.outcome(OutcomeRequest(f"u{i}", "subscribed", id=f"s{i}"))
             clock.forward(days=3)
             log = folder / "log"
-            export_files(service.database, "shop", log, definition=shop().reward, as_of=clock.now)
+            export_files(service.database, "shop", log, definition=service.placement("shop")[0].reward, as_of=clock.now)
             service.outcome(OutcomeRequest("u1", "subscribed", id="late", at=START + timedelta(hours=1)))
             late = correct_files(service.database, log, as_of=clock.now)
             promotion = Promotion(service)
