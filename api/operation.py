@@ -22,7 +22,7 @@ from api.auth import Scope as KeyScope
 from api.bodies import parse_body
 from api.call import Call, Parts, first_headers, request_id_of
 from api.edge import answered, authorise, behind_proxy, check_origin, fault_body, own_error
-from api.protocol import Exchange, exchange_of
+from api.protocol import Exchange, take_exchange
 
 Handler = Callable[[Call, Any], Awaitable[Any]]
 
@@ -80,7 +80,9 @@ class Operation:
         # An answer that a page of another site may read gets CORS headers on its way out.
         may_cross = b"origin" in headers or (self.is_public and parts.settings.cors_origins)
         # To HEAD the ASGI way answers without the body, which a client would take for the beginning of its next answer.
-        exchange = None if may_cross or scope["method"] != self.method else exchange_of(scope)
+        exchange = take_exchange(scope)
+        if may_cross or scope["method"] != self.method:
+            exchange = None
         call = Call(scope, receive, parts, None, request_id, params, headers)
         work = self._answer(scope, receive, send, call, exchange)
         answer = await answered(work, call, self.name, on_error=own_error, on_fault=fault_body)

@@ -66,7 +66,11 @@ class Exchange:
         return True
 
 
-def exchange_of(scope: Scope) -> Exchange | None:
-    """The short way of a request; None under another server."""
+def take_exchange(scope: Scope) -> Exchange | None:
+    """Take the short way of a request out of its scope; None under another server, or where it has been taken.
+
+    Left there it would refer to the scope that holds it: every request would be garbage that only a collector finds, and
+    its looks would be the tail of a decision.
+    """
     extensions = scope.get("extensions")
-    return None if extensions is None else extensions.get(EXTENSION)
+    return None if extensions is None else extensions.pop(EXTENSION, None)

@@ -28,7 +28,7 @@ from engine.decisions.opening import open_service
 from engine.decisions.service import DecisionService, utc_now
 from engine.offers.placement import CatalogueOffer, Placement
 from engine.rewards.definition import RewardDefinition
-from engine.store.collecting import collect_rarely
+from engine.store.collecting import leave_out_what_is_loaded
 from policies.errors import InvalidInputError, NextofferError
 from policies.features import FeatureSpace
 from policies.protocols import SaveablePolicy
@@ -54,7 +54,7 @@ class _Server(uvicorn.Server):
         """Start, then announce."""
         await super().startup(sockets)
         if self.started and not self.should_exit:
-            collect_rarely()
+            leave_out_what_is_loaded()
             self._ready()
 
 

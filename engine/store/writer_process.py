@@ -26,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engine.store.collecting import collect_rarely
+from engine.store.collecting import leave_out_what_is_loaded
 from engine.store.facts import FactRow
 from engine.store.frames import Stream
 from engine.store.writer import MAX_BATCH, Backend, Outcome, append_each, is_unavailable
@@ -163,7 +163,7 @@ def main() -> int:
             listener.bind(str(options.socket))
             os.umask(mask)
             listener.listen(64)
-            collect_rarely()
+            leave_out_what_is_loaded()
             serve(listener, opener(Database(url)))
             # Unlinked under the lock: whoever comes now finds nobody and starts the next one.
             options.socket.unlink(missing_ok=True)

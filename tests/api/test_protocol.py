@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from api.protocol import ExchangeProtocol
+from api.protocol import Exchange, ExchangeProtocol
 from tests.api.conftest import Site
 
 _PATH = "/v1/placements/offer_page/decisions"
@@ -165,3 +166,20 @@ def test_a_slow_reader_is_waited_for(make_site: Callable[..., Site]) -> None:
         return transport.writes
 
     assert b"".join(asyncio.run(run())).startswith(b"HTTP/1.1 200")
+
+
+def test_requests_leave_nothing_to_the_garbage_collector(site: Site) -> None:
+    """What a request is made of dies with its answer: looks for cycles would be the tail of every decision."""
+    requests = [_request(site, b'{"subject": "u%d"}' % i) for i in range(20)]
+    gc.collect()
+    gc.disable()
+    try:
+        _ask(site.client.app, ExchangeProtocol, requests, n_answers=len(requests))
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = [o for o in gc.garbage if isinstance(o, (Exchange, RequestResponseCycle))]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert len(left) < 3  # the connection itself and its last request
