@@ -9,6 +9,7 @@ generator runs on the same machine: with two cores, two workers share them with 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 import threading
@@ -81,6 +82,9 @@ def _beside_noop(site: Site, *, n: int, rounds: int, quick: bool) -> list[Figure
 def _workers(site: Site, *, n: int, rounds: int, quick: bool) -> list[Figure]:
     one, two = site.ours(), site.ours(workers=2)
     pairs = _speeds(two, one, n=n, rounds=rounds)
+    before, own = one.cpu_s(), time.process_time()
+    load = _ask(one, n=n)
+    busy = (one.cpu_s() - before + time.process_time() - own) / load.wall_s
     return [
         _ratio(
             "two_workers_beside_one",
@@ -90,7 +94,13 @@ def _workers(site: Site, *, n: int, rounds: int, quick: bool) -> list[Figure]:
             aim=">= 1.6",
             can_judge=not quick,
             beside="one worker",
-        )
+        ),
+        Figure(
+            "cores_busy_beside_one_worker",
+            "cores",
+            busy,
+            note=f"one worker, its writer and the load generator, of {os.cpu_count()}; the rest is what a second worker could take",
+        ),
     ]
 
 
