@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.blas import dger
 
 from policies.artifact import Artifact
 from policies.errors import InvalidInputError
@@ -151,10 +152,11 @@ class DisjointLinear:
             self._make_room(offers, np.asarray([position]))
             row = self._row_of[offers.ids[position]]
         inverse, theta = self._inverse[row], self._theta[row]
-        ix = inverse @ x
-        gain = ix / (1.0 + float(x @ ix))
-        inverse -= ix[:, None] * gain
-        theta += gain * (reward - float(x @ theta))
+        ix = inverse.dot(x)
+        gain = ix / (1.0 + float(x.dot(ix)))
+        # inverse -= ix ⊗ gain in place, without the product in between; BLAS counts in columns, hence the transpose.
+        dger(-1.0, gain, ix, a=inverse.T, overwrite_a=1)
+        theta += gain * (reward - float(x.dot(theta)))
         waiting = self._waiting.setdefault(row, [])
         waiting.append((x, reward))
         if len(waiting) >= _REINVERT_EVERY:
