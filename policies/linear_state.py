@@ -270,7 +270,9 @@ class DisjointLinear:
         )
         out._row_of = {o: i + 1 for i, o in enumerate(m["offers"])}
         out._gram, out._moment, out._prior = (arrays[name].copy() for name in ("gram", "moment", "prior"))
-        out._inverse, out._theta, out._features = (arrays[name].copy() for name in ("inverse", "theta", "features"))
+        # In the form that is changed in place.
+        out._inverse = np.array(arrays["inverse"], dtype=np.float64, order="C")
+        out._theta, out._features = arrays["theta"].copy(), arrays["features"].copy()
         waiting = (arrays[f"waiting_{name}"] for name in ("row", "x", "reward"))
         for row, x, reward in zip(*waiting, strict=True):
             out._waiting.setdefault(int(row), []).append((x.copy(), float(reward)))

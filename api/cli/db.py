@@ -142,7 +142,7 @@ def backup(folder: Path, /, *, json: bool = False, where: Where = HERE) -> int:
         if not database.is_sqlite:
             url = database.url.set(drivername="postgresql").render_as_string()
             print(  # noqa: T201 - words on stderr
-                f"the store is on PostgreSQL and has a backup of its own, to be taken after this one: pg_dump --format=custom '{url}' > store.dump",
+                f"the store is on PostgreSQL and has a backup of its own, to be taken after this one: pg_dump --format=custom --no-unlogged-table-data '{url}' > store.dump",
                 file=sys.stderr,
             )
     return _told(found, as_json=json)

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, text, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.elements import TextClause
 
 from engine.experiments.parts import (
@@ -333,9 +334,7 @@ def _rebuild(connection: Connection, experiment: Experiment, *, is_sqlite: bool)
 
 def _clear_whole(connection: Connection, experiment_id: str) -> bool:
     """Empty the rows of an experiment; True where there were no others, and the key waits until the rows are in."""
-    column = tables.exposures.c.experiment
-    # Both from the ends of the key.
-    if set(connection.execute(select(func.min(column), func.max(column))).one()) - {None, experiment_id}:
+    if not _has_table_alone(connection, experiment_id):
         _clear(connection, experiment_id)
         return False
     for derived in DERIVED:
@@ -343,6 +342,29 @@ def _clear_whole(connection: Connection, experiment_id: str) -> bool:
     connection.execute(text("TRUNCATE exposures"))
     connection.execute(text(f"ALTER TABLE exposures DROP CONSTRAINT {_KEY}"))
     return True
+
+
+def _has_table_alone(connection: Connection, experiment_id: str) -> bool:
+    """Whether nobody else has rows among the exposures, is writing some, or reads; if so the table is locked from now on.
+
+    Without the lock, what another experiment has not committed yet would be invisible here and emptied with the rest.
+    """
+    column = tables.exposures.c.experiment
+    others = select(func.min(column), func.max(column))  # both from the ends of the key
+    mine = {None, experiment_id}
+    if set(connection.execute(others).one()) - mine:
+        return False
+    attempt = connection.begin_nested()
+    try:
+        connection.execute(text("LOCK TABLE exposures IN ACCESS EXCLUSIVE MODE NOWAIT"))
+        is_alone = not set(connection.execute(others).one()) - mine
+    except DBAPIError:
+        is_alone = False
+    if is_alone:
+        attempt.commit()
+    else:
+        attempt.rollback()  # lets go of the lock too
+    return is_alone
 
 
 def _query(experiment: Experiment, *, only: str, is_linked: bool, is_sqlite: bool) -> TextClause:

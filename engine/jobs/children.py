@@ -77,7 +77,11 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     """End a job that has not ended."""
     if process.poll() is None:
         process.terminate()
-        process.wait(timeout=20)
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def wait(job: Job, process: subprocess.Popen[bytes], *, log: Path, on_line: Callable[[str], None]) -> None:

@@ -96,4 +96,6 @@ def whole(path: Path) -> Iterator[Path]:
     """A file to write that takes its place when the block is over, and not if it fails."""
     scratch = path.with_name(f".{os.getpid()}-{path.name}")  # two processes may be about the same result
     yield scratch
+    with scratch.open("rb+") as file:
+        os.fsync(file.fileno())  # or a power cut could leave the name with nothing in it
     scratch.replace(path)

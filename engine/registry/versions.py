@@ -33,6 +33,7 @@ FOLLOW_S = 0.25
 # A snapshot that cannot be loaded is tried again: soon, as a disk may only have been busy, then ever more seldom.
 RETRY_S = 1.0
 MAX_RETRY_S = 60.0
+_DOUBLINGS = 10  # after a day of tries 2 ** n would be no float any more
 
 _log = logging.getLogger("nextoffer.registry")
 
@@ -274,7 +275,7 @@ class Registry:
     def _put_off(self, ref: str, number: int, error: Exception) -> None:
         before = self._failed.get(ref)
         n_tries = 1 + (before.n_tries if before is not None and before.number == number else 0)
-        wait_s = min(RETRY_S * 2.0 ** (n_tries - 1), MAX_RETRY_S)
+        wait_s = min(RETRY_S * 2.0 ** min(n_tries - 1, _DOUBLINGS), MAX_RETRY_S)
         self._failed[ref] = _Failed(number, n_tries, self._monotonic() + wait_s)
         told = error if isinstance(error, NextofferError | OSError) else f"{type(error).__name__}: {error}"
         _log.warning("snapshot %d of %s is not swapped in; tried again in %g s: %s", number, ref, wait_s, told)

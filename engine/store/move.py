@@ -73,6 +73,8 @@ def move(source: Database, target: Database, *, progress: Callable[[str, int], N
     with source.reading() as old, target.writing() as new:
         if not source.is_sqlite:
             old.execution_options(isolation_level="REPEATABLE READ")
+            # Before anything is read: a rollup made anew meanwhile would empty this table for older snapshots too.
+            old.execute(text("LOCK TABLE exposures IN ACCESS SHARE MODE"))
         for table in _SAY_EMPTY:
             if new.execute(select(func.count()).select_from(table)).scalar_one():
                 raise InvalidInputError(

@@ -30,6 +30,7 @@ from engine.experiments.controls import set_controls
 from engine.experiments.history import history_of
 from engine.experiments.records import Experiment
 from engine.experiments.results import experiment_results
+from engine.experiments.rollup import rebuild
 from engine.gate.canary import base_rate
 from engine.gate.forecasts import Forecast, forecasts_of, foretell, settle
 from engine.gate.promotion import Promotion
@@ -48,7 +49,7 @@ from engine.store.facts import FactRow, void_row
 from engine.store.migrate import downgrade
 from engine.store.postgres_backend import PostgresBackend
 from engine.store.sqlite_backend import SqliteBackend
-from engine.store.tables import metadata
+from engine.store.tables import exposures, metadata
 from policies.allocation import Variant
 from policies.errors import ConflictError, InvalidInputError, NextofferError, UnknownDecisionError
 from policies.fixed import FixedOrder
@@ -185,6 +186,25 @@ def test_the_rollup_of_an_experiment_is_the_same_either_way(
             check_both_ways(service, clock, monkeypatch)
             found.append(stored(service)[0])
     assert found[0] == found[1]
+
+
+def test_making_a_rollup_anew_leaves_what_another_experiment_is_writing(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of another experiment that are not committed yet are neither waited for nor emptied with the rest."""
+    clock = Clock()
+    with open_service(tmp_path / "home", url=url, secret=SECRET, clock=clock) as service, Database(url) as other:
+        service.put_placement(shop())
+        check_both_ways(service, clock, monkeypatch)
+        experiment = service.experiments.list()[0]
+        before = stored(service)[0]
+        row = {"experiment": "other", "subject": "s", "phase": 0, "variant": "a", "exposed_us": 1, "segments": ""}
+        zeros = dict.fromkeys(("subscribed", "kept", "margin", "revenue", "covariate"), 0)
+        with other.writing() as writing:
+            writing.execute(exposures.insert().values(**row, **zeros))
+            rebuild(service.database, experiment)
+        assert service.database.rows("SELECT count(*) FROM exposures WHERE experiment = 'other'") == [(1,)]
+        assert stored(service)[0][: len(before)] == before
 
 
 def test_logins_reloads_pages_and_machines(tmp_path: Path, url: str) -> None:
