@@ -264,18 +264,19 @@ class SequenceDataset:
     def read(cls, folder: Path) -> Self:
         """Read decision points: Parquet files in ``folder/points`` (or in the folder itself) and ``manifest.json``.
 
+        Rows and manifest are of one build, also where another is put in its place meanwhile.
+
         Raises
         ------
         SchemaError
             If the folder holds no Parquet file.
         """
-        files = point_files(folder)
-        points = folder / "points" if (folder / "points").is_dir() else folder
+        points, about = points_and_manifest(folder)
+        files = _files_in(points)
         if not files:
             raise SchemaError(
                 f"{points} holds no Parquet files; build decision points with `nextoffer sequences build --out {folder}`"
             )
-        about = next((f for f in (folder / "manifest.json", points.parent / "manifest.json") if f.is_file()), None)
         manifest = json.loads(about.read_text()) if about is not None else {}
         table = pa.concat_tables([pq.ParquetFile(path).read() for path in files], promote_options="permissive")
         return cls.from_arrow(table, manifest={**manifest, "folder": str(points)})
@@ -283,8 +284,21 @@ class SequenceDataset:
 
 def point_files(folder: Path) -> list[Path]:
     """The Parquet files of decision points below a folder that was built, or that holds nothing else, in the order of their rows."""
-    # Asked of the folder of points itself: it may be a link, which a search through the folder above would pass by.
-    points = folder / "points" if (folder / "points").is_dir() else folder
+    return _files_in(points_and_manifest(folder)[0])
+
+
+def points_and_manifest(folder: Path) -> tuple[Path, Path | None]:
+    """Folder of decision points, links followed, and its manifest, if there is one.
+
+    Followed once, for a new build may change the link between two files; the manifest in the folder of a build is that of its rows.
+    """
+    named = folder / "points" if (folder / "points").is_dir() else folder
+    points = named.resolve()
+    places = (points / "_manifest.json", folder / "manifest.json", named.parent / "manifest.json")
+    return points, next((file for file in places if file.is_file()), None)
+
+
+def _files_in(points: Path) -> list[Path]:
     if files := sorted(points.glob("*.parquet")):
         return files
     below = [(file, file.relative_to(points).parts) for file in points.rglob("*.parquet")]

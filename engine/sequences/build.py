@@ -34,7 +34,7 @@ from engine.sequences.incremental import (
     write_over,
 )
 from engine.sequences.points import decision_points
-from engine.sequences.publishing import STATE, begin, publish, take_files
+from engine.sequences.publishing import STATE, alone, begin, publish, take_files
 from engine.sources.cleaning import CleanTable, clean
 from engine.sources.description import Attributes, Source, load_source
 from engine.sources.identity import replace_ids
@@ -85,11 +85,12 @@ def build(
     Raises
     ------
     InvalidInputError
-        If a table is missing, broken or empty, a rule drops too much, or no decision point is left.
+        If a table is missing, broken or empty, a rule drops too much, no decision point is left, or another build is running in ``out``.
     """
     held: list[DataFrame] = []
     try:
-        return _build(spark, source, held, out=out, data=data, words_of=words_of, incremental=incremental, say=say)
+        with alone(out):
+            return _build(spark, source, held, out=out, data=data, words_of=words_of, incremental=incremental, say=say)
     finally:
         # Spark gives what it holds to whoever reads the same files, also when they have changed since.
         for frame in held:
@@ -175,7 +176,7 @@ def _write_points(
     if is_asked and earlier is None:
         why = "there is no earlier build to go on from"
     elif earlier is not None and earlier.manifest["build"]["shape"] != shape:
-        why = "vocabularies, sequence, affinities or columns are not those of the earlier build"
+        why = "vocabularies, sequence, affinities, columns or the way rows are made are not those of the earlier build"
     if earlier is None or why:
         if why:
             say(f"building everything: {why}")

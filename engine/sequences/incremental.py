@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 KEY = ("as_of", "subject", "offer")
 _FILE = "_file"
+# Raised whenever the code would make other rows of the same input: rows of two versions are never mixed.
+ROWS_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ def earlier_build(out: Path) -> Earlier | None:
 def shape_of(source: Source, words: Mapping[str, Words[str]], *, columns: Mapping[str, str]) -> str:
     """A hash of what rows are made by, beside the data: with another one every row may differ."""
     parts = {
+        "rows": ROWS_VERSION,
         "sequence": asdict(source.sequence),
         "affinity": [asdict(each) for each in source.affinity],
         "columns": columns,

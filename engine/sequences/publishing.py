@@ -1,17 +1,22 @@
 """The folder of a build's result: made beside the one that is read, and put in its place in one step.
 
 ``points`` and ``manifest.json`` are links into ``.points-N``, the folder of build N, which holds numbered Parquet files in the order of time, the
-manifest of just these rows and what the next incremental build compares with. A build that dies leaves the links as they were.
+manifest of just these rows and what the next incremental build compares with. A build that dies leaves the links as they were. A reader that has followed
+them once keeps its files: the build before stays until the next one begins.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from policies.errors import InvalidInputError
 
 POINTS = "points"
 MANIFEST = "manifest.json"
@@ -19,10 +24,33 @@ MANIFEST = "manifest.json"
 STATE = "_state"
 _INNER_MANIFEST = "_manifest.json"
 _BUILD = re.compile(r"\.points-(\d+)$")
+_ADOPTED = ".points-0"
+_LOCK = ".building"
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Keep other builds out of a folder; the system lets go of it when the holder dies.
+
+    Raises
+    ------
+    InvalidInputError
+        If another build is running there.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    # The file stays: were it removed, two builds could each lock a file of that name.
+    with (out / _LOCK).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InvalidInputError(
+                f"another build is running in {out}; wait until it has ended, or build into another folder"
+            ) from error
+        yield
 
 
 def begin(out: Path) -> Path:
-    """Return the empty folder of a new build; what builds that died have left is removed."""
+    """Return the empty folder of a new build; the build before the current one and what builds that died have left are removed."""
     out.mkdir(parents=True, exist_ok=True)
     _adopt(out)
     current = (out / POINTS).resolve()
@@ -40,14 +68,11 @@ def begin(out: Path) -> Path:
 
 
 def publish(staged: Path, *, out: Path, manifest: Mapping[str, Any]) -> None:
-    """Let readers see a finished build, rows and manifest at once, and remove the one before."""
+    """Let readers see a finished build, rows and manifest at once; the one before stays for those who read it."""
     (staged / _INNER_MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True, default=str))
-    before = (out / POINTS).resolve() if (out / POINTS).is_symlink() else None
     # The manifest's link goes through the other one: where both are there already, this changes nothing.
     _link(out / MANIFEST, f"{POINTS}/{_INNER_MANIFEST}")
     _link(out / POINTS, staged.name)
-    if before is not None and before.is_dir():
-        shutil.rmtree(before)
 
 
 def take_files(written: Path, into: Path) -> None:
@@ -65,12 +90,19 @@ def next_name(folder: Path) -> str:
 def _adopt(out: Path) -> None:
     """Put links in the place of the plain folder and manifest that builds used to write."""
     points, manifest = out / POINTS, out / MANIFEST
-    if points.is_symlink() or not points.is_dir():
+    if points.is_symlink():
         return
-    if manifest.is_file():
-        shutil.copyfile(manifest, points / _INNER_MANIFEST)
-    points.rename(out / ".points-0")
-    _link(points, ".points-0")
+    if points.is_dir():
+        if manifest.is_file():
+            shutil.copyfile(manifest, points / _INNER_MANIFEST)
+        if (out / _ADOPTED).is_dir():
+            # A copy that followed the links has the build before as well.
+            shutil.rmtree(out / _ADOPTED)
+        points.rename(out / _ADOPTED)
+    elif not (out / _ADOPTED).is_dir():
+        return
+    # Also where a process died after the renaming: nothing else would say that this folder is the build.
+    _link(points, _ADOPTED)
     _link(manifest, f"{POINTS}/{_INNER_MANIFEST}")
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from engine.models.dataset import SequenceDataset
+from engine.models.dataset import SequenceDataset, points_and_manifest
 from engine.training.scoring import RunScorer
 from policies.errors import InvalidInputError, NextofferError
 
@@ -73,8 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         scorer = RunScorer.of_run(options.run)
-        points, manifest = options.data / "points", options.data / "manifest.json"
-        if not points.is_dir() or not manifest.is_file():
+        points, manifest = points_and_manifest(options.data)
+        if not (options.data / "points").is_dir() or manifest is None:
             raise InvalidInputError(
                 f"{options.data} holds no decision points; build them with `nextoffer sequences build --out {options.data}`"
             )

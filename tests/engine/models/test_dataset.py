@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.models.dataset import SEQUENCE_COLUMNS, SequenceDataset, point_files
+from engine.sequences.publishing import begin, next_name, publish
 from policies.errors import InvalidInputError, SchemaError
 from tests.engine.models.tables import decision_points
 
@@ -94,6 +95,33 @@ def test_points_behind_a_link_are_found_and_what_builds_keep_for_themselves_is_n
     (tmp_path / "rejected" / "r.parquet").touch()
     (tmp_path / "points").symlink_to(inner.name)
     assert [file.name for file in point_files(tmp_path)] == ["00000.parquet", "00001.parquet"]
+
+
+def test_a_reader_sees_one_build_while_another_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build published between the opening of two files gives neither its rows nor its manifest to who has begun to read."""
+    for build, rows in (("old", DATA.take(np.arange(20))), ("new", DATA.take(np.arange(20, 37)))):
+        staged = begin(tmp_path)
+        for part in range(2):
+            pq.write_table(rows.take(np.arange(len(rows)) % 2 == part).to_arrow(), staged / next_name(staged))
+        if build == "old":
+            publish(staged, out=tmp_path, manifest={"build": build})
+    opened = []
+
+    def open_late(path: Path) -> pq.ParquetFile:
+        opened.append(path)
+        if len(opened) == 2:
+            publish(staged, out=tmp_path, manifest={"build": "new"})
+        return parquet_file(path)
+
+    parquet_file = pq.ParquetFile
+    monkeypatch.setattr(pq, "ParquetFile", open_late)
+    back = SequenceDataset.read(tmp_path)
+    assert (len(back), back.manifest["build"]) == (20, "old")
+    assert set(back.subject) == set(DATA.subject[:20])
+    again = SequenceDataset.read(tmp_path)
+    assert (len(again), again.manifest["build"]) == (17, "new")
+    former = SequenceDataset.read(opened[0].parent)
+    assert (len(former), former.manifest["build"]) == (20, "old")
 
 
 def test_missing_columns_are_named(tmp_path: Path) -> None:

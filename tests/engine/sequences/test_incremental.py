@@ -15,7 +15,7 @@ import pytest
 from engine.models.dataset import SequenceDataset
 from engine.sequences.build import build
 from engine.sequences.incremental import fingerprints
-from engine.sequences.publishing import begin, publish, take_files
+from engine.sequences.publishing import begin
 from engine.sources.description import Source, load_source
 
 if TYPE_CHECKING:
@@ -260,21 +260,3 @@ def test_a_fingerprint_tells_copies_and_nulls_apart(spark: SparkSession) -> None
     schema = "subject string, x long, y long"
     found = [fingerprints(spark.createDataFrame(bag, schema), points).collect()[0]["events"] for bag in bags]
     assert len(set(found)) == len(bags)
-
-
-def test_a_folder_of_an_earlier_release_is_taken_over(tmp_path: Path) -> None:
-    """A plain folder of points and a plain manifest are read until the next build is whole, then replaced."""
-    old = tmp_path / "points"
-    old.mkdir()
-    pq.write_table(pa.table({"x": [1]}), old / "part-0.parquet")
-    (tmp_path / "manifest.json").write_text('{"source": "old"}')
-    staged = begin(tmp_path)
-    assert pq.read_table(old)["x"].to_pylist() == [1]
-    assert json.loads((tmp_path / "manifest.json").read_text()) == {"source": "old"}
-    (staged / "_parts").mkdir()
-    pq.write_table(pa.table({"x": [2]}), staged / "_parts" / "part-0.parquet")
-    take_files(staged / "_parts", into=staged)
-    publish(staged, out=tmp_path, manifest={"source": "new"})
-    assert pq.read_table(old)["x"].to_pylist() == [2]
-    assert json.loads((tmp_path / "manifest.json").read_text()) == {"source": "new"}
-    assert sorted(each.name for each in tmp_path.iterdir()) == [staged.name, "manifest.json", "points"]
