@@ -34,6 +34,7 @@ def stands(lab: Lab) -> tuple[Learning, int]:
     return told, int(database.rows(_UNLEARNED, policy=ref, closed=closed_us)[0][0])
 
 
+@pytest.mark.slow
 def test_what_waits_to_be_learned_is_what_a_count_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the first window closes, behind, learned, and behind by more than is counted."""
     lab = Lab(tmp_path)

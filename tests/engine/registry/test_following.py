@@ -90,6 +90,7 @@ def test_a_newer_snapshot_does_not_wait_for_one_that_failed(tmp_path: Path) -> N
     lab.service.close()
 
 
+@pytest.mark.slow
 def test_a_plug_in_that_raises_anything_holds_up_no_other_version(tmp_path: Path) -> None:
     """The versions after it in the same round are swapped in; its own old state goes on serving, and a server starts all the same."""
     with installed(tmp_path / "site") as faults:
