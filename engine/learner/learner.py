@@ -169,6 +169,8 @@ class Learner:
         """Learn from a tick; false, and it is left out, where the policy cannot: what the policy is then, nobody knows."""
         try:
             n = learn_from(self._policy, batches)
+        except MemoryError:
+            raise  # the machine's trouble and not the tick's: whoever begins again learns from it
         except Exception as error:  # a plug-in may raise anything, and the same tick would stop whoever comes next
             self._leave_out([tick.number], error)
             return False
@@ -198,6 +200,8 @@ class Learner:
         try:
             artifact = self._policy.to_artifact()
             check_snapshot(artifact, load_policy(artifact), self._probe)
+        except MemoryError:
+            raise
         except Exception as error:  # here too
             self.n_refused += 1
             self._leave_out(self._since_published(), error)

@@ -73,3 +73,21 @@ def test_what_is_learned_again_is_not_counted_again(tmp_path: Path, error: Excep
         n += learner.tick()
         assert (len(learned_by(learner)), learner.n_learned) == (n, n)
         lab.service.close()
+
+
+def test_memory_that_runs_out_costs_no_tick(tmp_path: Path) -> None:
+    """That is the machine's trouble: the learner stops, nothing is left out, and the next one learns from everything."""
+    with installed(tmp_path / "site") as faults:
+        lab = Lab(tmp_path, Diary())
+        before_the_crash = lab.learner()
+        for n in (64, 5):
+            lab.traffic(n)
+            assert before_the_crash.tick() > 0
+        ticks = ids_by_tick(lab)
+        faults.learning, faults.unlearnable = MemoryError(), ticks[1][2]
+        with pytest.raises(MemoryError):
+            lab.learner()
+        assert not any(t.is_left_out for t in read_ticks(lab.service.database, str(lab.ref)))
+        faults.learning = None
+        assert learned_by(lab.learner()) == [*ticks[0], *ticks[1]]
+        lab.service.close()
