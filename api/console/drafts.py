@@ -62,7 +62,8 @@ def new_form(ask: Ask) -> Response:
     name = next(n for n in (chosen.name, *(f"{chosen.name}-{i}" for i in range(2, 10_000))) if n not in known)
     rate, per_day = _base_rates(ask, placement)
     policies = _policies(ask)
-    treatment = next((p for p in policies if is_version(p)), BASELINE)
+    at_place = ask.service.placement(placement)[0].policy  # beside "placement" it would be the same learner twice
+    treatment = next((p for p in policies if is_version(p) and p != at_place), BASELINE)
     values = {
         "id": name, "placement": placement, "hypothesis": ask.words(chosen.hypothesis), "primary": chosen.primary,
         "effect": f"{chosen.effect:g}", "rate": f"{rate * 100:.3g}", "per_day": f"{per_day:.0f}", "coverage": "100",

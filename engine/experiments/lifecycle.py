@@ -29,6 +29,7 @@ from engine.experiments.records import (
     variants_json,
     with_document,
 )
+from engine.offers.stored import find_placement
 from engine.store import tables
 from engine.store.changes import MAX_REASON, Change
 from engine.store.database import Database, record_change
@@ -346,9 +347,11 @@ def _moment(at_us: int | None) -> datetime | None:
 
 
 def _check_names(connection: Connection, experiment: Experiment) -> None:
-    placements = connection.execute(select(tables.placements.c.id)).scalars().all()
-    if experiment.placement not in placements:
+    place = find_placement(connection, experiment.placement)
+    if place is None:
+        placements = connection.execute(select(tables.placements.c.id)).scalars().all()
         raise UnknownNameError("placement", experiment.placement, placements)
+    own_policy = place[0].policy
     table = tables.policy_versions
     versions = connection.execute(select(table.c.name, table.c.version, table.c.removed_at_us)).all()
     known = {f"{name}@{version}" for name, version, _ in versions} | {BASELINE, OWN_POLICY}
@@ -364,10 +367,17 @@ def _check_names(connection: Connection, experiment: Experiment) -> None:
             )
         other = seen.setdefault(variant.policy, variant.key)
         if other != variant.key and is_version(variant.policy) and experiment.data_scope == "own":
-            raise InvalidInputError(
-                f"variants {other!r} and {variant.key!r} are both decided by {variant.policy!r}, so what one learns changes the "
-                "other; register the policy once for each variant, or set data_scope to shared if that is meant"
-            )
+            raise InvalidInputError(_shared_learner(other, variant.key, repr(variant.policy)))
+    if own_policy in seen and OWN_POLICY in seen and is_version(own_policy) and experiment.data_scope == "own":
+        through = f"{own_policy!r} (which placement {experiment.placement!r} runs)"
+        raise InvalidInputError(_shared_learner(seen[OWN_POLICY], seen[own_policy], through))
+
+
+def _shared_learner(one: str, other: str, policy: str) -> str:
+    return (
+        f"variants {one!r} and {other!r} are both decided by {policy}, so what one learns changes the other; register the policy once "
+        "for each variant, or set data_scope to shared if that is meant"
+    )
 
 
 def _maker(connection: Connection, experiment_id: str) -> str | None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.experiments.lifecycle import Experiments
 from engine.experiments.reading import take_reading
-from engine.experiments.records import Experiment
+from engine.experiments.records import OWN_POLICY, Experiment
 from engine.gate.forecasts import Forecast, forecasts_of, settle
 from engine.offers.stored import definition_of
 from engine.rewards.definition import DAY_S
@@ -126,10 +126,12 @@ def _days(
 def _canary_of(database: Database, forecast: Forecast) -> Experiment | None:
     """The last started experiment in which the policy competed with what it was foretold against."""
     against = forecast.document.get("against")
+    rivals = {against, OWN_POLICY}  # what served when it was foretold may compete as "the placement's own"
     found = []
     for experiment in Experiments(database).list():
         policies = {v.policy for v in experiment.variants}
-        is_mine = forecast.about in policies and (against is None or against in policies)
+        is_mine = experiment.placement == forecast.placement and forecast.about in policies
+        is_mine &= against is None or not policies.isdisjoint(rivals)
         if is_mine and experiment.started_at is not None and experiment.started_at >= forecast.made_at:
             found.append(experiment)
     return max(found, key=lambda e: e.started_at or forecast.made_at, default=None)

@@ -83,11 +83,12 @@ class LoadedPolicy:
 
 @dataclass(frozen=True, slots=True)
 class _Failed:
-    """A snapshot that could not be loaded: how often, and when it is tried again."""
+    """A snapshot, or 0 for the version as it was registered, that could not be loaded: why, how often, and when it is tried again."""
 
     number: int
     n_tries: int
     retry_at: float
+    why: str
 
 
 class Registry:
@@ -210,17 +211,26 @@ class Registry:
         Raises
         ------
         UnknownNameError, ArtifactError
-            If there is no such version or its files are gone or damaged; ``RemovedVersionError`` where they were removed.
+            If there is no such version or its files are gone or damaged; ``RemovedVersionError`` where they were removed. Files that
+            could not be loaded are read again after a second, then after two, then four: decisions must not wait for them each time.
         """
         if not self.is_followed and self._monotonic() - self._followed_at > FOLLOW_S:
             self.follow()
         loaded = self._loaded.get(ref)
         if loaded is not None:
             return loaded
+        failed = self._failed.get(ref)
+        if failed is not None and failed.number == 0 and self._monotonic() < failed.retry_at:
+            raise ArtifactError(failed.why)
         version = self.there(ref)
-        policy = load_policy(load_artifact(self.folder / version.location))
-        loaded = LoadedPolicy(policy, version.ref, version.ref.version, version.feature_space)
         key = str(version.ref)
+        try:
+            policy = load_policy(load_artifact(self.folder / version.location))
+        except Exception as error:
+            self._put_off(key, 0, error)
+            raise
+        self._failed.pop(key, None)
+        loaded = LoadedPolicy(policy, version.ref, version.ref.version, version.feature_space)
         self.publish(key, loaded)
         with suppress(StoreUnavailableError):
             self._follow(key)
@@ -267,18 +277,22 @@ class Registry:
             if self.warm is not None:
                 self.warm(ref, policy)
         except Exception as error:  # a plug-in may raise anything, and there are other versions to follow
-            self._put_off(ref, number, error)
+            failed = self._put_off(ref, number, error)
+            _log.warning(
+                "snapshot %d of %s is not swapped in; tried again in %g s: %s",
+                number, ref, failed.retry_at - self._monotonic(), failed.why,
+            )  # fmt: skip
             return
         self._failed.pop(ref, None)
         self.publish(ref, LoadedPolicy(policy, current.ref, str(number), current.feature_space, number))
 
-    def _put_off(self, ref: str, number: int, error: Exception) -> None:
+    def _put_off(self, ref: str, number: int, error: Exception) -> _Failed:
         before = self._failed.get(ref)
         n_tries = 1 + (before.n_tries if before is not None and before.number == number else 0)
         wait_s = min(RETRY_S * 2.0 ** min(n_tries - 1, _DOUBLINGS), MAX_RETRY_S)
-        self._failed[ref] = _Failed(number, n_tries, self._monotonic() + wait_s)
-        told = error if isinstance(error, NextofferError | OSError) else f"{type(error).__name__}: {error}"
-        _log.warning("snapshot %d of %s is not swapped in; tried again in %g s: %s", number, ref, wait_s, told)
+        why = str(error) if isinstance(error, NextofferError | OSError) else f"{type(error).__name__}: {error}"
+        self._failed[ref] = _Failed(number, n_tries, self._monotonic() + wait_s, why)
+        return self._failed[ref]
 
     def publish(self, ref: str, loaded: LoadedPolicy) -> None:
         """Put a newer snapshot in the place of a version's loaded form; decisions in progress keep the old one.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from engine.store.changes import Change
 from policies.allocation import Variant
 from policies.eligibility import Condition
 from policies.errors import ConflictError, InvalidInputError, StateError, UnknownNameError
+from policies.fixed import Uniform
 from tests.engine.service_world import START, Clock, open_shop, shop
 
 TWO = (Variant("control", 5_000, "baseline"), Variant("new", 5_000, "placement"))
@@ -40,6 +42,21 @@ def test_an_approval_is_of_the_draft_as_it_stood(tmp_path: Path) -> None:
         assert experiments.fix_plan("e1", PLAN, revision=2, change=Change(START, "ann")).approved_by == ""
         with pytest.raises(StateError, match="has not been approved as it stands"):
             experiments.start("e1", revision=3, change=Change(START, "ann"))
+
+
+def test_a_variant_and_the_placement_share_no_learner_unnoticed(tmp_path: Path) -> None:
+    """The placement's own policy beside the version it runs is one learner under two names, refused unless sharing is meant."""
+    with open_shop(tmp_path) as service:
+        ref = str(service.policies.register(Uniform().to_artifact(), name="even", at=START))
+        service.put_placement(shop(policy=ref))
+        variants = (Variant("now", 5_000, "placement"), Variant("new", 5_000, ref))
+        draft = Experiment("e1", "shop", variants)
+        with pytest.raises(
+            InvalidInputError, match=r"'now' and 'new' are both decided by .* \(which placement 'shop' runs\)"
+        ):
+            service.experiments.create(draft, change=Change(START))
+        service.experiments.create(replace(draft, data_scope="shared"), change=Change(START))
+        assert service.experiments.get("e1").data_scope == "shared"
 
 
 def _variants(

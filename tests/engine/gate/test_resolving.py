@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from engine.decisions.requests import DecisionRequest, RewardRequest
+from engine.experiments.records import Experiment, Plan
 from engine.gate.forecasts import Forecast, forecasts_of, foretell
 from engine.gate.resolving import resolve
 from engine.rewards.definition import DAY_S, RewardDefinition, RewardTerm
+from engine.store.changes import Change
 from engine.store.database import Database, sqlite_url
+from policies.allocation import Variant
 from policies.fixed import FixedOrder
 from tests.engine.service_world import START, Clock, open_shop, shop
 
@@ -55,3 +58,27 @@ def test_a_value_is_read_from_where_it_was_foretold(tmp_path: Path) -> None:
             assert min(database.starts) == first
         (done,) = forecasts_of(service.database, is_open=False)
         assert done.actual == pytest.approx(0.25)
+
+
+def test_a_lift_is_read_where_the_two_competed(tmp_path: Path) -> None:
+    """What served may compete as the placement's own policy; an experiment of the same two at another placement says nothing."""
+    clock = Clock()
+    with open_shop(tmp_path, clock=clock) as service:
+        old, new = (
+            str(service.policies.register(FixedOrder(tuple(o)).to_artifact(), name=n, at=START))
+            for n, o in (("old", "abc"), ("new", "bac"))
+        )
+        for placement in ("shop", "elsewhere"):
+            service.put_placement(shop(placement=placement, policy=old))
+        about = {"metric": "conversion", "against": old}
+        foretell(service.database, [Forecast("lift", "shop", new, clock.now, 0.02, 0.01, 0.5, about)])
+        clock.forward(hours=1)
+        pairs = {"elsewhere": (old, new), "shop": ("placement", new)}
+        for placement, (one, other) in pairs.items():
+            variants = (Variant("now", 5_000, one), Variant("new", 5_000, other))
+            draft = Experiment(placement, placement, variants, plan=Plan(planned_subjects=2_000, effect=0.02))
+            service.experiments.create(draft, change=Change(clock.now))
+            service.experiments.start(placement, revision=1, change=Change(clock.now))
+            service.experiments.stop(placement, revision=2, change=Change(clock.now + timedelta(hours=1)))
+            told = resolve(service.database, at=clock.now + timedelta(days=40), in_simulation=False)
+            assert [("ended before anybody came" in line) for line in told] == ([True] if placement == "shop" else [])

@@ -11,6 +11,8 @@ import pytest
 from engine.decisions.requests import DecisionRequest
 from engine.learner.learner import Learner
 from engine.registry.versions import MAX_RETRY_S, RETRY_S, Registry, snapshot_folder
+from policies.artifact import Artifact, load_artifact
+from policies.errors import ArtifactError
 from policies.protocols import Policy
 from tests.engine.learner.test_learner import HOUR, Lab, untaught
 from tests.engine.plug_in import Diary, installed
@@ -150,3 +152,33 @@ def test_a_version_that_is_forgotten_while_its_snapshot_is_read_stays_forgotten(
     shelf.registry.follow()
     assert not shelf.registry._loaded
     lab.service.close()
+
+
+def test_an_artefact_that_cannot_be_read_is_not_read_for_each_decision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Damaged files are read again after one second, two, four, with the same sentence in between; mended ones serve."""
+    lab = Lab(tmp_path)
+    timer, reads = Timer(), []
+    registry = Registry(lab.service.database, lab.service.policies.folder, monotonic=timer)
+    registry.is_followed = True
+    folder = registry.folder / registry.find(str(lab.ref)).location
+    away = folder.with_name("away")
+    folder.rename(away)
+
+    def noted(path: Path) -> Artifact:
+        reads.append(timer.now)
+        return load_artifact(path)
+
+    monkeypatch.setattr("engine.registry.versions.load_artifact", noted)
+    said = set()
+    for _ in range(80):
+        with pytest.raises(ArtifactError) as refused:
+            registry.load(str(lab.ref))
+        said.add(str(refused.value))
+        timer.now += RETRY_S / 10
+    assert len(said) == 1
+    assert [b - a for a, b in pairwise(reads)] == pytest.approx([1.0, 2.0, 4.0])
+    away.rename(folder)
+    timer.now += MAX_RETRY_S
+    assert registry.load(str(lab.ref)).number == 0
