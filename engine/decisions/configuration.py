@@ -15,8 +15,8 @@ from engine.experiments.controls import controls_of
 from engine.experiments.lifecycle import Experiments
 from engine.experiments.records import Experiment
 from engine.offers.candidates import CandidateIndex
-from engine.offers.counts import shown_of
 from engine.offers.placement import CatalogueOffer, Placement
+from engine.offers.stock import StockCounts
 from engine.offers.stored import all_placements
 from engine.rewards.seen import BOT
 from engine.store.database import Database
@@ -53,6 +53,7 @@ class Configuration:
 
     def __init__(self, database: Database, *, is_shared: bool = False) -> None:
         self._database = database
+        self._stock = StockCounts(database)
         self._is_shared = is_shared
         self._lock = threading.Lock()
         # Held for a few additions only, never while the store is read: decisions wait for it.
@@ -119,7 +120,7 @@ class Configuration:
                 revision = self._database.config_revision()
                 if revision != self._revision:
                     with self._noting_views():
-                        self._take_over(_load(self._database), {})
+                        self._take_over(_load(self._database, self._stock), {})
                     self._revision = revision
                 elif self._is_shared and self.has_stock:
                     self._count_anew()
@@ -134,9 +135,7 @@ class Configuration:
         if head == self._counted_at:
             return
         with self._noting_views():
-            shown = {
-                id_: shown_of(self._database, id_, tuple(live.shown)) for id_, live in self._live.items() if live.shown
-            }
+            shown = {id_: self._stock.views(id_, tuple(live.shown)) for id_, live in self._live.items() if live.shown}
             self._take_over(self._live, shown)
         self._counted_at = head
 
@@ -169,7 +168,7 @@ def offer_set_document(offers: OfferSet) -> str:
     return json.dumps([{"id": o.id, "features": dict(o.features), "payload": dict(o.payload)} for o in offers])
 
 
-def _load(database: Database) -> dict[str, LivePlacement]:
+def _load(database: Database, stock: StockCounts) -> dict[str, LivePlacement]:
     running: dict[str, list[Experiment]] = {}
     for experiment in Experiments(database).list(state="running"):
         running.setdefault(experiment.placement, []).append(experiment)
@@ -191,7 +190,7 @@ def _load(database: Database) -> dict[str, LivePlacement]:
             order=order,
             trials=trials,
             has_stock_or_dates=any(o.starts_at or o.ends_at or o.stock is not None for o in placement.offers),
-            shown=shown_of(database, placement.id, stocked) if stocked else {},
+            shown=stock.views(placement.id, stocked),
             offers_document=offer_set_document(offers),
             entries={o.offer.id: o for o in placement.offers},
             index=None if rule is None else CandidateIndex(offers, rule, order=order),

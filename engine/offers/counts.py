@@ -33,17 +33,6 @@ _REWARDED = f"""
 SELECT d.offer, COUNT(DISTINCT d.id) FROM rewards r JOIN decisions d ON d.id = r.decision
 WHERE d.placement = :placement AND r.kind = :kind AND d.at_us >= :since AND d.at_us < :before AND {STANDS} GROUP BY d.offer
 """
-_IN_STOCK = f"""
-SELECT d.offer, COUNT(*) FROM decisions d WHERE d.placement = :placement AND d.offer IN ({{offers}}) AND {IS_SEEN} GROUP BY d.offer
-"""
-
-
-def shown_of(database: Database, placement: str, offers: Sequence[str]) -> dict[str, int]:
-    """How often each of some offers was shown at a placement since its first decision."""
-    names = {f"offer{i}": offer for i, offer in enumerate(offers)}
-    sql = _IN_STOCK.format(offers=", ".join(f":{name}" for name in names))
-    counts = {str(offer): int(n) for offer, n in database.rows(sql, placement=placement, **names)}
-    return {offer: counts.get(offer, 0) for offer in offers}
 
 
 class Counts:

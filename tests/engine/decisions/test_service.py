@@ -19,6 +19,7 @@ from engine.decisions import configuration
 from engine.decisions.opening import _kept_secret, open_service
 from engine.decisions.requests import DecisionRequest, EventRequest, OutcomeRequest, RewardRequest
 from engine.offers.placement import CatalogueOffer, Placement
+from engine.offers.stock import StockCounts
 from engine.store.database import Database
 from policies.eligibility import Condition, EligibilityRule
 from policies.errors import (
@@ -175,8 +176,8 @@ def test_what_is_shown_while_placements_are_read_again_is_counted(
         held.count_shown(held.placement("p").placement.id, "rare")
         read = configuration._load
 
-        def read_slowly(database: Database) -> dict[str, configuration.LivePlacement]:
-            live = read(database)
+        def read_slowly(database: Database, stock: StockCounts) -> dict[str, configuration.LivePlacement]:
+            live = read(database, stock)
             held.count_shown("p", "rare")
             return live
 

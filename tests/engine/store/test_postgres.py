@@ -37,7 +37,7 @@ from engine.gate.promotion import Promotion
 from engine.gate.records import Part, conclude
 from engine.gate.verdicts import keep_verdict
 from engine.learner.progress import learned_from
-from engine.offers.counts import shown_of
+from engine.offers.stock import StockCounts
 from engine.registry.keeping import tidy
 from engine.registry.states import States
 from engine.rewards.corrections import correct_files
@@ -55,6 +55,7 @@ from policies.errors import ConflictError, InvalidInputError, NextofferError, Un
 from policies.fixed import FixedOrder
 from tests.api.alerts.test_watching import check_once
 from tests.engine.experiments.test_rollup import check_both_ways, stored
+from tests.engine.offers.test_stock import check_any_order
 from tests.engine.service_world import SECRET, START, Clock, exported, shop
 from tests.engine.store.test_writer import event, reward
 
@@ -252,7 +253,7 @@ def test_what_was_seen_and_what_was_taken_back_read_as_on_sqlite(tmp_path: Path,
             found.append(
                 (
                     [v.at for v in views],
-                    shown_of(service.database, "shop", ("a", "b")),
+                    StockCounts(service.database).views("shop", ("a", "b")),
                     {d.id: d.is_seen for d in history_of(service.database, "u")[1]},
                     service.outcome(OutcomeRequest("u", "subscribed")).attributed_to,
                     service.decide(DecisionRequest("shop", "u", id="gone")).decision.recorded,
@@ -265,6 +266,14 @@ def test_what_was_seen_and_what_was_taken_back_read_as_on_sqlite(tmp_path: Path,
         ("later",),
         False,
     )
+
+
+def test_stock_is_counted_on_as_on_sqlite(tmp_path: Path, url: str) -> None:
+    """Whatever happens in whatever order, counting on is counting anew."""
+    with open_service(tmp_path / "home", url=url, secret=SECRET, clock=Clock()) as service:
+        for placement in (shop(explore_share=0.3), shop(placement="elsewhere")):
+            service.put_placement(placement)
+        check_any_order(service, seed=4, n=5)
 
 
 @pytest.mark.slow
