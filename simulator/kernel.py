@@ -18,7 +18,7 @@ from policies.features import FeatureSpace, Numeric
 from policies.records import BoolArray, IntArray
 from simulator import world
 from simulator.scenarios.car_subscription import CAR_CLASSES, FAMILIES, Scenario
-from simulator.streams import COUNTER_STEP, Purpose, normal, subject_keys, unit, unit32, words
+from simulator.streams import COUNTER_STEP, Purpose, many_words, normal, offsets, subject_keys, unit, unit32, words
 
 KEPT_AFTER_DAYS = 30
 CARE_DAYS = 14
@@ -33,6 +33,21 @@ _FIRST_SEEN = {
     "discounts_seen": 0.0,
     "days_since_first_visit": 0.0,
 }
+
+# Streams of what a person begins with: signs and tastes by class, sensitivity to price and pace (normals), then who it is, device,
+# channel, what a subscription survives, and day of arrival.
+_FIRST_NUMBERS = offsets(
+    *((Purpose.TASTE, c) for c in range(len(CAR_CLASSES))),
+    *((Purpose.TASTE, 10 + c) for c in range(len(CAR_CLASSES))),
+    (Purpose.TRAITS, 1),
+    (Purpose.RETURN, 1_000_000),
+    (Purpose.TRAITS, 0),
+    (Purpose.TRAITS, 5),
+    (Purpose.TRAITS, 6),
+    (Purpose.CANCEL, 0),
+    (Purpose.ARRIVAL, 0),
+)
+_N_NORMALS = 2 * len(CAR_CLASSES) + 2
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -136,7 +151,8 @@ class VisitKernel:
         spoils = p["appeal_per_dependence"] * o.is_list_price + p["discount_wear"] * o.is_discounted
         self._spoils = spoils.astype(np.float32)
         self._is_discounted = o.is_discounted.astype(np.int32)
-        self._first_contract = int(np.flatnonzero(o.is_contract)[0])
+        self._contracts = np.flatnonzero(o.is_contract)
+        self._first_contract = int(self._contracts[0])
 
     def _compile_calendar(self) -> None:
         """Tables of the calendar, None where it changes nothing."""
@@ -204,49 +220,39 @@ class VisitKernel:
         p, people = self._p, self.scenario.population
         keys = subject_keys(self.seed, ids)
         self.ids[rows], self._keys[rows] = ids, keys
-        person = (unit(words(keys, Purpose.TRAITS, 0)) * len(people)).astype(np.int64)
+        # One word for each number a person begins with, made together: of few people a call costs more than its numbers.
+        bits = many_words(keys, _FIRST_NUMBERS)
+        drawn = normal(bits[:_N_NORMALS])
+        signs, tastes = drawn[: len(CAR_CLASSES)], drawn[len(CAR_CLASSES) : -2]
         seen = p["taste_shown"]
-        signs, tastes = [], []
-        for c in range(len(CAR_CLASSES)):
-            sign = normal(words(keys, Purpose.TASTE, c))
-            hidden = normal(words(keys, Purpose.TASTE, 10 + c))
-            hidden *= np.float32(p["taste_spread"] * np.sqrt(1.0 - seen**2))
-            hidden += np.float32(p["taste_spread"] * seen) * sign
-            signs.append(sign)
-            tastes.append(hidden)
-            self._taste[c, rows] = hidden
-        searched, most = np.zeros(len(rows), dtype=np.int64), signs[0].copy()
-        for c in range(1, len(CAR_CLASSES)):
-            searched[signs[c] > most] = c
-            np.maximum(most, signs[c], out=most)
-        sensitivity = normal(words(keys, Purpose.TRAITS, 1))
+        tastes *= np.float32(p["taste_spread"] * np.sqrt(1.0 - seen**2))
+        tastes += np.float32(p["taste_spread"] * seen) * signs
+        self._taste[:, rows] = tastes
+        sensitivity, pace = drawn[-2], drawn[-1]
         sensitivity *= np.float32(p["price_sensitivity_spread"])
         np.exp(sensitivity, out=sensitivity)
         sensitivity *= np.float32(p["price_sensitivity"])
-        pace = normal(words(keys, Purpose.RETURN, 1_000_000))
+        which, is_desktop, channel, budget, arrival = unit(bits[_N_NORMALS:])
+        person = (which * len(people)).astype(np.int64)
         pace *= np.float32(p["return_rate_spread"])
         rate = people.pace[person].astype(np.float32) * np.exp(pace) * np.float32(p["return_rate_per_day"])
         np.clip(rate, 0.01, 0.95, out=rate)
-        combo = searched * len(DEVICES)
-        combo += unit(words(keys, Purpose.TRAITS, 5)) >= 0.6
-        combo = combo * len(CHANNELS) + (unit(words(keys, Purpose.TRAITS, 6)) * len(CHANNELS)).astype(np.int64)
+        combo = np.argmax(signs, axis=0) * len(DEVICES)
+        combo += is_desktop >= 0.6
+        combo = combo * len(CHANNELS) + (channel * len(CHANNELS)).astype(np.int64)
         affinity = people.deal_affinity[person].astype(np.float32)
-        appeal = np.empty((len(rows), len(self._constant)), dtype=np.float32)
-        for a, car in enumerate(self._offers.car_class):
-            column = sensitivity * self._per_sensitivity[a]
-            column += affinity * self._per_affinity[a]
-            column += self._constant[a]
-            if self._offers.is_contract[a]:
-                column += tastes[car]
-            appeal[:, a] = column
+        appeal = self._per_sensitivity[:, None] * sensitivity
+        appeal += self._per_affinity[:, None] * affinity
+        appeal += self._constant[:, None]
+        appeal[self._contracts] += tastes[self._offers.car_class[self._contracts]]
         self.person[rows] = person
-        self._appeal[rows] = appeal
+        self._appeal[rows] = appeal.T
         self._per_log[rows] = 1.0 / np.log1p(-rate)
-        self._budget[rows] = -np.log(unit(words(keys, Purpose.CANCEL, 0)))
+        self._budget[rows] = -np.log(budget)
         self._fatigue[:, rows] = 0.0
         self._discounts_seen[rows] = 0
         if self.visit_days > 1:
-            self._arrival[rows] = (unit(words(keys, Purpose.ARRIVAL, 0)) * self.visit_days).astype(np.int32)
+            self._arrival[rows] = (arrival * self.visit_days).astype(np.int32)
         self._exposure[rows] = 0.0
         self.day[rows] = 0
         self._last_day[rows] = 0
@@ -254,12 +260,12 @@ class VisitKernel:
         self.stage[rows] = world.VISITOR
         self.signed_day[rows] = -1
         self._cared_until[rows] = -1
-        fresh = self._person_rows[person]
-        fresh += self._combo_rows[combo]
-        self.observation[rows] = fresh
+        fresh = self._person_rows.take(person, axis=0)
+        fresh += self._combo_rows.take(combo, axis=0)
         if self._is_mask_moving:
             self._views[:, rows] = 0
-            self._move_mask(rows, self._rule_of(rows))
+            fresh[:, : appeal.shape[0]] = self._move_mask(rows, self._rule_of(rows))
+        self.observation[rows] = fresh
 
     def step(self, actions: IntArray) -> StepParts:
         """Show one offer to each and live on until each visitor's next visit or end; what may not be shown falls back."""
@@ -330,7 +336,8 @@ class VisitKernel:
         self._observe(subscribers, signers)
         if self._is_mask_moving:
             rule = self._rule_of(self._rows)
-            self._move_mask(np.flatnonzero(self._changes(rule, shown)), rule)
+            moved = np.flatnonzero(self._changes(rule, shown))
+            self.observation[moved, :k] = self._move_mask(moved, rule[moved])
         return StepParts(shown, clicked.astype(np.float32), subscribed, kept, margin, cost, is_over)
 
     def calendar_day(self) -> Ints:
@@ -371,15 +378,14 @@ class VisitKernel:
             changes |= (shown == offer) & (views == limit)
         return changes
 
-    def _move_mask(self, rows: IntArray, rule: IntArray) -> None:
-        """Eligibility by date, stage and views of some rows, into the observation; ``rule`` of these rows or of all."""
-        mine = rule if len(rule) == len(rows) else rule[rows]
-        may = self._masks[mine]
+    def _move_mask(self, rows: IntArray, rule: IntArray) -> BoolArray:
+        """Eligibility of some rows by date, stage and views, shape ``(len(rows), k)``; for the caller to write where it is observed."""
+        may: BoolArray = self._masks.take(rule, axis=0)
         for views, (offer, limit) in zip(self._views, self._limited, strict=True):
             may[:, offer] &= views[rows] < limit
-        self._rule[rows] = mine
+        self._rule[rows] = rule
         self._eligible[rows] = may
-        self.observation[rows, : may.shape[1]] = may
+        return may
 
     def _sign(self, rows: IntArray, log_odds: Floats) -> tuple[IntArray, Ints]:
         p, keys = self._p, self._keys[rows]

@@ -52,10 +52,23 @@ def words(
     Steele, Lea and Flood (2014), "Fast splittable pseudorandom number generators" for the mix; Salmon et al. (2011),
     "Parallel random numbers: as easy as 1, 2, 3" for the idea of counters instead of state.
     """
-    offset = int(purpose) * 0xD1B54A32D192ED03 % 2**64
     if isinstance(counter, int):
-        return _mix(keys + np.uint64((offset + counter * 0x8CB92BA72F3D8DD7) % 2**64))
-    return _mix(keys + (counter.astype(np.uint64) * COUNTER_STEP + np.uint64(offset)))
+        return _mix(keys + _offset(purpose, counter))
+    return _mix(keys + (counter.astype(np.uint64) * COUNTER_STEP + _offset(purpose, 0)))
+
+
+def offsets(*streams: tuple[Purpose, int]) -> NDArray[np.uint64]:
+    """What pairs of purpose and counter add to a key, for ``many_words``."""
+    return np.asarray([_offset(*stream) for stream in streams])
+
+
+def many_words(keys: NDArray[np.uint64], added: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """``words`` of each key for several ``offsets`` at once, shape ``(len(added), n)``."""
+    return _mix(added[:, None] + keys)
+
+
+def _offset(purpose: Purpose, counter: int) -> np.uint64:
+    return np.uint64((int(purpose) * 0xD1B54A32D192ED03 + counter * int(COUNTER_STEP)) % 2**64)
 
 
 def uniforms(seed: int, subjects: NDArray[np.int64], purpose: Purpose, counter: NDArray[np.int64] | int) -> FloatArray:
