@@ -10,9 +10,9 @@ import numpy as np
 
 from offline_eval.candidates import Candidate, target_of
 from offline_eval.intervals import Bounds, percentile
-from offline_eval.moments import unit_groups
+from offline_eval.moments import N_BOOTSTRAP_GROUPS, subject_groups
 from policies.errors import InvalidInputError
-from policies.records import FloatArray, InteractionBatch
+from policies.records import FloatArray, IntArray, InteractionBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def _tails(
     """Several tails on the same resamples of subjects; each a share, and whether its mean is wanted."""
     order = np.argsort(log.reward, kind="stable")
     values, weights = log.reward[order], weights[order]
-    groups, n_groups, _, _ = unit_groups(log.table.subjects, len(log))
+    groups, n_groups = _groups(log)
     groups = groups[order]
     rng = np.random.default_rng(seed)
     resampled = np.full((n_resamples, len(wanted)), np.nan)
@@ -141,3 +141,12 @@ def _tails(
             resampled[b] = tails(again)
     found = tails(weights)
     return [TailValue(share, found[j], percentile(resampled[:, j], alpha=0.05)) for j, (share, _) in enumerate(wanted)]
+
+
+def _groups(log: InteractionBatch) -> tuple[IntArray, int]:
+    """Group of each row to resample, and their number: subjects, or rows dealt out evenly."""
+    if log.table.subjects is None:
+        n_groups = min(len(log), N_BOOTSTRAP_GROUPS)
+        return np.arange(len(log)) % n_groups, n_groups
+    groups, grouping, _ = subject_groups(log.table.subjects)
+    return groups, grouping.n_groups

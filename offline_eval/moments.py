@@ -4,13 +4,14 @@ A *unit* is what is independent of the others: a subject, or a row where no subj
 *groups* (a unit each while there are few, else by a hash of the unit, so that one subject always falls into one group,
 in whatever chunk or partition its rows are). Sums of independent units are independent, so the spread between groups
 gives the clustered variance, and resampling groups gives the clustered bootstrap, in memory that does not grow with the
-log. Two halves of a log merge by addition.
+log. Two halves of a log merge by addition, and neither groups nor resamples depend on the order of the rows: a log gives
+the same figures in memory, in parts and from executors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,60 @@ from numpy.typing import NDArray
 from policies.errors import InvalidInputError
 from policies.records import FloatArray, IntArray
 
-N_HASHED_GROUPS = 1 << 16
+N_HASHED_GROUPS = 1 << 16  # a multiple of the next: groups by hash fold into it as single units do
 N_BOOTSTRAP_GROUPS = 1 << 13
 # Up to this many subjects each has a group of its own and the clustered variance is the textbook one to the last digit.
 MAX_EXACT_UNITS = 1 << 17
 
 UIntArray = NDArray[np.uint64]
+
+
+@dataclass(slots=True, eq=False)
+class Grouping:
+    """Which group each unit falls into: one of its own while there are few, else the one its hash gives.
+
+    Attributes
+    ----------
+    rows_are_units
+        Whether each row is independent of the others; groups then serve resamples and kurtosis only.
+    labels
+        Hash of the unit in each group, shape ``(n_groups,)``; None once groups hold all units of one remainder of the hash.
+    """
+
+    rows_are_units: bool
+    labels: UIntArray | None = field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
+
+    @property
+    def max_exact(self) -> int:
+        """Most units with a group of their own."""
+        return N_BOOTSTRAP_GROUPS if self.rows_are_units else MAX_EXACT_UNITS
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups."""
+        if self.labels is not None:
+            return len(self.labels)
+        return N_BOOTSTRAP_GROUPS if self.rows_are_units else N_HASHED_GROUPS
+
+    def number(self, hashed: UIntArray) -> IntArray:
+        """Group of each unit, shape ``(n,)``; new units open groups, and if that makes too many, all are grouped by hash."""
+        if self.labels is not None and self.rows_are_units and len(hashed) > self.max_exact:
+            self.labels = None  # rows differ: no need to look at them
+        if self.labels is not None:
+            import pyarrow as pa
+            import pyarrow.compute as pc
+
+            number, distinct = numbered(hashed)
+            found = pc.index_in(pa.array(distinct), value_set=pa.array(self.labels))
+            is_new = np.asarray(found.is_null())
+            n_new = int(np.count_nonzero(is_new))
+            if len(self.labels) + n_new <= self.max_exact:
+                place = np.asarray(found.fill_null(0), dtype=np.int64)
+                place[is_new] = len(self.labels) + np.arange(n_new)
+                self.labels = np.concatenate([self.labels, distinct[is_new]])
+                return np.asarray(place[number], dtype=np.int64)
+            self.labels = None
+        return groups_of(hashed, self.n_groups)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +94,8 @@ class Moments:
         Whether each row is independent of the others; else groups of whole subjects are.
     groups
         Totals by group, shape ``(n_groups, n_columns)``; empty groups stay in it.
+    labels
+        Hash of the unit in each group, see ``Grouping``.
     n_rows, n_units
         Rows, and units (subjects or rows); ``n_units`` is None where it was not counted.
     """
@@ -55,11 +106,14 @@ class Moments:
     n_scattered: int
     rows_are_units: bool
     groups: FloatArray
+    labels: UIntArray | None
     n_rows: int
     n_units: int | None
 
     @classmethod
-    def of_groups(cls, names: Sequence[str], groups: FloatArray, *, n_rows: int, n_units: int | None) -> Moments:
+    def of_groups(
+        cls, names: Sequence[str], groups: FloatArray, labels: UIntArray | None, *, n_rows: int, n_units: int | None
+    ) -> Moments:
         """Moments of a log whose units are groups of whole subjects."""
         totals = groups.sum(axis=0)
         filled = groups[:, 0] > 0
@@ -69,59 +123,68 @@ class Moments:
             rows = slice(start, start + N_BOOTSTRAP_GROUPS)
             centred = groups[rows] - mean * filled[rows, None]  # empty groups stay zero: they are not units
             scatter += centred.T @ centred
-        return cls(tuple(names), totals, scatter, m, False, groups, n_rows, n_units)
+        return cls(tuple(names), totals, scatter, m, False, groups, labels, n_rows, n_units)
 
     def merge(self, other: Moments) -> Moments:
-        """The moments of both parts together; groups must have been assigned by hash in both.
+        """The moments of both parts together.
 
         Raises
         ------
         InvalidInputError
-            If the parts hold different columns, groups or units.
+            If the parts hold different columns or units.
         """
-        mine, theirs = (
-            (self.names, self.groups.shape, self.rows_are_units),
-            (other.names, other.groups.shape, other.rows_are_units),
-        )
-        if mine != theirs:
+        if (self.names, self.rows_are_units) != (other.names, other.rows_are_units):
             raise InvalidInputError(
-                f"parts hold {len(self.names)} and {len(other.names)} columns in {len(self.groups)} and {len(other.groups)} groups "
-                f"of {_unit(self)} and {_unit(other)}; "
-                "merge parts made with the same estimators, candidates and number of groups, all with subjects or all without"
+                f"parts hold {len(self.names)} and {len(other.names)} columns by {_unit(self)} and {_unit(other)}; "
+                "merge parts made with the same estimators and candidates, all with subjects or all without"
             )
-        groups, n_rows = self.groups + other.groups, self.n_rows + other.n_rows
+        grouping = Grouping(self.rows_are_units, None if other.labels is None else self.labels)
+        number = np.arange(len(other.groups)) if other.labels is None else grouping.number(other.labels)
+        groups = regrouped(self.groups, self.labels, grouping).copy()
+        np.add.at(groups, number, other.groups)
+        labels, n_rows = grouping.labels, self.n_rows + other.n_rows
         if not self.rows_are_units:
-            return Moments.of_groups(self.names, groups, n_rows=n_rows, n_units=None)
-        totals = self.totals + other.totals
-        return Moments(self.names, totals, _merged_scatter(self, other), n_rows, True, groups, n_rows, n_rows)
+            n_units = None if labels is None else len(labels)
+            return Moments.of_groups(self.names, groups, labels, n_rows=n_rows, n_units=n_units)
+        totals, scatter = self.totals + other.totals, _merged_scatter(self, other)
+        return Moments(self.names, totals, scatter, n_rows, True, groups, labels, n_rows, n_rows)
 
-    def covariance(self, gradients: FloatArray) -> FloatArray:
-        """Covariance of smooth functions of the totals by the delta method, clustered by unit.
+    def variance(self, gradient: FloatArray) -> float:
+        """Variance of a smooth function of the totals by the delta method, clustered by unit.
 
         Parameters
         ----------
-        gradients
-            Shape ``(n_functions, n_columns)``.
+        gradient
+            Shape ``(n_columns,)``.
 
         Notes
         -----
         For functions of degree 0 in the totals (means, ratios) the influence of a unit is the gradient times its totals;
-        these sum to zero, so centred and plain cross-products agree and the centred ones are used for their precision.
+        these sum to zero, so centred and plain cross-products agree and the centred ones are used for their precision. Still,
+        rewards that differ little beside their size (an amount of 1,000 more or less a cent) make cross-products cancel, twice as
+        many digits as the influences themselves lose: these are then taken from the groups, if a group holds one unit.
         """
         m = self.n_scattered
-        return np.asarray(gradients @ self.scatter @ gradients.T * (m / max(m - 1, 1)))
+        parts = gradient[:, None] * self.scatter * gradient
+        total, size = float(parts.sum()), float(np.abs(parts).sum())
+        if total < (1e-4 if self.labels is not None else 1e-12) * size:
+            influence = (self.groups if self.labels is not None else self.folded()) @ gradient
+            total, m = float(influence @ influence), len(influence)
+        return max(total, 0.0) * (m / max(m - 1, 1))
 
     def folded(self) -> FloatArray:
-        """Groups that hold rows, added up to at most 8,192: independent sums for resamples and for kurtosis."""
-        has_rows = self.groups[:, 0] > 0
-        filled = self.groups if has_rows.all() else self.groups[has_rows]
-        if len(filled) <= N_BOOTSTRAP_GROUPS:
-            return filled
-        folded = np.zeros((N_BOOTSTRAP_GROUPS, filled.shape[1]))
-        for start in range(0, len(filled), N_BOOTSTRAP_GROUPS):
-            part = filled[start : start + N_BOOTSTRAP_GROUPS]
-            folded[: len(part)] += part
-        return folded
+        """Groups that hold rows, added up to at most 8,192: independent sums for resamples and for kurtosis.
+
+        Which units are added up together, and in which order the sums stand, is given by their hashes alone.
+        """
+        if self.labels is not None and len(self.labels) <= N_BOOTSTRAP_GROUPS:
+            return self.groups[np.argsort(self.labels)]
+        by_hash = np.arange(len(self.groups), dtype=np.uint64) if self.labels is None else self.labels
+        where = groups_of(by_hash, N_BOOTSTRAP_GROUPS)
+        folded = np.empty((N_BOOTSTRAP_GROUPS, len(self.names)))
+        for j, column in enumerate(self.groups.T):
+            folded[:, j] = np.bincount(where, weights=column, minlength=N_BOOTSTRAP_GROUPS)
+        return np.asarray(folded[folded[:, 0] > 0])
 
     def as_mapping(self, totals: FloatArray | None = None) -> dict[str, Any]:
         """Totals by column name; of resamples where ``totals`` of shape ``(B, n_columns)`` is given."""
@@ -136,28 +199,33 @@ class Accumulator:
     ----------
     names
         Columns in the order of the blocks that will be added; the first must be ``one``.
-    n_groups
-        Number of groups.
-    rows_are_units
-        Whether each row is independent of the others.
+    grouping
+        Groups of units; they may grow while rows are added.
     """
 
-    def __init__(self, names: Sequence[str], *, n_groups: int, rows_are_units: bool) -> None:
+    def __init__(self, names: Sequence[str], grouping: Grouping) -> None:
         t = len(names)
         self.names = tuple(names)
-        self.n_groups = n_groups
-        self.rows_are_units = rows_are_units
+        self.grouping = grouping
         self._n = 0
         self._mean = np.zeros(t)
         self._scatter = np.zeros((t, t))
-        self._groups = np.zeros((t, n_groups))
+        self._groups = np.zeros((t, grouping.n_groups))
+
+    def add_units(self, block: FloatArray, hashed: UIntArray) -> None:
+        """Add rows: their columns, shape ``(n_columns, n)``, and hashes of their units, shape ``(n,)``."""
+        labels = self.grouping.labels
+        groups = self.grouping.number(hashed)
+        if self.grouping.labels is not labels:
+            self._groups = np.ascontiguousarray(regrouped(self._groups.T, labels, self.grouping).T)
+        self.add(block, groups)
 
     def add(self, block: FloatArray, groups: IntArray) -> None:
         """Add rows: their columns, shape ``(n_columns, n)``, and their groups, shape ``(n,)``."""
         n = block.shape[1]
         if n == 0:
             return
-        if self.rows_are_units:
+        if self.grouping.rows_are_units:
             mean = block.mean(axis=1)
             centred = block - mean[:, None]
             delta = mean - self._mean
@@ -166,15 +234,29 @@ class Accumulator:
             self._mean += delta * (n / total)
         self._n += n
         for j, column in enumerate(block):
-            self._groups[j] += np.bincount(groups, weights=column, minlength=self.n_groups)
+            self._groups[j] += np.bincount(groups, weights=column, minlength=self._groups.shape[1])
 
     def moments(self, *, n_units: int | None = None) -> Moments:
-        """What was added so far."""
-        groups = self._groups.T
-        if not self.rows_are_units:
-            return Moments.of_groups(self.names, groups, n_rows=self._n, n_units=n_units)
+        """What was added so far; ``n_units`` where it is known although units share groups."""
+        groups, labels = self._groups.T, self.grouping.labels
+        if not self.grouping.rows_are_units:
+            if labels is not None:
+                n_units = len(labels)
+            return Moments.of_groups(self.names, groups, labels, n_rows=self._n, n_units=n_units)
         totals = groups.sum(axis=0)
-        return Moments(self.names, totals, self._scatter.copy(), self._n, True, groups, self._n, self._n)
+        return Moments(self.names, totals, self._scatter.copy(), self._n, True, groups, labels, self._n, self._n)
+
+
+def regrouped(groups: FloatArray, labels: UIntArray | None, grouping: Grouping) -> FloatArray:
+    """Totals by group, made with ``labels``, as a grouping that has gone on since has them; shape ``(n_groups, n_columns)``."""
+    if labels is None or (grouping.labels is not None and len(labels) == len(grouping.labels)):
+        return groups
+    out = np.zeros((grouping.n_groups, groups.shape[1]))
+    if grouping.labels is None:
+        np.add.at(out, groups_of(labels, grouping.n_groups), groups)
+    else:
+        out[: len(groups)] = groups
+    return out
 
 
 def _unit(moments: Moments) -> str:
@@ -249,12 +331,12 @@ def count_distinct(hashed: UIntArray) -> int:
     return int(pc.count_distinct(hashed).as_py())
 
 
-def numbered(hashed: UIntArray) -> tuple[IntArray, int]:
-    """Each hash as a number from 0 in the order of first appearance, and how many there are."""
+def numbered(hashed: UIntArray) -> tuple[IntArray, UIntArray]:
+    """Each hash as a number from 0 in the order of first appearance, and the hashes by number."""
     import pyarrow as pa
 
     coded = pa.array(hashed).dictionary_encode()
-    return np.asarray(coded.indices.to_numpy(), dtype=np.int64), len(coded.dictionary)
+    return np.asarray(coded.indices.to_numpy(), dtype=np.int64), np.asarray(coded.dictionary.to_numpy())
 
 
 def _mix(x: NDArray[Any]) -> UIntArray:
@@ -270,26 +352,21 @@ def groups_of(hashed: UIntArray, n_groups: int) -> IntArray:
     return np.asarray(hashed % np.uint64(n_groups), dtype=np.int64)
 
 
-def unit_groups(subjects: NDArray[np.str_] | None, n_rows: int) -> tuple[IntArray, int, int, bool]:
-    """Groups for a log that is in memory: ``(group of each row, n_groups, n_units, rows_are_units)``."""
-    if subjects is None:
-        if n_rows <= N_BOOTSTRAP_GROUPS:
-            return np.arange(n_rows), n_rows, n_rows, True
-        return groups_of(hash_numbers(np.arange(n_rows)), N_BOOTSTRAP_GROUPS), N_BOOTSTRAP_GROUPS, n_rows, True
+def subject_groups(subjects: NDArray[np.str_]) -> tuple[IntArray, Grouping, int]:
+    """Groups for a log that is in memory: ``(group of each row, grouping, n_subjects)``; rows are units if none repeats."""
     hashed = hash_text(subjects)
-    number, n_units = numbered(hashed)
-    if n_units == n_rows:
-        return unit_groups(None, n_rows)
-    if n_units <= MAX_EXACT_UNITS:
-        return number, n_units, n_units, False
-    return groups_of(hashed, N_HASHED_GROUPS), N_HASHED_GROUPS, n_units, False
+    number, labels = numbered(hashed)
+    grouping = Grouping(len(labels) == len(subjects), labels)
+    if len(labels) > grouping.max_exact:
+        grouping.labels = None
+        number = groups_of(hashed, grouping.n_groups)
+    return number, grouping, len(labels)
 
 
-def gradient_matrix(gradients: Sequence[Mapping[str, float]], names: Sequence[str]) -> FloatArray:
-    """Gradients by name as a matrix over the columns, shape ``(n_functions, n_columns)``."""
+def gradient_vector(gradient: Mapping[str, float], names: Sequence[str]) -> FloatArray:
+    """A gradient by name as a vector over the columns, shape ``(n_columns,)``."""
     position = {name: j for j, name in enumerate(names)}
-    out = np.zeros((len(gradients), len(names)))
-    for i, gradient in enumerate(gradients):
-        for name, slope in gradient.items():
-            out[i, position[name]] += float(slope)
+    out = np.zeros(len(names))
+    for name, slope in gradient.items():
+        out[position[name]] += float(slope)
     return out

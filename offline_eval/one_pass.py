@@ -14,13 +14,13 @@ from offline_eval.candidates import Candidate, target_of
 from offline_eval.estimators.base import ONE, RESIDUAL, REWARD, WEIGHT, Column, Estimator, Rows, Shrunk
 from offline_eval.log_records import MAX_HEAVIEST, CandidateRecord, LogRecord
 from offline_eval.moments import (
-    N_HASHED_GROUPS,
     Accumulator,
+    Grouping,
     Moments,
-    groups_of,
+    UIntArray,
     hash_numbers,
     hash_text,
-    unit_groups,
+    subject_groups,
 )
 from offline_eval.reward_models import CrossFitted, check_expected
 from offline_eval.summaries import Calibration, CountsByOffer
@@ -97,6 +97,20 @@ class Part:
         whole = self._batch.table.subjects if name == "subjects" else getattr(self._batch, name)
         return None if whole is None else whole[self._rows]
 
+    @cached_property
+    def ids(self) -> UIntArray | None:
+        """Hashes of the decision ids, where there are any."""
+        ids = self.column("decision_ids")
+        return None if ids is None else hash_text(ids)
+
+    @property
+    def units(self) -> UIntArray:
+        """Hashes of what is independent of each other: of the subjects, else of the ids, else of the rows' numbers."""
+        subjects = self.column("subjects")
+        if subjects is not None:
+            return hash_text(subjects)
+        return hash_numbers(np.arange(self.start, self.start + len(self))) if self.ids is None else self.ids
+
     @property
     def at(self) -> NDArray[np.datetime64] | None:
         """Times, where there are any."""
@@ -134,13 +148,10 @@ class Pass:
 
     def merge(self, other: Pass) -> Pass:
         """What one reading of both parts would have left, for parts that were read with the same settings."""
-        return Pass(
-            self.moments.merge(other.moments),
-            {name: record.merge(other.candidates[name]) for name, record in self.candidates.items()},
-            self.log.merge(other.log),
-            self.estimators,
-            self.same,
-        )
+        moments, log = self.moments.merge(other.moments), self.log.merge(other.log)
+        log.n_units = moments.n_units
+        candidates = {name: record.merge(other.candidates[name]) for name, record in self.candidates.items()}
+        return Pass(moments, candidates, log, self.estimators, self.same)
 
 
 def read_once(
@@ -307,19 +318,17 @@ class _State:
         n_heaviest = max(len(log) // 100 + 1, _BUFFER_ROWS) if isinstance(log, InteractionBatch) else MAX_HEAVIEST
         self.candidates = {c: CandidateRecord(k, n_heaviest=n_heaviest) for c in candidates}
         self._fixed: IntArray | None = None
-        n_units: int | None = None
-        if isinstance(log, InteractionBatch):
-            self._fixed, n_groups, n_units, rows_are_units = unit_groups(log.table.subjects, len(log))
-        else:
-            n_groups, rows_are_units = N_HASHED_GROUPS, first.column("subjects") is None
-        self._log = LogRecord(k, n_units=n_units)
+        grouping = Grouping(first.column("subjects") is None)
+        self._n_units: int | None = None
+        if isinstance(log, InteractionBatch) and log.table.subjects is not None:
+            self._fixed, grouping, self._n_units = subject_groups(log.table.subjects)
+        self._log = LogRecord(k)
         if calibration_edges is not None:
             self._log.calibration = Calibration(calibration_edges, np.zeros((len(calibration_edges) + 1, 4)))
-        self._sums = Accumulator(names, n_groups=n_groups, rows_are_units=rows_are_units)
-        self._n_groups = n_groups
+        self._sums = Accumulator(names, grouping)
         self._room = min(len(log), _SUMMED_ROWS) if isinstance(log, InteractionBatch) else _SUMMED_ROWS
         self._buffer = np.empty((len(names), self._room))
-        self._buffer_groups = np.empty(self._room, dtype=np.int64)
+        self._buffer_units = np.empty(self._room, dtype=np.int64)  # groups, or hashes of units
         self._held = 0
         self._segments = _segments(first)
 
@@ -328,8 +337,7 @@ class _State:
         eligible = None if part.barred is None else part.eligible
         counts = CountsByOffer.of(part.chosen, part.propensity, eligible, part.logged, n_offers=log.k)
         log.add(part.reward, propensity=part.propensity, eligible=eligible, counts=counts)
-        ids = part.column("decision_ids")
-        log.add_ids(None if ids is None else hash_text(ids))
+        log.add_ids(part.ids)
         if part.at is not None:
             log.add_time(part.at, part.reward)
         if q is not None and q_chosen is not None:
@@ -364,26 +372,26 @@ class _State:
         held = slice(self._held, self._held + n)
         for j, block in enumerate(blocks):
             self._buffer[j, held] = block
-        self._buffer_groups[held] = self._group(part)
+        fixed = self._fixed
+        self._buffer_units[held] = part.units.view(np.int64) if fixed is None else fixed[part.start : part.start + n]
         self._held += n
         self.n_rows += n
 
-    def _group(self, part: Part) -> IntArray:
-        if self._fixed is not None:
-            return self._fixed[part.start : part.start + len(part)]
-        subjects = part.column("subjects")
-        rows = np.arange(part.start, part.start + len(part))
-        return groups_of(hash_numbers(rows) if subjects is None else hash_text(subjects), self._n_groups)
-
     def _flush(self) -> None:
-        self._sums.add(self._buffer[:, : self._held], self._buffer_groups[: self._held])
+        block, units = self._buffer[:, : self._held], self._buffer_units[: self._held]
+        if self._fixed is None:
+            self._sums.add_units(block, units.view(np.uint64))
+        else:
+            self._sums.add(block, units)
         self._held = 0
 
     def finish(self, estimators: dict[str, tuple[Estimator, ...]], same: dict[str, dict[str, str]]) -> Pass:
         self._flush()
         for record in self.candidates.values():
             record.settle()
-        return Pass(self._sums.moments(n_units=self._log.n_units), self.candidates, self._log, estimators, same)
+        moments = self._sums.moments(n_units=self._n_units)
+        self._log.n_units = moments.n_units
+        return Pass(moments, self.candidates, self._log, estimators, same)
 
 
 def _segments(first: Part) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from offline_eval.estimated import NO_TEST, EstimatedLog
 from offline_eval.estimators import Estimator, Shrunk, default_estimators
 from offline_eval.estimators.base import ONE, REWARD, Value
 from offline_eval.intervals import Bounds, bias_aware, normal, percentile, z_value
-from offline_eval.moments import degrees_of_freedom, gradient_matrix
+from offline_eval.moments import degrees_of_freedom, gradient_vector
 from offline_eval.moments import resampled as resample
 from offline_eval.one_pass import SEPARATOR, Candidate, DistributedLog, Log, Model, Pass, read_once
 from offline_eval.reward_models import FitReward, cross_fit, fit_reward_model
@@ -459,7 +459,7 @@ def _estimate(
     if data.moments.n_scattered < 2:
         return Estimate(candidate, estimator.name, value, None, None, None, note=ONE_UNIT)
     gradient = _named(data, found.gradient, candidate)
-    error, freedom = _standard_error(data, [gradient]), _freedom(data, gradient)
+    error, freedom = _standard_error(data, gradient), _freedom(data, gradient)
     bounds = normal(value, error, alpha=alpha, degrees_of_freedom=freedom)
     boot = None
     if resampled is not None:
@@ -481,7 +481,7 @@ def _largest_bias(data: Pass, estimator: Shrunk, candidate: str, *, alpha: float
     totals = _totals(data, candidate)
     n = totals[ONE]
     mean = float(totals[column] / n)
-    error = _standard_error(data, [_named(data, {column: 1 / n, ONE: -mean / n}, candidate)])
+    error = _standard_error(data, _named(data, {column: 1 / n, ONE: -mean / n}, candidate))
     lost = min(1.0, max(0.0, 1.0 - mean + z_value(alpha) * error))
     needs_model = bool(getattr(estimator, "needs_model", False))
     size = span[1] - span[0] if needs_model else max(abs(span[0]), abs(span[1]))
@@ -500,7 +500,7 @@ def _difference(
     joint = _named(data, a.gradient, candidate)
     for name, slope in _named(data, b.gradient, against, -1.0).items():
         joint[name] = joint.get(name, 0.0) + slope
-    error = _standard_error(data, [joint])
+    error = _standard_error(data, joint)
     boot = None
     if resampled is not None:
         boot = percentile(
@@ -512,20 +512,19 @@ def _difference(
     return Estimate(candidate, estimator.name, value, error, bounds, boot)
 
 
-def _standard_error(data: Pass, gradients: Sequence[Mapping[str, float]]) -> float:
-    matrix = gradient_matrix(gradients, data.moments.names)
-    return math.sqrt(max(float(data.moments.covariance(matrix)[0, 0]), 0.0))
+def _standard_error(data: Pass, gradient: Mapping[str, float]) -> float:
+    return math.sqrt(data.moments.variance(gradient_vector(gradient, data.moments.names)))
 
 
 def _freedom(data: Pass, gradient: Mapping[str, float]) -> float:
-    return degrees_of_freedom(data.folded, gradient_matrix([gradient], data.moments.names)[0])
+    return degrees_of_freedom(data.folded, gradient_vector(gradient, data.moments.names))
 
 
 def _checks(data: Pass, candidate: str, offer_ids: Sequence[str], estimates: Mapping[str, Estimate]) -> list[Check]:
     totals = _totals(data, candidate)
     n = totals[ONE]
     mean = float(totals["w"] / n)
-    error = _standard_error(data, [_named(data, {"w": 1 / n, ONE: -mean / n}, candidate)])
+    error = _standard_error(data, _named(data, {"w": 1 / n, ONE: -mean / n}, candidate))
     direct = weighted = None
     by_name = {e.name: e for e in data.estimators[candidate]}
     if "DM" in by_name and "SNIPS" in by_name:
@@ -534,7 +533,7 @@ def _checks(data: Pass, candidate: str, offer_ids: Sequence[str], estimates: Map
             joint = _named(data, dm.gradient, candidate)
             for name, slope in _named(data, snips.gradient, candidate, -1.0).items():
                 joint[name] = joint.get(name, 0.0) + slope
-            direct = (float(dm.value) - float(snips.value), _standard_error(data, [joint]))
+            direct = (float(dm.value) - float(snips.value), _standard_error(data, joint))
             weighted = (float(snips.value), estimates["SNIPS"].standard_error or 0.0)
     return candidate_checks(
         data.candidates[candidate], data.log, offer_ids, direct=direct, weighted=weighted, mean_weight=(mean, error)
@@ -580,14 +579,14 @@ def _check_size(log: InteractionBatch | Log, everyone: Mapping[str, Candidate | 
 
 def _fitted(log: InteractionBatch | Log, fit: FitReward, *, n_folds: int, seed: int) -> tuple[Model | None, str]:
     """A cross-fitted model, or why there is none."""
-    if isinstance(log, InteractionBatch):
-        try:
+    try:
+        if isinstance(log, InteractionBatch):
             return cross_fit(log, fit, n_folds=n_folds, seed=seed), ""
-        except InvalidInputError as error:
-            return None, f"No reward model: {error}."
-    from offline_eval.streaming import cross_fit_stream
+        from offline_eval.streaming import cross_fit_stream
 
-    return cross_fit_stream(log, fit, n_folds=n_folds), ""
+        return cross_fit_stream(log, fit, n_folds=n_folds, seed=seed), ""
+    except InvalidInputError as error:
+        return None, f"No reward model: {error}."
 
 
 def _offer_ids(log: InteractionBatch | Log) -> tuple[str, ...]:

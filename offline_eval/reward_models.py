@@ -169,20 +169,22 @@ def cross_fit(
 
 def subject_folds(batch: InteractionBatch, *, n_folds: int, seed: int) -> IntArray:
     """Fold of each row, shape ``(n,)``: whole subjects, stratified by whether they have a reward above the lowest."""
-    n = len(batch)
-    units = (
-        np.arange(n)
-        if batch.table.subjects is None
-        else np.unique(hash_text(batch.table.subjects), return_inverse=True)[1].ravel()
-    )
-    n_units = int(units.max()) + 1 if n else 0
+    subjects = batch.table.subjects
+    units = np.arange(len(batch)) if subjects is None else hash_text(subjects)
+    return stratified_folds(units, batch.reward, n_folds=n_folds, seed=seed)
+
+
+def stratified_folds(units: NDArray[np.integer], reward: FloatArray, *, n_folds: int, seed: int) -> IntArray:
+    """Fold of each row from the unit it belongs to, shape ``(n,)``; the order of the rows does not matter."""
+    number = np.unique(units, return_inverse=True)[1].ravel()
+    n_units = int(number.max()) + 1 if len(number) else 0
     if n_units < n_folds:
         raise InvalidInputError(
             f"the log has {n_units} subject(s); expected at least {n_folds} to fit a reward model on the others' rows: "
             "pass reward_model=, or leave the model out with fit_reward=None"
         )
     positive = np.zeros(n_units, dtype=np.bool_)
-    np.logical_or.at(positive, units, batch.reward > batch.reward.min())
+    np.logical_or.at(positive, number, reward > reward.min())
     rng = np.random.default_rng(seed)
     fold = np.empty(n_units, dtype=np.int64)
     start = 0
@@ -190,7 +192,7 @@ def subject_folds(batch: InteractionBatch, *, n_folds: int, seed: int) -> IntArr
         members = rng.permutation(np.flatnonzero(positive == group))
         fold[members] = (np.arange(len(members)) + start) % n_folds
         start += len(members)
-    return fold[units]
+    return np.asarray(fold[number], dtype=np.int64)
 
 
 def check_expected(expected: NDArray[np.floating], shape: tuple[int, int]) -> FloatArray:

@@ -31,7 +31,8 @@ class SparkLog:
     """A Spark data frame as a log for ``evaluate``.
 
     Each partition leaves totals, not rows, behind (``Pass``); the driver adds them up. The result is that of
-    ``ParquetLog`` on the same rows up to the order of additions.
+    ``ParquetLog`` or of memory on the same rows up to the order of additions; without subjects and decision ids, resamples and
+    degrees of freedom also depend on how rows are dealt out to partitions.
 
     Parameters
     ----------

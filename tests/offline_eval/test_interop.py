@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from offline_eval import evaluate
+from offline_eval import Estimate, evaluate
+from offline_eval.candidates import Candidate
 from offline_eval.interop.arrow import ParquetLog, from_arrow, from_pandas, read_parquet, to_arrow, write_parquet
 from offline_eval.interop.columns import Columns
 from offline_eval.interop.dsjson import from_dsjson
 from offline_eval.interop.obp import from_action_dist, from_obp
 from policies.errors import InvalidInputError, SchemaError, SupportError
 from policies.fixed import Uniform
-from tests.offline_eval.worlds import world
+from policies.records import InteractionBatch
+from tests.offline_eval.worlds import Better, world
 
 
 def test_arrow_round_trip_keeps_everything() -> None:
@@ -31,19 +34,41 @@ def test_arrow_round_trip_keeps_everything() -> None:
     np.testing.assert_array_equal(again.table.subjects, log.table.subjects)
 
 
-def test_streamed_log_gives_the_same_estimates(tmp_path: Path) -> None:
-    """Read in parts, a log gives what it gives in memory: values to 1e-9, clustered errors closely."""
-    w = world(n=3000, n_subjects=1000)
-    write_parquet(w.log, tmp_path / "log.parquet")
-    whole = evaluate(read_parquet(tmp_path / "log.parquet"), {"uniform": Uniform()}, fit_reward=None)
-    parts = evaluate(ParquetLog(tmp_path / "log.parquet"), {"uniform": Uniform()}, fit_reward=None)
-    for name, e in whole.estimates["uniform"].items():
-        other = parts.estimates["uniform"][name]
-        assert e.value == pytest.approx(other.value, rel=1e-9)
-        assert e.standard_error == pytest.approx(other.standard_error, rel=0.05)
-    modelled = evaluate(ParquetLog(tmp_path / "log.parquet"), {"uniform": Uniform()})
-    assert modelled.headline == "SNDR"
-    assert modelled.estimate("uniform").value == pytest.approx(w.truth(w.uniform), abs=0.05)
+@pytest.mark.parametrize("n_subjects", [1000, None])
+@pytest.mark.parametrize("n", [3000, 9000])
+def test_streamed_log_gives_the_same_figures(tmp_path: Path, n: int, n_subjects: int | None) -> None:
+    """Read in parts, a log gives every figure it gives in memory to 1e-9: clustered errors, resamples and fitted models too.
+
+    The parts cut subjects in two, one holds fewer offers than the others, and 9,000 rows have no group each.
+    """
+    w = world(n=n, n_subjects=n_subjects)
+    log = w.log.take(np.argsort(w.log.chosen[: n // 3], kind="stable").tolist() + list(range(n // 3, n)))
+    write_parquet(log, tmp_path / "log.parquet")
+    stream = ParquetLog(tmp_path / "log.parquet")
+
+    class InParts:
+        offers = stream.offers
+
+        def chunks(self, n_rows: int) -> Iterator[InteractionBatch]:
+            return stream.chunks(min(n_rows, 500))
+
+    candidates: dict[str, Candidate] = {"better": Better(), "uniform": Uniform()}
+    whole = evaluate(read_parquet(tmp_path / "log.parquet"), candidates, explore_share=0.1, n_resamples=50)
+    parts = evaluate(InParts(), candidates, explore_share=0.1, n_resamples=50)
+    assert whole.headline == parts.headline == "SNDR"
+    assert whole.n_units == parts.n_units == (np.unique(np.asarray(log.table.subjects)).size if n_subjects else n)
+    for of_whole, of_parts in ((whole.estimates, parts.estimates), (whole.differences, parts.differences)):
+        for name, by_estimator in of_whole.items():
+            for key, e in by_estimator.items():
+                assert _figures(of_parts[name][key]) == pytest.approx(_figures(e), rel=1e-9, abs=1e-12), (name, key)
+    assert whole.estimate("uniform").value == pytest.approx(w.truth(w.uniform), abs=0.05)
+
+
+def _figures(e: Estimate) -> list[float]:
+    assert e.value is not None
+    assert e.standard_error is not None
+    bounds = [b for b in (e.bounds, e.bootstrap, e.bias_aware) if b is not None]
+    return [e.value, e.standard_error, *(end for b in bounds for end in (b.low, b.high))]
 
 
 def test_open_reward_windows_are_left_out() -> None:

@@ -16,7 +16,7 @@ from offline_eval import LOGGED, evaluate
 from offline_eval.diagnostics import calibration_table, effective_sample_size, tail_index, value_over_time
 from offline_eval.estimators import default_estimators
 from offline_eval.log_records import LogRecord
-from offline_eval.moments import Accumulator, hash_text
+from offline_eval.moments import Accumulator, Grouping, Moments, hash_numbers, hash_text
 from offline_eval.one_pass import Pass, read_once
 from offline_eval.reward_models import cross_fit, fit_logistic, fit_ridge, subject_folds
 from policies.contract import check_reward_model
@@ -291,26 +291,38 @@ def log_figures(log: LogRecord) -> FloatArray:
     return np.concatenate([*counts, log.calibration.sums.ravel(), parts.ravel(), np.asarray(loose)])
 
 
-def test_totals_merge_and_do_not_depend_on_chunks() -> None:
-    """Two halves of a log merge into the moments of the whole, in totals, covariance and groups."""
+@pytest.mark.parametrize("rows_are_units", [True, False])
+@pytest.mark.parametrize("n", [900, 20_000, 140_000])
+def test_totals_merge_and_do_not_depend_on_chunks(n: int, rows_are_units: bool) -> None:
+    """Parts in any order merge into the moments of the whole, while each unit has a group, while none has, and in between.
+
+    20,000 rows are too many for a group each, 140,000 subjects too; parts of them are not.
+    """
     rng = np.random.default_rng(5)
-    block, groups = rng.normal(3.0, 1.0, size=(4, 900)), rng.integers(0, 32, size=900)
+    block = rng.normal(3.0, 1.0, size=(4, n))
     block[0] = 1.0
+    units = hash_numbers(
+        np.arange(n) if rows_are_units else np.concatenate([np.arange(n - n // 50), np.arange(n // 50)])
+    )
 
-    def moments(parts: list[slice]) -> Accumulator:
-        made = Accumulator(["one", "a", "b", "c"], n_groups=32, rows_are_units=True)
+    def moments(*parts: slice) -> Moments:
+        made = Accumulator(["one", "a", "b", "c"], Grouping(rows_are_units))
         for rows in parts:
-            made.add(block[:, rows], groups[rows])
-        return made
+            made.add_units(block[:, rows], units[rows])
+        return made.moments()
 
-    whole = moments([slice(0, 900)]).moments()
-    parts = moments([slice(0, 7), slice(7, 500), slice(500, 900)]).moments()
-    merged = moments([slice(0, 333)]).moments().merge(moments([slice(333, 900)]).moments())
-    for other in (parts, merged):
+    whole = moments(slice(0, n))
+    parts = moments(slice(n // 3, n // 2), slice(n // 2, n), slice(0, n // 3))
+    few, many = moments(slice(0, 333)), moments(slice(333, n))
+    before = few.groups.copy()
+    for other in (parts, few.merge(many), many.merge(few)):
         np.testing.assert_allclose(other.totals, whole.totals, rtol=1e-12)
-        np.testing.assert_allclose(other.scatter, whole.scatter, rtol=1e-9, atol=1e-9)
-        np.testing.assert_allclose(other.groups, whole.groups, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(whole.scatter, np.cov(block) * 899, atol=1e-9)
+        np.testing.assert_allclose(other.scatter, whole.scatter, rtol=1e-9, atol=1e-7)
+        np.testing.assert_allclose(other.folded(), whole.folded(), rtol=1e-9, atol=1e-9)
+        assert other.n_units == whole.n_units == (n if rows_are_units else None if n == 140_000 else n - n // 50)
+    np.testing.assert_array_equal(few.groups, before)
+    if rows_are_units:
+        np.testing.assert_allclose(whole.scatter, np.cov(block) * (n - 1), rtol=1e-9, atol=1e-7)
 
 
 def test_text_hash_does_not_depend_on_width() -> None:

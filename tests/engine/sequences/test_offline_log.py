@@ -12,7 +12,7 @@ import pytest
 
 from offline_eval import evaluate
 from offline_eval.candidates import Candidate
-from offline_eval.interop.arrow import ParquetLog, write_parquet
+from offline_eval.interop.arrow import read_parquet, write_parquet
 from offline_eval.interop.spark import SparkLog
 from policies.errors import InvalidInputError
 from policies.fixed import Uniform
@@ -41,14 +41,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_spark_and_local_reading_agree(spark: SparkSession, folder: Path) -> None:
-    """Every figure is the same to 1e-9 whether Spark's partitions or one reader added it up.
+@pytest.mark.parametrize("is_fitted", [False, True])
+def test_spark_and_local_reading_agree(spark: SparkSession, folder: Path, is_fitted: bool) -> None:
+    """Every figure is the same to 1e-9 whether Spark's partitions added it up or memory held it, clustered errors and resamples too.
 
-    But for the bins in which the reward model is compared with rewards: they depend on which rows come first.
+    But for the bins in which the reward model is compared with rewards: they depend on which rows come first. A model fitted on
+    the rows in Spark's order has the same folds, and coefficients that differ by what single-precision features round to.
     """
     candidates: dict[str, Candidate] = {"better": Better(), "uniform": Uniform()}
-    settings: dict[str, Any] = {"explore_share": 0.1, "reward_model": Guess(), "n_resamples": 20, "seed": 4}
-    local = evaluate(ParquetLog(folder), candidates, **settings)
+    model = None if is_fitted else Guess()
+    settings: dict[str, Any] = {"explore_share": 0.1, "reward_model": model, "n_resamples": 20, "seed": 4}
+    local = evaluate(read_parquet(folder), candidates, **settings)
     frame = spark.read.parquet(str(folder))
     there = evaluate(SparkLog(frame), candidates, **settings)
     assert frame.rdd.getNumPartitions() > 1
@@ -58,7 +61,7 @@ def test_spark_and_local_reading_agree(spark: SparkSession, folder: Path) -> Non
     numbers = [k for k, v in a.items() if isinstance(v, float) and not k.startswith(binned)]
     assert len(numbers) > 100
     for key in numbers:
-        assert b[key] == pytest.approx(a[key], rel=1e-9, abs=1e-12), key
+        assert b[key] == pytest.approx(a[key], rel=1e-6 if is_fitted else 1e-9, abs=1e-12), key
     assert {k: v for k, v in a.items() if k.endswith(("verdict", "status"))} == {
         k: v for k, v in b.items() if k.endswith(("verdict", "status"))
     }
