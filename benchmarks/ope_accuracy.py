@@ -1,8 +1,12 @@
 """Off-policy evaluation: whether intervals cover, and whether the verdict refuses where they do not.
 
 Coverage: worlds are formulas (contexts, a logging policy and a candidate of chosen overlap, rewards of known mean); each
-repetition draws a new log. Intervals are counted where the verdict allows the estimate, and refusals beside them. A regime
-that is refused in more than half of the repetitions is refused: its few allowed logs are a chosen sample and judge nothing.
+repetition draws a new log and fits its reward model on it, across folds. Intervals are counted where the verdict allows the
+estimate, and refusals beside them. A regime that is refused in more than half of the repetitions is refused: its few allowed logs
+are a chosen sample and judge nothing.
+
+Bounds: one-sided bounds at the end and the lower confidence sequence at every row; looks: the two-sided confidence sequence of DR and
+SNDR at each of sixteen looks at a growing log, beside the ordinary interval read in the same way, which is what peeking does to it.
 
 Flags: logs of the simulator, overlap x quality of the reward model x support, and formulas for what the simulator has no
 regime for. Thresholds of the verdict were fixed before these regimes were written; regimes are named good or bad by how they
@@ -12,7 +16,7 @@ are made, never by how they came out. Use a seed that nobody has looked at.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import product
 
@@ -20,6 +24,7 @@ import numpy as np
 
 from benchmarks._figures import Figure, finish, parser
 from offline_eval import Panel, evaluate
+from offline_eval.any_time import any_time_bounds
 from offline_eval.lower_bounds import lower_bounds
 from policies.errors import InvalidInputError
 from policies.protocols import PolicyTraits
@@ -44,6 +49,8 @@ class Regime:
         Rows and offers.
     rate
         Log-odds of a reward at the middle.
+    visits
+        Rows of each subject, who keeps the context and an inclination of their own.
     hidden
         Whether an offer that the candidate would show is never logged.
     lies
@@ -58,6 +65,7 @@ class Regime:
     n: int = 4000
     k: int = 4
     rate: float = -1.0
+    visits: int = 1
     hidden: bool = False
     lies: bool = False
     is_bad: bool = False
@@ -72,6 +80,8 @@ COVERAGE = (
     Regime("heavy weights", 3.0, 0.05),
     Regime("heavier weights", 3.5, 0.03),
     Regime("very heavy weights", 4.0, 0.01),
+    Regime("five rows a subject", 0.2, 0.3, n=5000, visits=5),
+    Regime("rare reward", 0.2, 0.5, n=10_000, rate=-4.0),
 )
 FORMULAS = (
     Regime("rare reward, many rows", 0.5, 0.5, n=20_000, rate=-3.5),
@@ -85,16 +95,19 @@ def draw(regime: Regime, rng: np.random.Generator) -> tuple[InteractionBatch, Fl
     """A log, a candidate, and the candidate's true value over the population of contexts."""
     n, k = regime.n, regime.k
     slope = np.linspace(1.0, -1.0, k)
+    inclination = 0.0 if regime.visits == 1 else 1.0
 
-    def parts(x: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def parts(x: FloatArray, own: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         scores = np.outer(x, slope)
         logged = (1 - regime.floor) * _softmax(-regime.sharpness * scores) + regime.floor / k
         target = 0.9 * _softmax(2.0 * scores) + 0.1 / k
-        q = 1 / (1 + np.exp(-(regime.rate + scores + 0.3 * np.sin(3 * x)[:, None])))
+        q = 1 / (1 + np.exp(-(regime.rate + scores + (0.3 * np.sin(3 * x) + inclination * own)[:, None])))
         return logged, target, q
 
-    x = rng.normal(size=n)
-    logged, target, q = parts(x)
+    subject = np.arange(n) // regime.visits
+    x = rng.normal(size=subject[-1] + 1)[subject]
+    own = rng.normal(size=subject[-1] + 1)[subject] if inclination else np.zeros(n)
+    logged, target, q = parts(x, own)
     if regime.hidden:
         logged[:, 0] = 0.0
         logged /= logged.sum(axis=1, keepdims=True)
@@ -102,12 +115,21 @@ def draw(regime: Regime, rng: np.random.Generator) -> tuple[InteractionBatch, Fl
     reward = (rng.random(n) < q[np.arange(n), chosen]).astype(np.float64)
     told = np.roll(logged, 1, axis=1) if regime.lies else logged
     offers = OfferSet([Offer(OfferId(str(j))) for j in range(k)])
-    table = DecisionTable(offers, np.ones((n, k), dtype=np.bool_), columns={"x": x})
+    subjects = subject.astype(np.str_) if regime.visits > 1 else None
+    table = DecisionTable(offers, np.ones((n, k), dtype=np.bool_), columns={"x": x}, subjects=subjects)
     log = InteractionBatch(table, chosen, told[np.arange(n), chosen], reward, probabilities=told)
+    return log, target, _truth(parts, with_inclination=bool(inclination))
+
+
+def _truth(
+    parts: Callable[[FloatArray, FloatArray], tuple[FloatArray, FloatArray, FloatArray]], *, with_inclination: bool
+) -> float:
+    """The candidate's mean reward over normal contexts and inclinations, by quadrature."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(80)
-    _, at_nodes, q_nodes = parts(nodes)
-    truth = float(weights @ (at_nodes * q_nodes).sum(axis=1) / weights.sum())
-    return log, target, truth
+    others, their_weights = np.polynomial.hermite_e.hermegauss(40) if with_inclination else (np.zeros(1), np.ones(1))
+    _, target, q = parts(np.repeat(nodes, len(others)), np.tile(others, len(nodes)))
+    both = np.outer(weights, their_weights).ravel()
+    return float(both @ (target * q).sum(axis=1) / both.sum())
 
 
 def _softmax(scores: FloatArray) -> FloatArray:
@@ -182,6 +204,47 @@ def bounds(n_repetitions: int, *, seed: int, can_judge: bool) -> list[Figure]:
     ]
 
 
+def looks(n_repetitions: int, *, seed: int, can_judge: bool) -> list[Figure]:
+    """Two-sided confidence sequences read at every look, and ordinary intervals read in the same way."""
+    figures = []
+    floor = 0.95 - 2 * float(np.sqrt(0.05 * 0.95 / n_repetitions))
+    for r, regime in enumerate((COVERAGE[0], COVERAGE[3], CLUSTERED, COVERAGE[-3])):
+        held = {name: [0, 0] for name in ("DR", "SNDR")}
+        n_refused, n_looks = 0, 0
+        for repetition in range(n_repetitions):
+            log, target, truth = draw(regime, np.random.default_rng([seed, 900 + r, repetition]))
+            assert log.probabilities is not None
+            model = np.full(target.shape, 0.3)  # not a good one: it is fixed, so that only the looks differ
+            missed = {name: [False, False] for name in held}
+            for n in range(regime.n // N_LOOKS, regime.n + 1, regime.n // N_LOOKS):
+                n_looks += 1
+                panel = evaluate(log.take(slice(0, n)), {"c": target[:n]}, reward_model=model[:n], n_resamples=0)
+                for name, both in missed.items():
+                    try:
+                        sequence = any_time_bounds(panel, "c", best_at=regime.n, estimator=name)
+                    except InvalidInputError:
+                        n_refused += name == "DR"
+                        continue
+                    once = panel.estimate("c", name).bounds
+                    assert once is not None
+                    both[0] |= not sequence.low <= truth <= sequence.high
+                    both[1] |= not once.low <= truth <= once.high
+            for name, both in missed.items():
+                held[name][0] += not both[0]
+                held[name][1] += not both[1]
+        refused = n_refused / n_looks
+        figures.append(Figure(f"looks at which the confidence sequence is refused ({regime.name})", "share", refused))
+        must = f">= {floor:.4f}" if refused < 0.5 else ""  # what is refused is not judged
+        for name, (sequence_hits, once_hits) in held.items():
+            figures += [
+                Figure(f"confidence sequence of {name} holds at all looks ({regime.name})", "share", sequence_hits / n_repetitions, must=must, runs=n_repetitions, can_judge=can_judge),
+                Figure(f"ordinary interval of {name} holds at all looks ({regime.name})", "share", once_hits / n_repetitions, runs=n_repetitions),
+            ]  # fmt: skip
+    return figures
+
+
+N_LOOKS = 16
+CLUSTERED = COVERAGE[-2]
 HIDDEN = Regime("an offer never logged", 0.5, 0.3, hidden=True)
 
 
@@ -292,13 +355,26 @@ def flags(n_repetitions: int, *, seed: int, can_judge: bool) -> list[Figure]:
     return figures
 
 
+PARTS = ("coverage", "bounds", "looks", "flags")
+
+
 def main() -> int:
-    """Run all of it."""
-    options = parser(__doc__).parse_args()
+    """Run all of it, or parts."""
+    made = parser(__doc__)
+    made.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to run")
+    options = made.parse_args()
+    judged = {"seed": options.seed, "can_judge": not options.quick}
     n = 40 if options.quick else 1000
-    figures = coverage(n, seed=options.seed, can_judge=not options.quick)
-    figures += bounds(n, seed=options.seed, can_judge=not options.quick)
-    figures += flags(5 if options.quick else 50, seed=options.seed, can_judge=not options.quick)
+    figures: list[Figure] = []
+    for part in options.parts:
+        if part == "coverage":
+            figures += coverage(n, **judged)
+        elif part == "bounds":
+            figures += bounds(n, **judged)
+        elif part == "looks":
+            figures += looks(10 if options.quick else 500, **judged)
+        else:
+            figures += flags(5 if options.quick else 50, **judged)
     return finish("ope-accuracy", figures, quick=options.quick, path=options.json, seed=options.seed)
 
 

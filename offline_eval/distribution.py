@@ -34,7 +34,7 @@ WORST_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """Quantiles of the reward of a decision under a candidate, and the mean of the worst part."""
+    """Quantiles of the reward of a decision (or of a subject's return) under a candidate, and the mean of the worst part."""
 
     quantiles: tuple[TailValue, ...]
     worst: TailValue
@@ -60,9 +60,16 @@ def distribution(
         If no logged row shows an offer that the candidate would show.
     """
     weights = _weights(log, candidate, explore_share)
-    *quantiles, worst = _tails(
-        log, weights, [(share, False) for share in SHARES] + [(WORST_SHARE, True)], n_resamples, seed
-    )
+    groups, n_groups = _groups(log)
+    return weighted_distribution(log.reward, weights, groups, n_groups, n_resamples=n_resamples, seed=seed)
+
+
+def weighted_distribution(
+    values: FloatArray, weights: FloatArray, groups: IntArray, n_groups: int, *, n_resamples: int, seed: int
+) -> Distribution:
+    """Quantiles and the mean of the worst tenth of weighted values, with intervals from resampled groups."""
+    wanted = [(share, False) for share in SHARES] + [(WORST_SHARE, True)]
+    *quantiles, worst = _tails(values, weights, groups, n_groups, wanted, n_resamples, seed)
     return Distribution(tuple(quantiles), worst)
 
 
@@ -87,17 +94,29 @@ def worst_mean(
 
 def weighted_quantile(values: FloatArray, weights: FloatArray, share: float) -> float:
     """Smallest value at which the weighted distribution function reaches ``share``; values in ascending order."""
-    cumulative = np.cumsum(weights)
-    where = int(np.searchsorted(cumulative, share * cumulative[-1] * (1 - 1e-12)))
-    return float(values[min(where, len(values) - 1)])
+    return _quantile(values, np.cumsum(weights), share)
 
 
 def weighted_worst_mean(values: FloatArray, weights: FloatArray, share: float) -> float:
     """Weighted mean of the lowest ``share`` of the weight; the value at the border counts in part. Values ascend."""
-    total = weights.sum()
-    before = np.concatenate(([0.0], np.cumsum(weights)[:-1]))
-    used = np.clip(share * total - before, 0.0, weights)
-    return float((used * values).sum() / (share * total))
+    return _worst_mean(values, np.cumsum(weights), share)
+
+
+def _quantile(values: FloatArray, cumulative: FloatArray, share: float) -> float:
+    return float(values[_border(cumulative, share)])
+
+
+def _worst_mean(values: FloatArray, cumulative: FloatArray, share: float) -> float:
+    border = _border(cumulative, share)
+    weights = np.diff(cumulative[:border], prepend=0.0)
+    wanted = share * cumulative[-1]
+    rest = wanted - (cumulative[border - 1] if border else 0.0)
+    return float((weights @ values[:border] + rest * values[border]) / wanted)
+
+
+def _border(cumulative: FloatArray, share: float) -> int:
+    where = int(np.searchsorted(cumulative, share * cumulative[-1] * (1 - 1e-12)))
+    return min(where, len(cumulative) - 1)
 
 
 def _tail(
@@ -105,7 +124,8 @@ def _tail(
 ) -> TailValue:
     if not 0 < share < 1:
         raise InvalidInputError(f"share is {share}; expected a number between 0 and 1")
-    return _tails(log, _weights(log, candidate, 0.0), [(share, use_mean)], n_resamples, seed)[0]
+    weights, (groups, n_groups) = _weights(log, candidate, 0.0), _groups(log)
+    return _tails(log.reward, weights, groups, n_groups, [(share, use_mean)], n_resamples, seed)[0]
 
 
 def _weights(log: InteractionBatch, candidate: Candidate | None, explore_share: float) -> FloatArray:
@@ -119,20 +139,23 @@ def _weights(log: InteractionBatch, candidate: Candidate | None, explore_share: 
 
 
 def _tails(
-    log: InteractionBatch, weights: FloatArray, wanted: Sequence[tuple[float, bool]], n_resamples: int, seed: int
+    values: FloatArray,
+    weights: FloatArray,
+    groups: IntArray,
+    n_groups: int,
+    wanted: Sequence[tuple[float, bool]],
+    n_resamples: int,
+    seed: int,
 ) -> list[TailValue]:
-    """Several tails on the same resamples of subjects; each a share, and whether its mean is wanted."""
-    order = np.argsort(log.reward, kind="stable")
-    values, weights = log.reward[order], weights[order]
-    groups, n_groups = _groups(log)
-    groups = groups[order]
+    """Several tails on the same resamples of groups; each a share, and whether its mean is wanted."""
+    order = np.argsort(values, kind="stable")
+    values, weights, groups = values[order], weights[order], groups[order]
     rng = np.random.default_rng(seed)
     resampled = np.full((n_resamples, len(wanted)), np.nan)
 
     def tails(w: FloatArray) -> list[float]:
-        return [
-            (weighted_worst_mean if use_mean else weighted_quantile)(values, w, share) for share, use_mean in wanted
-        ]
+        cumulative = np.cumsum(w)
+        return [(_worst_mean if use_mean else _quantile)(values, cumulative, share) for share, use_mean in wanted]
 
     for b in range(n_resamples):
         counts = np.bincount(rng.integers(0, n_groups, size=n_groups), minlength=n_groups)

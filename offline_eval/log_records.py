@@ -174,6 +174,8 @@ class LogRecord:
         Hashes of decision ids, one array a part; None where rows have none.
     calibration, time
         Model's values against rewards, and rewards over time; None where not known.
+    model_range
+        Least and largest of the model's values of shown offers.
     gap
         Rows, sum and squared sum of the model's mean under the logged distribution less its value of the shown offer.
     """
@@ -191,6 +193,7 @@ class LogRecord:
     spread: tuple[float, float] = (np.inf, -np.inf)
     ids: list[UIntArray] | None = field(default_factory=list)
     calibration: Calibration | None = None
+    model_range: tuple[float, float] = (np.inf, -np.inf)
     time: TimeSums | None = None
     gap: FloatArray = field(default_factory=lambda: np.zeros(3))
 
@@ -267,6 +270,7 @@ class LogRecord:
         if self.calibration is None:
             self.calibration = Calibration.starting_with(values)
         self.calibration.add(values, reward)
+        self.model_range = min(self.model_range[0], float(values.min())), max(self.model_range[1], float(values.max()))
         if gap is not None:
             self.gap += np.asarray([len(gap), gap.sum(), gap @ gap])
 
@@ -285,6 +289,8 @@ class LogRecord:
         out.spread = (min(self.spread[0], other.spread[0]), max(self.spread[1], other.spread[1]))
         out.ids = merged(self.ids, other.ids)
         out.calibration = _either(self.calibration, other.calibration)
+        mine, theirs = self.model_range, other.model_range
+        out.model_range = min(mine[0], theirs[0]), max(mine[1], theirs[1])
         out.time = _either(self.time, other.time)
         out.gap = self.gap + other.gap
         return out

@@ -12,7 +12,7 @@ from offline_eval.estimators import Estimator, InversePropensity
 from offline_eval.intervals import normal
 from offline_eval.panel import Estimate, evaluate
 from policies.errors import InvalidInputError, UnknownNameError
-from policies.records import InteractionBatch
+from policies.records import FloatArray, InteractionBatch
 
 
 def balanced(
@@ -53,14 +53,19 @@ def balanced(
             f"the log holds {len(np.unique(log.phases))} phases; expected one, for shares differ between them: judge each by itself"
         )
     names, counts = np.unique(log.variants, return_counts=True)
-    for name in names:
-        if str(name) not in loggers:
-            raise UnknownNameError("variant without a logger", str(name), loggers)
     share = (
         {str(n): float(c) / len(log) for n, c in zip(names, counts, strict=True)} if shares is None else dict(shares)
     )
-    if abs(sum(share.values()) - 1.0) > 1e-6:
-        raise InvalidInputError(f"shares sum to {sum(share.values()):.6g}; expected 1")
+    for name in names:
+        if share.get(str(name), 0.0) <= 0:
+            raise InvalidInputError(
+                f"variant {str(name)!r} has rows and no share above 0; expected the share of every variant"
+            )
+    for name in share:
+        if name not in loggers:
+            raise UnknownNameError("variant without a logger", name, loggers)
+    if min(share.values()) < 0 or abs(sum(share.values()) - 1.0) > 1e-6:
+        raise InvalidInputError(f"shares are {share}; expected none below 0, and a sum of 1")
     mixture = np.zeros(log.table.eligible.shape)
     for name, part in share.items():
         logger = loggers[name]
@@ -78,7 +83,12 @@ def balanced(
 
 
 def weighted(
-    log: InteractionBatch, candidate: Candidate, *, estimator: Estimator | None = None, alpha: float = 0.05
+    log: InteractionBatch,
+    candidate: Candidate,
+    *,
+    estimator: Estimator | None = None,
+    reward_model: FloatArray | None = None,
+    alpha: float = 0.05,
 ) -> Estimate:
     """Each variant's rows judged by themselves, the estimates averaged with weights of 1 / variance.
 
@@ -88,12 +98,14 @@ def weighted(
     Parameters
     ----------
     estimator
-        One that needs no reward model; IPS where None.
+        IPS where None.
+    reward_model
+        Expected reward of each offer in each row, shape ``(n, k)``, not fitted on these subjects, for estimators that need it.
 
     Raises
     ------
     InvalidInputError
-        If rows have no variant, or a variant's rows give no estimate with a spread.
+        If rows have no variant, a variant's rows give no estimate with a spread, or a reward model is needed and not given.
 
     References
     ----------
@@ -102,11 +114,18 @@ def weighted(
     if log.variants is None:
         raise InvalidInputError("the log has no variants; expected the name of the variant in every row")
     used = estimator or InversePropensity()
+    if used.needs_model and reward_model is None:
+        raise InvalidInputError(
+            f"{used.name} needs reward_model=; pass expected rewards of shape {log.table.eligible.shape}"
+        )
     values, precisions, certain = [], [], []
     for name in np.unique(log.variants):
         rows = np.flatnonzero(log.variants == name)
         mine = candidate[rows] if isinstance(candidate, np.ndarray) else candidate
-        panel = evaluate(log.take(rows), {"c": mine}, estimators=(used,), fit_reward=None, n_resamples=0)
+        model = None if reward_model is None else reward_model[rows]
+        panel = evaluate(
+            log.take(rows), {"c": mine}, estimators=(used,), reward_model=model, fit_reward=None, n_resamples=0
+        )
         found = panel.estimate("c", used.name)
         if found.value is None or not found.standard_error:
             raise InvalidInputError(

@@ -221,7 +221,7 @@ def _columns(estimators: Sequence[Estimator]) -> list[Column]:
     for estimator in estimators:
         wanted = list(estimator.columns)
         if isinstance(estimator, Shrunk):
-            wanted.append(estimator.shrunk_weight)
+            wanted += (estimator.shrunk_weight, estimator.kept_weight)
         for column in wanted:
             found.setdefault(column.name, column)
     found.setdefault(WEIGHT.name, WEIGHT)

@@ -47,7 +47,7 @@ class Estimate:
     bootstrap
         Percentile interval of resampled subjects; None where no resampling was asked for.
     bias_aware
-        For estimators that shrink weights: the interval moved out by the largest bias the shrinkage can cause.
+        For estimators that use other weights than the true ones: the interval moved out by the largest bias that can cause.
     """
 
     candidate: str
@@ -472,20 +472,30 @@ def _estimate(
 
 
 def _largest_bias(data: Pass, estimator: Shrunk, candidate: str, *, alpha: float, span: tuple[float, float]) -> float:
-    """Largest bias the shrinkage can cause: lost weight times the range of what it is multiplied with.
+    """Largest bias that other weights than the true ones can cause: what was changed of them times the size of what they multiply.
 
-    The lost weight ``E[w - w'] = 1 - E[w']`` under full support needs only the shrunk weights, which are bounded; their
-    upper error is added. Without a model the weight multiplies the reward itself, with one a residual.
+    ``E|w - w'| = E[w] + E[w'] - 2 E[min(w, w')]``, where ``E[w]`` is at most 1 (less where offers lack support, and what they would
+    earn is then covered too): bounded terms only, whose upper error is added. Without a model the weight multiplies the reward, with
+    one a residual: the reward's range beside that of the model's values of shown offers.
     """
-    column = estimator.shrunk_weight.name
+    used, kept = estimator.shrunk_weight.name, estimator.kept_weight.name
     totals = _totals(data, candidate)
     n = totals[ONE]
-    mean = float(totals[column] / n)
-    error = _standard_error(data, _named(data, {column: 1 / n, ONE: -mean / n}, candidate))
-    lost = min(1.0, max(0.0, 1.0 - mean + z_value(alpha) * error))
-    needs_model = bool(getattr(estimator, "needs_model", False))
-    size = span[1] - span[0] if needs_model else max(abs(span[0]), abs(span[1]))
-    return lost * size
+    mean = float((totals[used] - 2 * totals[kept]) / n)
+    error = _standard_error(data, _named(data, _sum(({used: 1 / n}, {kept: -2 / n}, {ONE: -mean / n})), candidate))
+    changed = max(0.0, 1.0 + mean + z_value(alpha) * error)
+    if not getattr(estimator, "needs_model", False):
+        return changed * max(abs(span[0]), abs(span[1]))
+    low, high = data.log.model_range
+    return changed * max(span[1] - low, high - span[0])
+
+
+def _sum(gradients: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    out: dict[str, float] = {}
+    for gradient in gradients:
+        for name, slope in gradient.items():
+            out[name] = out.get(name, 0.0) + slope
+    return out
 
 
 def _difference(
@@ -497,9 +507,7 @@ def _difference(
     value = float(a.value) - float(b.value)
     if data.moments.n_scattered < 2:
         return Estimate(candidate, estimator.name, value, None, None, None, note=ONE_UNIT)
-    joint = _named(data, a.gradient, candidate)
-    for name, slope in _named(data, b.gradient, against, -1.0).items():
-        joint[name] = joint.get(name, 0.0) + slope
+    joint = _sum((_named(data, a.gradient, candidate), _named(data, b.gradient, against, -1.0)))
     error = _standard_error(data, joint)
     boot = None
     if resampled is not None:
@@ -530,9 +538,7 @@ def _checks(data: Pass, candidate: str, offer_ids: Sequence[str], estimates: Map
     if "DM" in by_name and "SNIPS" in by_name:
         dm, snips = _value(data, by_name["DM"], candidate), _value(data, by_name["SNIPS"], candidate)
         if dm is not None and snips is not None:
-            joint = _named(data, dm.gradient, candidate)
-            for name, slope in _named(data, snips.gradient, candidate, -1.0).items():
-                joint[name] = joint.get(name, 0.0) + slope
+            joint = _sum((_named(data, dm.gradient, candidate), _named(data, snips.gradient, candidate, -1.0)))
             direct = (float(dm.value) - float(snips.value), _standard_error(data, joint))
             weighted = (float(snips.value), estimates["SNIPS"].standard_error or 0.0)
     return candidate_checks(

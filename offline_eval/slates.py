@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from offline_eval.intervals import Bounds, normal
-from offline_eval.moments import degrees_of_freedom
+from offline_eval.moments import degrees_of_freedom, hash_text, numbered
 from policies.errors import InvalidInputError, SchemaError, SupportError
-from policies.records import FloatArray
+from policies.records import FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ def evaluate_slates(
     *,
     q_chosen: FloatArray | None = None,
     v: FloatArray | None = None,
+    subjects: NDArray[np.str_] | None = None,
     alpha: float = 0.05,
 ) -> dict[str, SlateEstimate]:
     """Standard, independent, cascade and cascade doubly robust estimates.
@@ -42,6 +44,14 @@ def evaluate_slates(
         Reward of each slot, shape ``(n_slates, n_slots)``.
     q_chosen, v
         Model's value of this slot and all below it: for the shown offer, and mean under the candidate; same shape.
+    subjects
+        Who saw each slate, shape ``(n_slates,)``: intervals are then clustered by them.
+
+    Raises
+    ------
+    SchemaError, SupportError, InvalidInputError
+        If shapes differ, a probability is none, a number is not finite, only one of ``q_chosen`` and ``v`` is given, or there are
+        fewer than two slates or subjects.
 
     Notes
     -----
@@ -61,8 +71,22 @@ def evaluate_slates(
         )
     if not ((logged > 0) & (logged <= 1)).all() or not ((target >= 0) & (target <= 1)).all():
         raise SupportError("slot probabilities are outside (0, 1]; log the probability each shown offer was drawn with")
-    if not np.isfinite(reward).all() or len(reward) < 2:
-        raise InvalidInputError("rewards are not finite or there are fewer than two slates")
+    if (q_chosen is None) != (v is None):
+        raise InvalidInputError("one of q_chosen and v is missing; expected both, or neither to leave Cascade-DR out")
+    for name, values in (("reward", reward), ("q_chosen", q_chosen), ("v", v)):
+        if values is not None and values.shape != reward.shape:
+            raise SchemaError(f"{name} has shape {values.shape}; expected {reward.shape}")
+        if values is not None and not np.isfinite(values).all():
+            raise InvalidInputError(
+                f"{name} is not finite in {int((~np.isfinite(values)).sum())} slots; mend the log or the model"
+            )
+    if subjects is not None and len(subjects) != len(reward):
+        raise SchemaError(f"there are {len(subjects)} subjects; expected one for each of {len(reward)} slates")
+    units = np.arange(len(reward)) if subjects is None else numbered(hash_text(subjects))[0]
+    if len(units) == 0 or units.max() < 1:
+        raise InvalidInputError(
+            "there is one slate or one subject at most; expected at least two, to know their spread"
+        )
     ratio = target / logged
     down = np.cumprod(ratio, axis=1)
     made = {
@@ -73,10 +97,13 @@ def evaluate_slates(
     if q_chosen is not None and v is not None:
         before = np.concatenate([np.ones((len(down), 1)), down[:, :-1]], axis=1)
         made["Cascade-DR"] = (down * (reward - q_chosen) + before * v).sum(axis=1)
-    return {name: _estimate(name, values, alpha) for name, values in made.items()}
+    return {name: _estimate(name, values, units, alpha) for name, values in made.items()}
 
 
-def _estimate(name: str, values: FloatArray, alpha: float) -> SlateEstimate:
-    value, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
-    freedom = degrees_of_freedom((values - value)[:, None], np.ones(1))
+def _estimate(name: str, values: FloatArray, units: IntArray, alpha: float) -> SlateEstimate:
+    value = float(values.mean())
+    influence: FloatArray = np.asarray(np.bincount(units, weights=values - value), dtype=np.float64)
+    m = len(influence)
+    error = math.sqrt(float(influence @ influence) * m / (m - 1)) / len(values)
+    freedom = degrees_of_freedom(influence[:, None], np.ones(1))
     return SlateEstimate(name, value, error, normal(value, error, alpha=alpha, degrees_of_freedom=freedom))

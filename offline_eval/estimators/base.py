@@ -129,11 +129,16 @@ class Estimator(Protocol):
 
 @runtime_checkable
 class Shrunk(Protocol):
-    """An estimator that makes weights smaller than they are, and so has a bias that does not vanish with more rows."""
+    """An estimator that uses other weights than the true ones, and so has a bias that does not vanish with more rows."""
 
     @property
     def shrunk_weight(self) -> Column:
-        """The weight actually used, between 0 and the true one."""
+        """The weight actually used, not negative."""
+        ...
+
+    @property
+    def kept_weight(self) -> Column:
+        """What is left of the true weight: the lesser of the two; where none is made larger, the weight used itself."""
         ...
 
 

@@ -21,7 +21,7 @@ from offline_eval.estimators.base import (
     mean_of,
     ratio_of,
 )
-from offline_eval.estimators.importance import need_positive, need_share, sub_gaussian_weight
+from offline_eval.estimators.importance import kept_of, need_positive, need_share, sub_gaussian_weight
 from policies.records import FloatArray
 
 
@@ -103,6 +103,11 @@ class _ShrunkDoublyRobust:
     def shrunk_weight(self) -> Column:
         """The shrunk weight as a column."""
         return Column(self.key, self.weight, ONE if self.is_one_at_one else "")
+
+    @property
+    def kept_weight(self) -> Column:
+        """The shrunk weight."""
+        return self.shrunk_weight
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -227,16 +232,24 @@ class SubGaussianDoublyRobust:
         return f"sub-Gaussian DR ({self.correction:g})"
 
     @property
+    def shrunk_weight(self) -> Column:
+        """The bent weight, above the true one where that is below 1."""
+        return sub_gaussian_weight(self.correction)
+
+    @property
+    def kept_weight(self) -> Column:
+        """The lesser of bent and true weight."""
+        return kept_of(self.shrunk_weight)
+
+    @property
     def columns(self) -> tuple[Column, ...]:
         """Model, and bent weight times residual."""
+        bent = self.shrunk_weight
         return (
             MODEL,
-            Column(
-                f"sg(w,{self.correction!r})*(r-q)",
-                lambda rows: sub_gaussian_weight(rows, self.correction) * rows.residual,
-            ),
+            Column(f"{bent.name}*(r-q)", lambda rows: rows.column(bent) * rows.residual, RESIDUAL.name),
         )
 
     def from_totals(self, totals: Mapping[str, Total]) -> Value:
         """``mean(dm + w / (1 - lambda + lambda w) (r - q))``."""
-        return add(mean_of(MODEL.name, totals), mean_of(f"sg(w,{self.correction!r})*(r-q)", totals))
+        return add(mean_of(MODEL.name, totals), mean_of(f"{self.shrunk_weight.name}*(r-q)", totals))

@@ -38,6 +38,8 @@ class MarginalizedIPS:
         multiplying weights of single attributes is wrong unless they are independent given the context.
     is_normalised
         Divide by the mean weight.
+    label
+        What the attributes are called, where a panel holds several of these.
 
     Notes
     -----
@@ -51,24 +53,24 @@ class MarginalizedIPS:
 
     groups: tuple[int, ...]
     is_normalised: bool = False
+    label: str = ""
     needs_model: bool = False
 
     @property
     def name(self) -> str:
-        """MIPS or SN-MIPS."""
-        return "SN-MIPS" if self.is_normalised else "MIPS"
+        """MIPS or SN-MIPS, with the label."""
+        name = "SN-MIPS" if self.is_normalised else "MIPS"
+        return f"{name} ({self.label})" if self.label else name
 
     @property
     def _key(self) -> str:
-        return f"mips{hash(self.groups)}"
+        return f"mips{self.groups}"
 
     @property
     def columns(self) -> tuple[Column, ...]:
         """Weight of the attributes, and times the reward."""
-        return (
-            Column(self._key, self._weight),
-            Column(f"{self._key}*r", lambda rows: self._weight(rows) * rows.reward),
-        )
+        weight = Column(self._key, self._weight)
+        return (weight, Column(f"{self._key}*r", lambda rows: rows.column(weight) * rows.reward))
 
     def from_totals(self, totals: Mapping[str, Total]) -> Value:
         """``mean(w(x, e) r)``, or that over ``mean(w(x, e))``."""

@@ -114,6 +114,11 @@ class ClippedIPS:
         )
 
     @property
+    def kept_weight(self) -> Column:
+        """The clipped weight."""
+        return self.shrunk_weight
+
+    @property
     def columns(self) -> tuple[Column, ...]:
         """Clipped weight, and times the reward."""
         clipped = self.shrunk_weight
@@ -152,17 +157,24 @@ class SubGaussianIPS:
         return f"sub-Gaussian IPS ({self.correction:g})"
 
     @property
+    def shrunk_weight(self) -> Column:
+        """The bent weight, above the true one where that is below 1."""
+        return sub_gaussian_weight(self.correction)
+
+    @property
+    def kept_weight(self) -> Column:
+        """The lesser of bent and true weight."""
+        return kept_of(self.shrunk_weight)
+
+    @property
     def columns(self) -> tuple[Column, ...]:
         """Bent weight times reward."""
-        return (
-            Column(
-                f"sg(w,{self.correction!r})*r", lambda rows: sub_gaussian_weight(rows, self.correction) * rows.reward
-            ),
-        )
+        bent = self.shrunk_weight
+        return (Column(f"{bent.name}*r", lambda rows: rows.column(bent) * rows.reward, REWARD),)
 
     def from_totals(self, totals: Mapping[str, Total]) -> Value:
         """``mean(w / (1 - lambda + lambda w) r)``."""
-        return mean_of(f"sg(w,{self.correction!r})*r", totals)
+        return mean_of(f"{self.shrunk_weight.name}*r", totals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,11 +233,20 @@ class BaselineCorrectedIPS:
         return Value(b + (wr - b * w) / n, gradient)
 
 
-def sub_gaussian_weight(rows: Rows, correction: float) -> FloatArray:
+def sub_gaussian_weight(correction: float) -> Column:
     """``w / (1 - lambda + lambda w)``, 0 where w is 0."""
-    w = rows.weight
-    bottom = 1.0 - correction + correction * w
-    return np.asarray(np.divide(w, bottom, out=np.zeros_like(w), where=bottom > 0))
+
+    def bent(rows: Rows) -> FloatArray:
+        w = rows.weight
+        bottom = 1.0 - correction + correction * w
+        return np.asarray(np.divide(w, bottom, out=np.zeros_like(w), where=bottom > 0))
+
+    return Column(f"sg(w,{correction!r})", bent, ONE)
+
+
+def kept_of(used: Column) -> Column:
+    """The lesser of a weight and the true one."""
+    return Column(f"min(w,{used.name})", lambda rows: np.minimum(rows.weight, rows.column(used)), used.at_one)
 
 
 def need_positive(name: str, value: float) -> None:

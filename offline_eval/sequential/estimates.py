@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from offline_eval.candidates import Candidate, target_of
 from offline_eval.diagnostics import MIN_ESS, effective_sample_size
+from offline_eval.distribution import Distribution, weighted_distribution
 from offline_eval.intervals import Bounds, normal
-from offline_eval.moments import degrees_of_freedom
-from offline_eval.reward_models import FitReward, fit_ridge
+from offline_eval.moments import N_BOOTSTRAP_GROUPS, degrees_of_freedom
+from offline_eval.reward_models import FitReward, check_expected, fit_ridge
 from offline_eval.sequential.fqe import fitted_q
 from offline_eval.sequential.paths import Paths
 from offline_eval.verdict import Word
@@ -52,6 +54,9 @@ class SequentialPanel:
         Effective sample size of the cumulative weights after each step.
     word, reason
         Verdict on the difference by sequential DR, and why.
+    distribution, logged_distribution
+        Quantiles of a subject's return, and the mean of the worst tenth: under the candidate, and as it was. None for a candidate
+        whose paths the log does not hold.
     """
 
     n_subjects: int
@@ -62,6 +67,8 @@ class SequentialPanel:
     effective_subjects: Sequence[float]
     word: Word
     reason: str
+    distribution: Distribution | None
+    logged_distribution: Distribution
 
     def __str__(self) -> str:
         ess = self.effective_subjects
@@ -76,6 +83,12 @@ class SequentialPanel:
                 f"  {name:<22} {e.value:>10.5g} ({e.bounds.low:.4g} to {e.bounds.high:.4g})   difference {d.value:+.4g} "
                 f"({d.bounds.low:+.4g} to {d.bounds.high:+.4g})"
             )
+        if self.distribution is not None:
+            mine, logged = self.distribution.worst, self.logged_distribution.worst
+            lines.append(
+                f"  mean of the worst tenth {mine.value:.5g} ({mine.bounds.low:.4g} to {mine.bounds.high:.4g}); "
+                f"as logged {logged.value:.5g} ({logged.bounds.low:.4g} to {logged.bounds.high:.4g})"
+            )
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -89,6 +102,8 @@ class SequentialPanel:
             "effective_subjects": list(self.effective_subjects),
             "verdict": self.word,
             "reason": self.reason,
+            "distribution": None if self.distribution is None else self.distribution.to_json(),
+            "logged_distribution": self.logged_distribution.to_json(),
         }
 
 
@@ -101,6 +116,7 @@ def evaluate_sequences(
     q_values: FloatArray | None = None,
     explore_share: float = 0.0,
     alpha: float = 0.05,
+    n_resamples: int = 200,
     seed: int = 0,
 ) -> SequentialPanel:
     """Judge a candidate on a log with several decisions per subject.
@@ -113,6 +129,13 @@ def evaluate_sequences(
         Worth of the next step's reward relative to this one's, in (0, 1].
     q_values
         Value-to-go under the candidate, shape ``(n, k)``, not fitted on these subjects; fitted by FQE where None.
+    n_resamples
+        Of subjects, for the intervals of quantiles.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are no subjects or fewer than three, or the discount or the values are none.
 
     Notes
     -----
@@ -123,7 +146,8 @@ def evaluate_sequences(
     ----------
     Precup, Sutton and Singh (2000), "Eligibility traces for off-policy policy evaluation" (per-decision sampling);
     Jiang and Li (2016), "Doubly robust off-policy value evaluation for reinforcement learning";
-    Thomas and Brunskill (2016), "Data-efficient off-policy policy evaluation for reinforcement learning" (weighted forms).
+    Thomas and Brunskill (2016), "Data-efficient off-policy policy evaluation for reinforcement learning" (weighted forms);
+    Chandak et al. (2021), "Universal off-policy evaluation" (the distribution of returns, self-normalised).
     """
     if not 0 < discount <= 1:
         raise InvalidInputError(f"discount is {discount}; expected a number in (0, 1]")
@@ -132,8 +156,7 @@ def evaluate_sequences(
         raise InvalidInputError(f"the log has {paths.n_paths} subject(s); expected at least three")
     target = target_of(candidate, paths.log.table, explore_share=explore_share)
     q = fitted_q(paths, target, fit=fit_q, discount=discount, seed=seed).values if q_values is None else q_values
-    if q.shape != target.shape:
-        raise InvalidInputError(f"q_values have shape {q.shape}; expected {target.shape}")
+    check_expected(q, (len(log), log.table.n_offers))
     rows = np.arange(len(log))
     ratio = paths.grid(target[rows, log.chosen] / log.propensity, fill=1.0)
     weight: FloatArray = np.asarray(np.cumprod(ratio, axis=1), dtype=np.float64)
@@ -154,6 +177,11 @@ def evaluate_sequences(
     alive = paths.grid(np.ones(len(log)))
     effective = [effective_sample_size(weight[alive[:, t] > 0, t]) for t in range(paths.horizon)]
     whole = effective_sample_size(weight[:, -1])
+    n_groups = min(paths.n_paths, N_BOOTSTRAP_GROUPS)
+    groups = np.arange(paths.n_paths) % n_groups
+    tails = partial(
+        weighted_distribution, returns, groups=groups, n_groups=n_groups, n_resamples=n_resamples, seed=seed
+    )
     word, reason = _verdict(differences["sequential DR"], whole, len(returns), returns)
     return SequentialPanel(
         n_subjects=paths.n_paths,
@@ -164,6 +192,8 @@ def evaluate_sequences(
         effective_subjects=effective,
         word=word,
         reason=reason,
+        distribution=tails(weights=weight[:, -1]) if weight[:, -1].any() else None,
+        logged_distribution=tails(weights=np.ones(paths.n_paths)),
     )
 
 

@@ -9,22 +9,34 @@ import numpy as np
 import pytest
 
 from offline_eval import evaluate
+from offline_eval.any_time import any_time_bounds
 from offline_eval.checks import check_estimator
 from offline_eval.distribution import quantile, weighted_quantile, weighted_worst_mean, worst_mean
-from offline_eval.estimators import DoublyRobust, DRos, InversePropensity, SelfNormalisedIPS
+from offline_eval.estimators import (
+    ClippedIPS,
+    DoublyRobust,
+    DRos,
+    Estimator,
+    InversePropensity,
+    Rows,
+    SelfNormalisedIPS,
+    SubGaussianDoublyRobust,
+    SubGaussianIPS,
+)
 from offline_eval.estimators.embedding import MarginalizedIPS, attribute_groups
 from offline_eval.intervals import (
     asymptotic_confidence_sequence,
     empirical_bernstein_lower,
     hoeffding_lower,
     lower_confidence_sequence,
+    z_value,
 )
 from offline_eval.loggers import balanced, weighted
 from offline_eval.selection import slope
 from offline_eval.sequential import Paths, evaluate_sequences
 from offline_eval.sequential.estimates import sequential_dr
 from offline_eval.slates import evaluate_slates
-from policies.errors import InvalidInputError, UnknownNameError
+from policies.errors import InvalidInputError, SchemaError, UnknownNameError
 from policies.records import DecisionTable, FloatArray, InteractionBatch, Offer, OfferId, OfferSet
 from tests.offline_eval.worlds import offer_set, tiny_log, world
 
@@ -94,6 +106,120 @@ def test_sequential_estimates_by_hand() -> None:
     assert paths.path[0] == paths.path[2] != paths.path[1]
 
 
+def _by_definition(log: InteractionBatch, target: FloatArray, q: FloatArray, discount: float) -> dict[str, float]:
+    """Sequential estimates subject by subject and step by step, as the papers write them; a path that ended earns nothing."""
+    assert log.table.subjects is not None
+    assert log.table.at is not None
+    paths = [np.flatnonzero(log.table.subjects == s) for s in np.unique(log.table.subjects)]
+    paths = [p[np.argsort(log.table.at[p])] for p in paths]
+    n, horizon = len(paths), max(map(len, paths))
+
+    def rho(path: np.ndarray, t: int) -> float:
+        done = path[: t + 1]
+        return float(np.prod(target[done, log.chosen[done]] / log.propensity[done]))
+
+    found = dict.fromkeys(("PDIS", "self-normalised PDIS", "sequential DR", "weighted sequential DR"), 0.0)
+    for t in range(horizon):
+        total, before = sum(rho(p, t) for p in paths), sum(rho(p, t - 1) if t else 1.0 for p in paths)
+        for path in paths:
+            if t < len(path):
+                i, paid = path[t], discount**t
+                off = log.reward[i] - q[i, log.chosen[i]]
+                found["PDIS"] += paid * rho(path, t) * log.reward[i] / n
+                found["self-normalised PDIS"] += paid * rho(path, t) * log.reward[i] / total
+                v, w = float(target[i] @ q[i]), rho(path, t - 1) if t else 1.0
+                found["weighted sequential DR"] += paid * (rho(path, t) * off / total + w * v / before)
+    for path in paths:
+        to_go = 0.0
+        for i in path[::-1]:
+            a = log.chosen[i]
+            w = target[i, a] / log.propensity[i]
+            to_go = float(target[i] @ q[i]) + w * (log.reward[i] + discount * to_go - q[i, a])
+        found["sequential DR"] += to_go / n
+    found["returns"] = float(np.mean([sum(discount**t * log.reward[i] for t, i in enumerate(p)) for p in paths]))
+    return found
+
+
+def _ragged(seed: int) -> tuple[InteractionBatch, FloatArray, FloatArray]:
+    """Paths of unequal lengths in any order, with eligible sets and zero chances: log, candidate, values."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 5, size=int(rng.integers(3, 12)))
+    n, k = int(lengths.sum()), int(rng.integers(1, 5))
+    eligible = rng.random((n, k)) < 0.7
+    chosen = rng.integers(0, k, size=n)
+    eligible[np.arange(n), chosen] = True
+    logged, target = (
+        x / x.sum(axis=1, keepdims=True) for x in rng.gamma(0.7, size=(2, n, k)) * eligible + 1e-9 * eligible
+    )
+    order = rng.permutation(n)
+    table = DecisionTable(
+        offer_set(k),
+        eligible,
+        subjects=np.repeat([f"s{i}" for i in range(len(lengths))], lengths)[order],
+        at=np.datetime64("2026-01-01", "us") + np.arange(n)[order].astype("timedelta64[h]"),
+    )
+    target[0] = np.eye(k)[chosen[0]] if seed % 2 else target[0]
+    log = InteractionBatch(table, chosen, logged[np.arange(n), chosen], rng.normal(2.0, 1.0, size=n))
+    return log, target, rng.normal(size=(n, k))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_sequences_agree_with_the_papers_step_by_step(seed: int) -> None:
+    """Per-decision, self-normalised, doubly robust and weighted forms are the definitions to 1e-9, with unequal lengths and churn."""
+    log, target, q = _ragged(seed)
+    panel = evaluate_sequences(log, target, q_values=q, discount=0.8, n_resamples=5)
+    expected = _by_definition(log, target, q, 0.8)
+    assert panel.mean_return == pytest.approx(expected.pop("returns"), rel=1e-9)
+    for name, value in expected.items():
+        assert panel.estimates[name].value == pytest.approx(value, rel=1e-9, abs=1e-12), name
+
+
+def test_returns_of_the_candidate_are_recovered_with_their_worst_tenth() -> None:
+    """A candidate with the same mean and a wider spread of returns shows it: quantiles and worst tenth are those of its own traffic."""
+    rng = np.random.default_rng(3)
+    n = 20_000
+    risky = rng.integers(0, 2, size=(n, 2))
+    reward = rng.normal(1.0, np.where(risky == 1, 3.0, 0.5))
+    table = DecisionTable(
+        offer_set(2), np.ones((2 * n, 2), dtype=np.bool_), subjects=np.repeat(np.arange(n), 2).astype(np.str_)
+    )
+    log = InteractionBatch(table, risky.ravel(), np.full(2 * n, 0.5), reward.ravel())
+    panel = evaluate_sequences(log, np.tile([0.0, 1.0], (2 * n, 1)), q_values=np.zeros((2 * n, 2)), n_resamples=60)
+    assert panel.distribution is not None
+    spread = 3.0 * np.sqrt(2.0)
+    for tail, deviates in zip(panel.distribution.quantiles, (-1.645, -0.674, 0.0, 0.674, 1.645), strict=True):
+        assert tail.bounds.low - 0.15 < 2.0 + spread * deviates < tail.bounds.high + 0.15
+    assert panel.distribution.worst.value == pytest.approx(2.0 - spread * 1.755, abs=0.3)
+    assert panel.logged_distribution.worst.value > panel.distribution.worst.value + 1.0
+    assert "mean of the worst tenth" in str(panel)
+    # Worked out: two subjects, the second shown what the candidate never shows.
+    table = DecisionTable(offer_set(2), np.ones((4, 2), dtype=np.bool_), subjects=np.array(["a", "a", "b", "c"]))
+    log = InteractionBatch(table, np.array([0, 0, 1, 0]), np.full(4, 0.5), np.array([1.0, 2.0, 9.0, 5.0]))
+    told = evaluate_sequences(log, np.tile([1.0, 0.0], (4, 1)), q_values=np.zeros((4, 2)), n_resamples=5).distribution
+    assert told is not None  # weights 4, 0 and 2: two thirds of the returns are 3, one third 5
+    assert [t.value for t in told.quantiles] == [3.0, 3.0, 3.0, 5.0, 5.0]
+    assert told.worst.value == 3.0
+
+
+def test_values_to_go_that_are_no_numbers_are_refused() -> None:
+    """A value-to-go of another shape or not finite is named, for slates as for sequences; half a model is none."""
+    log, target, q = _ragged(0)
+    q[1, 0] = np.nan
+    with pytest.raises(InvalidInputError, match="not finite in 1 rows, the first at 1"):
+        evaluate_sequences(log, target, q_values=q)
+    with pytest.raises(InvalidInputError, match="returned shape"):
+        evaluate_sequences(log, target, q_values=q[:-1])
+    half = np.full((3, 2), 0.5)
+    with pytest.raises(InvalidInputError, match="one of q_chosen and v is missing"):
+        evaluate_slates(half, half, half, v=half)
+    with pytest.raises(InvalidInputError, match="v is not finite in 1 slots"):
+        evaluate_slates(half, half, half, q_chosen=half, v=np.where(np.arange(6).reshape(3, 2) == 1, np.inf, half))
+    with pytest.raises(SchemaError, match="q_chosen has shape"):
+        evaluate_slates(half, half, half, q_chosen=half[:1], v=half)
+    with pytest.raises(InvalidInputError, match="one slate or one subject"):
+        evaluate_slates(half, half, half, subjects=np.array(["a", "a", "a"]))
+
+
 def test_one_step_sequences_are_one_decision() -> None:
     """With one decision per subject, sequential forms equal IPS, SNIPS and DR."""
     w = world(n=300)
@@ -156,8 +282,22 @@ def test_balanced_loggers_have_no_more_variance_and_the_same_mean() -> None:
     precision = [(e.standard_error or 0.0) ** -2 * m / (m - 1) for e, m in zip(halves, sizes, strict=True)]
     by_hand = sum(p * (e.value or 0.0) for p, e in zip(precision, halves, strict=True)) / sum(precision)
     assert between.value == pytest.approx(by_hand, rel=1e-12)
+    model = np.tile(q + 0.05, (n, 1))
+    terms = model @ target[0] + (target[0] / p)[np.arange(n), chosen] * (log.reward - model[0][chosen])
+    strata = [terms[variant == v] for v in "ab"]
+    doubly = sum(len(x) / x.var() * x.mean() for x in strata) / sum(len(x) / x.var() for x in strata)
+    robust = weighted(log, target, estimator=DoublyRobust(), reward_model=model)
+    assert robust.value == pytest.approx(doubly, rel=1e-9)
+    with pytest.raises(InvalidInputError, match="DR needs reward_model="):
+        weighted(log, target, estimator=DoublyRobust())
     with pytest.raises(UnknownNameError):
         balanced(log, {"a": loggers["a"]})
+    with pytest.raises(UnknownNameError):
+        balanced(log, loggers, shares={"a": 0.4, "b": 0.4, "c": 0.2})
+    with pytest.raises(InvalidInputError, match="variant 'b' has rows and no share"):
+        balanced(log, loggers, shares={"a": 1.0})
+    with pytest.raises(InvalidInputError, match="none below 0"):
+        balanced(log, loggers, shares={"a": 0.7, "b": 0.7})
     with pytest.raises(InvalidInputError, match="phases"):
         balanced(replace(log, phases=np.where(np.arange(n) % 2, "1", "2")), loggers)
     with pytest.raises(InvalidInputError, match="logger 'b' gives other probabilities than were logged"):
@@ -188,6 +328,44 @@ def test_bias_aware_intervals_cover_where_normal_ones_do_not() -> None:
     assert e.bias_aware is not None
     assert not e.bounds.low <= truth <= e.bounds.high
     assert e.bias_aware.low <= truth <= e.bias_aware.high
+
+
+@pytest.mark.parametrize("estimator", [DRos(0.5), SubGaussianDoublyRobust(0.6), SubGaussianIPS(0.6), ClippedIPS(0.7)])
+def test_bias_aware_intervals_hold_what_other_weights_can_cause(estimator: Estimator) -> None:
+    """The interval is moved out by E|w - w'| times the size of reward or residual, bent weights and a model beyond the rewards too."""
+    w = world(n=4000, sharpness=2.0)
+    model = np.full_like(w.mean_reward, 3.0)  # rewards are 0 or 1
+    e = evaluate(w.log, {"c": w.better}, estimators=[estimator], reward_model=model).estimate("c", estimator.name)
+    assert e.bounds is not None
+    assert e.bias_aware is not None
+    truth = w.truth(w.better)
+    assert not e.bounds.low <= truth <= e.bounds.high
+    assert e.bias_aware.low <= truth <= e.bias_aware.high
+    weight = w.better[np.arange(4000), w.log.chosen] / w.log.propensity
+    used = estimator.shrunk_weight.of(Rows(weight, *[None] * 9))  # type: ignore[arg-type, attr-defined]  # weights alone are used
+    change = 1.0 + used - 2 * np.minimum(used, weight)
+    lost = change.mean() + z_value(0.05) * change.std(ddof=1) / np.sqrt(4000)
+    size = 3.0 if estimator.needs_model else 1.0
+    assert e.bias_aware.high - e.bounds.high == pytest.approx(lost * size, rel=1e-9)
+    assert e.bounds.low - e.bias_aware.low == pytest.approx(lost * size, rel=1e-9)
+
+
+def test_any_time_bounds_are_the_confidence_sequence_of_the_panels_influence() -> None:
+    """Value and difference are bounded by the published radius at the rows so far; refused where checks say the log cannot answer."""
+    w = world(n=3000)
+    panel = evaluate(w.log, {"better": w.better, "uniform": w.uniform}, n_resamples=0)
+    for against, e in ((None, panel.estimate("better")), ("uniform", panel.difference("better", "uniform"))):
+        bounds = any_time_bounds(panel, "better", best_at=5000, against=against)
+        rho2 = (-2 * np.log(0.05) + np.log(-2 * np.log(0.05) + 1)) / 5000
+        grown = 3000 * rho2 + 1
+        radius = (e.standard_error or 0.0) * np.sqrt(2 * grown / (3000 * rho2) * np.log(np.sqrt(grown) / 0.05))
+        assert bounds.half_width == pytest.approx(radius, rel=1e-9)
+        assert (bounds.low + bounds.high) / 2 == pytest.approx(e.value, rel=1e-9)
+    few = evaluate(w.log.take(slice(0, 60)), {"better": w.better[:60]}, n_resamples=0)
+    with pytest.raises(InvalidInputError, match="this log cannot answer for 'better'"):
+        any_time_bounds(few, "better", best_at=5000)
+    with pytest.raises(InvalidInputError, match="number of rows at which you plan to decide"):
+        any_time_bounds(panel, "better", best_at=0)
 
 
 def test_tails_by_brute_force() -> None:
@@ -256,6 +434,13 @@ def test_slates_by_hand() -> None:
     assert found["IIPS"].value == pytest.approx((2 * 1 + 2 * 2 + 0.5 * 4) / 2)
     assert found["RIPS"].value == pytest.approx((2 * 1 + 4 * 2 + 0.5 * 4) / 2)
     assert found["Cascade-DR"].value == pytest.approx(found["RIPS"].value)
+    # One subject of two slates beside another: sums of the influences by subject, m / (m - 1) = 2
+    more = [np.concatenate([x, x[:1]]) for x in (logged, target, reward)]
+    rips = np.array([10.0, 2.0, 10.0])
+    sums = np.array([rips[0] + rips[2] - 2 * rips.mean(), rips[1] - rips.mean()])
+    clustered = evaluate_slates(more[0], more[1], more[2], subjects=np.array(["a", "b", "a"]))["RIPS"]
+    assert clustered.value == pytest.approx(rips.mean())
+    assert clustered.standard_error == pytest.approx(np.sqrt(2 * (sums**2).sum()) / 3)
 
 
 def test_bounds_by_hand() -> None:
