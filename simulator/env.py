@@ -7,6 +7,7 @@ trained here can be served. Reward: a stated combination, its parts in ``info``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +22,12 @@ from policies.records import FloatArray, IntArray
 from simulator.kernel import VisitKernel, supports
 from simulator.rollouts import rollout
 from simulator.scenarios.car_subscription import Scenario, reference
+from simulator.scenarios.named import world_named
 
 ENV_ID = "nextoffer/CarSubscription-v0"
 _OBS_LIMIT = 10.0
+# Over which days visitors arrive where a calendar gives the date a meaning and nobody says otherwise.
+_VISIT_DAYS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +73,10 @@ class CarSubscriptionEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
 
     Parameters
     ----------
-    scenario, space
-        The site and the feature space of observations; defaults: the reference site, a space fitted on a uniform rollout.
+    scenario
+        The site, or its name (``simulator.scenarios.named.WORLDS``); default: the reference site.
+    space
+        Feature space of observations; default: one fitted on a uniform rollout.
     weights
         The scalar reward.
     visit_days, experiment_days
@@ -79,7 +85,9 @@ class CarSubscriptionEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     Raises
     ------
     InvalidInputError
-        If a rule of the scenario reads more than the stage: eligibility has to be a table here.
+        If a rule of the scenario reads more than the stage (eligibility has to be a table here), or it is of another family of laws.
+    UnknownNameError
+        If there is no scenario of that name.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 - gymnasium's own way
@@ -87,10 +95,10 @@ class CarSubscriptionEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     def __init__(
         self,
         *,
-        scenario: Scenario | None = None,
+        scenario: Scenario | str | None = None,
         space: FeatureSpace | None = None,
         weights: RewardWeights | None = None,
-        visit_days: int = 60,
+        visit_days: int | None = None,
         experiment_days: int | None = None,
     ) -> None:
         self._slots = CarSubscriptionVectorEnv(
@@ -104,20 +112,23 @@ class CarSubscriptionEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """A new visitor arrives."""
+        """A new visitor arrives; there are no options."""
         super().reset(seed=seed)
-        obs, info = self._slots.reset(seed=seed)
+        obs, info = self._slots.reset(seed=seed, options=options)
         self._is_running = True
         return obs[0], {"action_mask": info["action_mask"][0]}
 
     def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Show one offer; the next observation is the visitor's next visit."""
+        """Show one offer; the next observation is the visitor's next visit.
+
+        An offer that may not be shown is replaced by the first that may, and ``info["shown"]`` says which one was.
+        """
         if not self._is_running:
             raise InvalidInputError("step was called before reset, or after the episode ended; call reset first")
         obs, reward, terminated, truncated, parts = self._slots.step(np.asarray([action], dtype=np.int64))
         self._is_running = not (terminated[0] or truncated[0])
-        info = {name: float(v[0]) for name, v in parts.items() if name != "action_mask"}
-        info |= {"action_mask": parts["action_mask"][0]}
+        info: dict[str, Any] = {name: v[0].item() for name, v in parts.items() if name != "action_mask"}
+        info["action_mask"] = parts["action_mask"][0]
         return obs[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
 
 
@@ -133,15 +144,25 @@ class CarSubscriptionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
     is_copied
         Whether each answer has an observation of its own; without it all share one buffer, valid until the next step.
     visit_days
-        Visitors arrive uniformly over these days of the scenario's calendar, where it has one.
+        Visitors arrive uniformly over these days of the scenario's calendar, where it has one; default: 60, or as long as the
+        experiment lasts.
     experiment_days
-        Day of the calendar on which the experiment ends: whoever would visit on it or later is cut short (truncated). None: every
-        story is told to its end.
+        Day of the calendar on which the experiment ends: whoever would visit on it or later is cut short (truncated), and what happens
+        on it or later is not seen. None: every story is told to its end.
 
     Raises
     ------
     InvalidInputError
-        If a rule of the scenario reads more than the stage: eligibility has to be a table here.
+        If a rule of the scenario reads more than the stage (eligibility has to be a table here), it is of another family of laws, or
+        visitors would arrive after the end of the experiment.
+    UnknownNameError
+        If there is no scenario of that name.
+
+    Notes
+    -----
+    Autoreset is ``NEXT_STEP``: the observation of the last step is the visitor's last, the next step ignores the action, brings the
+    new visitor and has reward 0 and ``info["shown"]`` -1. ``info`` holds for all slots ``clicked``, ``subscribed``, ``kept_30d``,
+    ``margin_eur`` and ``discount_cost_eur`` (the reward as a vector), ``shown`` and ``action_mask``, each with the slots first.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}  # noqa: RUF012 - gymnasium's own way
@@ -150,21 +171,21 @@ class CarSubscriptionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
         self,
         num_envs: int = 1,
         *,
-        scenario: Scenario | None = None,
+        scenario: Scenario | str | None = None,
         space: FeatureSpace | None = None,
         weights: RewardWeights | None = None,
         is_copied: bool = True,
-        visit_days: int = 60,
+        visit_days: int | None = None,
         experiment_days: int | None = None,
     ) -> None:
         self.num_envs, self.is_copied, self.experiment_days = num_envs, is_copied, experiment_days
-        self.scenario = scenario or reference()
+        self.scenario = _site(scenario)
         if not supports(self.scenario):
             raise InvalidInputError(
                 f"scenario {self.scenario.name!r} has an eligibility rule on more than the stage; expected rules on stage "
                 "only: let a rollout choose for others"
             )
-        self.visit_days = 1 if self.scenario.calendar is None else visit_days
+        self.visit_days = _visit_days(self.scenario, visit_days, experiment_days)
         self.space = space or reference_space(self.scenario)
         self.weights = weights or RewardWeights()
         self.single_observation_space = _observation_space(self.scenario, self.space)
@@ -178,12 +199,28 @@ class CarSubscriptionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """All slots get new visitors."""
-        one = seed[0] if isinstance(seed, list) else seed
+        """All slots get new visitors; there are no options.
+
+        Parameters
+        ----------
+        seed
+            One number for all that happens. A list, as vectors of single environments take it, is one seed made of all its numbers:
+            slots share one stream of visitors here.
+        """
+        if options:
+            raise InvalidInputError(f"reset got the options {', '.join(map(repr, options))}; this environment has none")
+        one = _joined(seed, self.num_envs) if isinstance(seed, Sequence) else seed
         super().reset(seed=one)
         if self.kernel is None or one is not None:
             own = int(self.np_random.integers(2**31))
-            self.kernel = VisitKernel(self.scenario, self.space, n=self.num_envs, seed=own, visit_days=self.visit_days)
+            self.kernel = VisitKernel(
+                self.scenario,
+                self.space,
+                n=self.num_envs,
+                seed=own,
+                visit_days=self.visit_days,
+                end_day=self.experiment_days,
+            )
             self._next_id = 0
         self._done = np.zeros(self.num_envs, dtype=np.bool_)
         self._renew(self.kernel, np.arange(self.num_envs))
@@ -192,11 +229,19 @@ class CarSubscriptionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
     def step(
         self, actions: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
-        """Show one offer to each; slots that ended in the step before only get their new visitor."""
+        """Show one offer to each; slots that ended in the step before only get their new visitor.
+
+        An offer that may not be shown is replaced by the first that may, and ``info["shown"]`` says which one was.
+
+        Raises
+        ------
+        InvalidInputError
+            Before the first reset, or if the actions are not one offer for each slot.
+        """
         if self.kernel is None:
             raise InvalidInputError("step was called before reset; call reset first")
         ended = np.flatnonzero(self._done)
-        made = self.kernel.step(np.asarray(actions, dtype=np.int64))
+        made = self.kernel.step(self._checked(actions))
         parts = {"clicked": made.clicked, "subscribed": made.subscribed, "kept_30d": made.kept_30d,
                  "margin_eur": made.margin_eur, "discount_cost_eur": made.discount_cost_eur}  # fmt: skip
         if len(ended):
@@ -204,6 +249,7 @@ class CarSubscriptionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
             for part in parts.values():
                 part[ended] = 0.0
             made.is_over[ended] = False
+            made.shown[ended] = -1
         # Every visitor's story ends by itself (market window, signing, 30 days) unless the experiment ends before.
         truncated = np.zeros(self.num_envs, dtype=np.bool_)
         if self.experiment_days is not None:
@@ -224,6 +270,19 @@ class CarSubscriptionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
         obs, info = self._seen(self.kernel, {**parts, "shown": made.shown})
         return obs, reward, made.is_over.copy(), truncated, info
 
+    def _checked(self, actions: NDArray[np.int64]) -> IntArray:
+        """A copy of the actions: what is told of a step is not changed with the caller's array."""
+        given, k = np.asarray(actions), len(self.scenario.offers)
+        if given.shape != (self.num_envs,) or given.dtype.kind not in "iu":
+            raise InvalidInputError(
+                f"actions have shape {given.shape} and type {given.dtype}; expected ({self.num_envs},) integers, one offer a slot"
+            )
+        if given.min() < 0 or given.max() >= k:
+            raise InvalidInputError(
+                f"actions lie in {given.min()}..{given.max()}; expected 0..{k - 1}, positions of offers"
+            )
+        return given.astype(np.int64)
+
     def _renew(self, kernel: VisitKernel, rows: IntArray) -> None:
         kernel.renew(rows, np.arange(self._next_id, self._next_id + len(rows), dtype=np.int64))
         self._next_id += len(rows)
@@ -233,8 +292,45 @@ class CarSubscriptionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
         return obs, {**info, "action_mask": kernel.mask()}
 
 
+def _site(scenario: Scenario | str | None) -> Scenario:
+    if scenario is None:
+        return reference()
+    site = world_named(scenario) if isinstance(scenario, str) else scenario
+    if not isinstance(site, Scenario):
+        raise InvalidInputError(
+            f"world {site.name!r} follows other laws than the compiled ones; expected one of the first family, such as reference: "
+            "let a rollout choose in this one"
+        )
+    return site
+
+
+def _visit_days(scenario: Scenario, visit_days: int | None, experiment_days: int | None) -> int:
+    end = np.inf if experiment_days is None else experiment_days
+    days = int(min(_VISIT_DAYS, end)) if visit_days is None else visit_days
+    if not 1 <= days <= end:
+        raise InvalidInputError(
+            f"visitors arrive over {days} days of an experiment of {experiment_days}; expected at least one day, and no arrivals "
+            "after the end"
+        )
+    return 1 if scenario.calendar is None else days
+
+
+def _joined(seeds: Sequence[int | None], n: int) -> int | None:
+    """One seed from a list of them: equal lists give equal lives, and no number of it is ignored."""
+    if len(seeds) != n:
+        raise InvalidInputError(f"got {len(seeds)} seeds for {n} slots; expected one number, or one a slot")
+    known = [int(s) for s in seeds if s is not None]
+    if not known:
+        return None
+    if len(known) < n:
+        raise InvalidInputError(
+            "some slots have a seed and some have none; slots share one stream: expected all or none"
+        )
+    return int(np.random.SeedSequence(known).generate_state(1, np.uint64)[0])
+
+
 def register() -> None:
-    """Make the environment known to gymnasium (importing ``simulator.env`` does it)."""
+    """Make the environment known to gymnasium (importing ``simulator.env``, or asking for ``simulator.env:ID``, does it)."""
     if ENV_ID not in gymnasium.registry:
         gymnasium.register(
             ENV_ID,

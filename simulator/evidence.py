@@ -110,11 +110,15 @@ def evidence_of(run: Rollout, scenario: Scenario, *, is_weighted: bool = False) 
     Raises
     ------
     InvalidInputError
-        If contracts begin with a trial. Dates are not known to the likelihood either: what they do is read as chance.
+        If contracts begin with a trial, or some visitors had one before. Dates are not known to the likelihood either: what they do is read as chance.
     """
     if (run.table.columns["stage"] == world.STAGES[world.TRIAL]).any():
         raise InvalidInputError(
             "the log has subjects on trial; expected a site without trials: the likelihood knows no end of one"
+        )
+    if (run.table.columns["stage"] == world.STAGES[world.LAPSED]).any():
+        raise InvalidInputError(
+            "the log has lapsed subjects among its visitors; expected none: the likelihood takes all visitors for new ones"
         )
     order = np.lexsort((run.day, run.row))
     row, day, chosen = run.row[order], run.day[order], run.chosen[order]

@@ -23,7 +23,7 @@ from simulator.site import KEPT_AFTER_DAYS
 
 N_LEVELS = world.MAX_DEPENDENCE + 1
 _HIDDEN = ("taste_spread", "price_sensitivity_spread", "return_rate_spread", "fatigue_per_view", "cancel_per_fatigue",
-           "retention_offer_effect", "engagement_gain")  # fmt: skip
+           "retention_offer_effect", "engagement_gain", "lapsed_share")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,12 +111,15 @@ class Market:
         What a visitor may be shown, shape ``(k,)``.
     is_discounted
         What raises the number of discounts seen, shape ``(k,)``.
+    n_days
+        Length of the window.
     """
 
     odds: tuple[VisitOdds, ...]
     rate: FloatArray
     is_allowed: BoolArray
     is_discounted: BoolArray
+    n_days: int = world.MARKET_DAYS
 
     @classmethod
     def of(
@@ -144,7 +147,7 @@ class Market:
         Returns
         -------
         tuple
-            Values ``(n,)`` and choices ``(n, MARKET_DAYS, N_LEVELS)`` by day since the first visit and discounts seen.
+            Values ``(n,)`` and choices ``(n, n_days, N_LEVELS)`` by day since the first visit and discounts seen.
 
         Notes
         -----
@@ -152,9 +155,9 @@ class Market:
         ``W(end, d) = 0``; ``d_a`` is one higher after a discount.
         """
         may = self.is_allowed if among is None else self.is_allowed & among
-        choices = np.zeros((len(self.rate), world.MARKET_DAYS, N_LEVELS), dtype=np.int64)
+        choices = np.zeros((len(self.rate), self.n_days, N_LEVELS), dtype=np.int64)
         value = rest = np.zeros((len(self.rate), N_LEVELS))
-        for day in reversed(range(world.MARKET_DAYS)):
+        for day in reversed(range(self.n_days)):
             each = np.where(may, self._each(outcome, rest), -np.inf)
             choices[:, day] = each.argmax(axis=2)
             value = each.max(axis=2)
@@ -167,12 +170,12 @@ class Market:
         Parameters
         ----------
         policy
-            Probability of each offer, broadcastable to ``(n, MARKET_DAYS, N_LEVELS, k)``.
+            Probability of each offer, broadcastable to ``(n, n_days, N_LEVELS, k)``.
         """
         k = len(self.is_allowed)
-        full = np.broadcast_to(policy, (len(self.rate), world.MARKET_DAYS, N_LEVELS, k))
+        full = np.broadcast_to(policy, (len(self.rate), self.n_days, N_LEVELS, k))
         value = rest = np.zeros((len(self.rate), N_LEVELS))
-        for day in reversed(range(world.MARKET_DAYS)):
+        for day in reversed(range(self.n_days)):
             value = (full[:, day] * self._each(outcome, rest)).sum(axis=2)
             rest = self.rate[:, None] * value + (1.0 - self.rate)[:, None] * rest
         return value[:, 0]
@@ -187,9 +190,10 @@ class Market:
 
 
 def visitor_offers(scenario: Scenario) -> BoolArray:
-    """Which offers a visitor may be shown, shape ``(k,)``."""
-    excluded = excluded_by(scenario.rules, scenario.offers, {"stage": world.STAGES[world.VISITOR]})
-    return np.asarray([o not in excluded for o in scenario.offers.ids], dtype=np.bool_)
+    """Which offers someone without a contract may be shown, shape ``(k,)``; where some visitors are lapsed, what either may."""
+    stages = [world.VISITOR] + [world.LAPSED] * bool(scenario.parameters.lapsed_share.value)
+    excluded = [set(excluded_by(scenario.rules, scenario.offers, {"stage": world.STAGES[s]})) for s in stages]
+    return np.asarray([any(o not in out for out in excluded) for o in scenario.offers.ids], dtype=np.bool_)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -312,6 +316,10 @@ def visible_market(scenario: Scenario) -> tuple[Market, NDArray[np.str_]]:
             "one person a segment: use scenarios.car_subscription.tabular, or rollouts"
         )
     assert segment is not None
+    if scenario.calendar is not None:
+        raise InvalidInputError(
+            f"site {scenario.name!r} has dates, which policies do not see; expected none: take off its calendar, or use rollouts"
+        )
     order = np.argsort(segment)
     m = len(people)
     zeros = np.zeros(m)
@@ -324,6 +332,7 @@ def visible_market(scenario: Scenario) -> tuple[Market, NDArray[np.str_]]:
         deal_affinity=people.deal_affinity[order],
         return_rate=rate,
         searched_class=zeros.astype(np.int64),
+        is_lapsed=zeros.astype(np.bool_),
         device=np.full(m, "mobile"),
         channel=np.full(m, "search"),
     )

@@ -8,6 +8,7 @@ against a price the visitor remembers, contracts are kept by habit and tested wh
 # ruff: noqa: RUF009 - Parameter is a frozen dataclass, which the rule cannot see across modules
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Self
 
@@ -19,7 +20,7 @@ from policies.errors import UnknownNameError
 from policies.records import FloatArray, IntArray, OfferSet
 from simulator.parameters import Parameter
 from simulator.population import Population
-from simulator.scenarios.car_subscription import CAR_CLASSES, OFFERS, RULES
+from simulator.scenarios.car_subscription import CAR_CLASSES, OFFERS, RULES, usual_prices, with_prices
 from simulator.site import KEPT_AFTER_DAYS, DayFacts, Responses, Visits, decision_table, known_columns
 from simulator.streams import Purpose, normals, uniforms
 
@@ -110,6 +111,18 @@ class HabitScenario:
     offers: OfferSet = OFFERS
     rules: tuple[EligibilityRule, ...] = RULES
     margin_contrast: float = 1.0
+    usual_price_eur: Mapping[str, float] | None = None
+
+    def repriced(self, prices_eur: Mapping[str, float]) -> Self:
+        """The same market with other list prices: what visitors remember when they come stays as it is.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such offer.
+        """
+        usual = self.usual_price_eur or usual_prices(self.offers)
+        return replace(self, offers=with_prices(self.offers, prices_eur), usual_price_eur=usual)
 
     def null(self) -> Self:
         """The same site where offers make no difference, margins included."""
@@ -182,8 +195,8 @@ class HabitSite:
         margin, contract = numbers("margin_eur"), self._car >= 0
         mean = np.where(contract, margin[contract].mean(), 0.0)
         self._margin = mean + self.scenario.margin_contrast * (margin - mean)
-        price = numbers("monthly_price_eur")
-        self._list_price = np.asarray([price[self._car == c].mean() for c in range(len(CAR_CLASSES))])
+        usual = self.scenario.usual_price_eur or usual_prices(self.scenario.offers)
+        self._list_price = np.asarray([usual[car] for car in CAR_CLASSES])
 
     def visits(self, day: int) -> Visits:
         """Who visits on a day, and what the site knows of each."""
@@ -239,7 +252,8 @@ class HabitSite:
         self.signed_offer[rows[signs]] = np.where(self._car[chosen] >= 0, chosen, fallback)[signs]
         cared = clicked & self._is_loyalty[chosen]
         self.cared_until[rows[cared]] = day[cared] + 14
-        self.margin_eur[rows[cared]] += self._margin[chosen[cared]]
+        counts = cared & ~self.is_kept[rows]  # what a visitor is worth is final when keeping is known
+        self.margin_eur[rows[counts]] += self._margin[chosen[counts]]
         seen = np.flatnonzero(self._car[chosen] >= 0)
         at = (rows[seen], self._car[chosen[seen]])
         self.remembered[at] = p["memory"] * self.remembered[at] + (1 - p["memory"]) * self._effective[chosen[seen]]

@@ -86,10 +86,22 @@ class VisitKernel:
         Of everything that happens.
     visit_days
         Visitors arrive uniformly over these days of the calendar; without a calendar the date means nothing.
+    end_day
+        Day of the calendar from which on nothing is seen any more: contracts due then or later are not signed yet, and who is still
+        there the day before is neither kept nor gone.
     """
 
-    def __init__(self, scenario: Scenario, space: FeatureSpace, *, n: int, seed: int, visit_days: int = 1) -> None:
-        self.scenario, self.seed, self.n, self.visit_days = scenario, seed, n, visit_days
+    def __init__(
+        self,
+        scenario: Scenario,
+        space: FeatureSpace,
+        *,
+        n: int,
+        seed: int,
+        visit_days: int = 1,
+        end_day: int | None = None,
+    ) -> None:
+        self.scenario, self.seed, self.n, self.visit_days, self.end_day = scenario, seed, n, visit_days, end_day
         self._compile_offers()
         self._compile_observations(space)
         self._compile_calendar()
@@ -214,6 +226,7 @@ class VisitKernel:
             at += block.width
         self._person_rows += self._stage_rows[world.VISITOR]
         self._stage_columns = np.asarray(stage_columns)
+        self._lapsed_for_visitor = self._stage_rows[world.LAPSED] - self._stage_rows[world.VISITOR]
 
     def renew(self, rows: IntArray, ids: IntArray) -> None:
         """Put fresh visitors, who arrive on day 0, into some slots."""
@@ -245,6 +258,12 @@ class VisitKernel:
         appeal += self._per_affinity[:, None] * affinity
         appeal += self._constant[:, None]
         appeal[self._contracts] += tastes[self._offers.car_class[self._contracts]]
+        stage = np.full(len(rows), world.VISITOR, dtype=np.int8)
+        lapsed = np.zeros(0, dtype=np.int64)
+        if p["lapsed_share"]:
+            lapsed = np.flatnonzero(unit(words(keys, Purpose.TRAITS, 7)) < p["lapsed_share"])
+            stage[lapsed] = world.LAPSED
+            appeal[:, lapsed] += np.float32(p["lapsed_appeal"])
         self.person[rows] = person
         self._appeal[rows] = appeal.T
         self._per_log[rows] = 1.0 / np.log1p(-rate)
@@ -257,11 +276,12 @@ class VisitKernel:
         self.day[rows] = 0
         self._last_day[rows] = 0
         self.n_visits[rows] = 0
-        self.stage[rows] = world.VISITOR
+        self.stage[rows] = stage
         self.signed_day[rows] = -1
         self._cared_until[rows] = -1
         fresh = self._person_rows.take(person, axis=0)
         fresh += self._combo_rows.take(combo, axis=0)
+        fresh[lapsed] += self._lapsed_for_visitor
         if self._is_mask_moving:
             self._views[:, rows] = 0
             fresh[:, : appeal.shape[0]] = self._move_mask(rows, self._rule_of(rows))
@@ -301,7 +321,7 @@ class VisitKernel:
         gap *= self._per_log
         upcoming = gap.astype(np.int32)  # truncation is floor: the product is positive
         upcoming += 1
-        is_visitor = self.stage == world.VISITOR
+        is_visitor = (self.stage & 1) == 0
         upcoming = np.where(is_visitor, upcoming, np.maximum(upcoming, self._least_gap[self.stage]))
         upcoming += self.day
         subscribed = np.zeros(n, dtype=np.float32)
@@ -313,6 +333,13 @@ class VisitKernel:
         self._cared_until[cared] = self.day[cared] + CARE_DAYS
         margin[cared] = self._margin[shown[cared]]
         is_over = is_visitor & (upcoming >= world.MARKET_DAYS)
+        if self.end_day is not None:
+            # That a visitor is gone is known when the market window is over; who signs after the end is not met before it.
+            is_over &= self._arrival + world.MARKET_DAYS <= self.end_day
+            is_late = self._arrival[signers] + signed_day >= self.end_day
+            late = signers[is_late]
+            is_over[late], upcoming[late] = False, signed_day[is_late]
+            signers, signed_day = signers[~is_late], signed_day[~is_late]
         subscribers = np.flatnonzero(~is_visitor)
         start = self.day[subscribers]
         if len(signers):
@@ -406,6 +433,8 @@ class VisitKernel:
             log_ratio += np.float32(p["cancel_per_dependence"]) * seen
         if p["cancel_per_fatigue"]:
             log_ratio += np.float32(p["cancel_per_fatigue"]) * self._fatigue[1:, rows].sum(axis=0)
+        if p["cancel_per_lapse"]:
+            log_ratio += np.float32(p["cancel_per_lapse"]) * (self.stage[rows] == world.LAPSED)
         for care in (0, 1):
             hazard = p["cancel_per_day"] * np.exp(log_ratio + np.float32(care * p["retention_offer_effect"]))
             self._hazard[care, rows] = -np.log1p(-np.clip(hazard, 0.0, world.MAX_HAZARD))
@@ -419,7 +448,9 @@ class VisitKernel:
         """Who is still there at the next visit, and who has been kept for 30 days before it."""
         kept_day = self.signed_day[rows] + KEPT_AFTER_DAYS
         last = np.minimum(upcoming - 1, kept_day)
-        n_days = last - start + 1
+        if self.end_day is not None:
+            last = np.minimum(last, self.end_day - 1 - self._arrival[rows])
+        n_days = np.maximum(last - start + 1, 0)
         n_cared = np.clip(self._cared_until[rows] - start + 1, 0, n_days)
         exposure = self._exposure[rows]
         exposure += n_cared * self._hazard[1, rows] + (n_days - n_cared) * self._hazard[0, rows]

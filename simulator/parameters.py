@@ -107,6 +107,13 @@ class WorldParameters:
     trial_leave: Parameter = Parameter(
         0.0, "assumed", "hazard of the day on which a trial ends, before what the contract and its owner make of it"
     )
+    lapsed_share: Parameter = Parameter(
+        0.0, "assumed", "share of visitors who had a contract once and left: off unless a world asks for it"
+    )
+    lapsed_appeal: Parameter = Parameter(
+        0.0, "assumed", "log-odds of click and contract of who left once, whatever is shown"
+    )
+    cancel_per_lapse: Parameter = Parameter(0.0, "assumed", "log-hazard of a contract of who left one before")
     margin_contrast: Parameter = Parameter(
         1.0, "assumed", "1: each offer has the contribution its catalogue entry states; 0: all have the mean"
     )

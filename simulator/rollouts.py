@@ -22,6 +22,10 @@ WINDOW_DAYS = MARKET_DAYS + MAX_DELAY_DAYS + KEPT_AFTER_DAYS
 
 RewardName = Literal["clicked", "subscribed", "kept_30d", "margin_eur"]
 REWARDS: tuple[RewardName, ...] = ("clicked", "subscribed", "kept_30d", "margin_eur")
+# Days from the first visit until nothing more can come of any decision of a visitor; clicks are known at once.
+_KNOWN_AFTER_DAYS: dict[RewardName, int] = {
+    "clicked": 0, "subscribed": MARKET_DAYS + MAX_DELAY_DAYS, "kept_30d": WINDOW_DAYS, "margin_eur": WINDOW_DAYS,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,15 +71,25 @@ class Rollout:
     policy: str
     last_day: int
 
-    def interactions(self, reward: RewardName = "subscribed") -> InteractionBatch:
-        """The log as estimators and learners read it.
+    def is_known(self, reward: RewardName) -> BoolArray:
+        """Whether a reward of each decision is final, shape ``(n_decisions,)``; where it is not, its zero means "not yet".
 
-        An outcome of a subject is credited to its last decision before the contract, the rule the service declares.
+        It depends on the visitor's first day alone and never on what came, so that what is known is no choice of the lucky.
         """
         if reward not in self.rewards:
             raise UnknownNameError("reward", reward, self.rewards)
+        first = np.full(len(self.subjects.n_visits), np.iinfo(np.int64).max)
+        np.minimum.at(first, self.row, self.day)
+        return np.asarray(first[self.row] + _KNOWN_AFTER_DAYS[reward] <= self.last_day + 1, dtype=np.bool_)
+
+    def interactions(self, reward: RewardName = "subscribed") -> InteractionBatch:
+        """The log as estimators and learners read it: decisions of which the reward is final.
+
+        An outcome of a subject is credited to its last decision before the contract, the rule the service declares.
+        """
+        known = np.flatnonzero(self.is_known(reward))
         n = len(self.chosen)
-        return InteractionBatch(
+        batch = InteractionBatch(
             table=self.table,
             chosen=self.chosen,
             propensity=self.probabilities[np.arange(n), self.chosen],
@@ -83,6 +97,7 @@ class Rollout:
             probabilities=self.probabilities,
             policies=np.full(n, self.policy, dtype=np.str_),
         )
+        return batch if len(known) == n else batch.take(known)
 
     def mean(self, outcome: Literal["subscribed", "kept_30d", "margin_eur"]) -> tuple[float, float]:
         """Per matured visitor: mean and standard error."""

@@ -77,7 +77,10 @@ class DayFacts:
 
 
 class Site(Protocol):
-    """A cohort of visitors living through days, whatever the laws."""
+    """A cohort of visitors living through days, whatever the laws.
+
+    ``margin_eur`` is what each visitor brought until it was known whether the contract was kept; nothing after that changes it.
+    """
 
     ids: IntArray
     arrival_day: IntArray
@@ -222,7 +225,7 @@ class LiveSite:
         self.next_visit = self.arrival_day.copy()
         self.last_visit = np.full(n, -1, dtype=np.int64)
         self.n_visits = np.zeros(n, dtype=np.int64)
-        self.stage = np.zeros(n, dtype=np.int64)
+        self.stage = np.where(self.subjects.is_lapsed, world.LAPSED, world.VISITOR)
         self.fatigue = np.zeros((n, len(FAMILIES)), dtype=np.float64)
         self.views = np.zeros((n if self._view_limits is not None else 0, len(scenario.offers)), dtype=np.int64)
         self.discounts_seen = np.zeros(n, dtype=np.int64)
@@ -312,7 +315,7 @@ class LiveSite:
         if self._by_day is not None:
             log_odds = log_odds + self._by_day[np.minimum(day, len(self._by_day) - 1), chosen]
         clicked = luck(Purpose.CLICK) < world.click_probability(p, log_odds)
-        may_sign = clicked & (self.stage[rows] == world.VISITOR) & (self.signing_day[rows] < 0)
+        may_sign = clicked & (self.stage[rows] != world.SUBSCRIBER) & (self.signing_day[rows] < 0)
         signs = may_sign & (luck(Purpose.CONVERT) < world.contract_probability(p, log_odds))
         delay = np.zeros(len(rows), dtype=np.int64)
         delay[signs] = world.signing_delay_days(p, luck(Purpose.DELAY, signs))
@@ -320,7 +323,7 @@ class LiveSite:
         self.signing_offer[rows[signs]] = chosen[signs]
         cared = clicked & (family == _LOYALTY)
         self.cared_until[rows[cared]] = day[cared] + 14
-        self.margin_eur[rows[cared]] += self.offers.margin[chosen[cared]]
+        self._charge(rows[cared], self.offers.margin[chosen[cared]])
         self.fatigue[rows, family] += 1.0
         if self._view_limits is not None:
             self.views[rows, chosen] += 1
@@ -343,6 +346,11 @@ class LiveSite:
         self.next_visit[rows] = np.where(is_gone, -1, upcoming)
         assert visits.table.at is not None
         return Responses(clicked, visits.table.at)
+
+    def _charge(self, rows: IntArray, margin: FloatArray) -> None:
+        """Loyalty offers taken in the month that counts: what a visitor is worth is final when keeping is known."""
+        counts = ~self.is_kept[rows]
+        self.margin_eur[rows[counts]] += margin[counts]
 
     def end_of_day(self, day: int) -> DayFacts:
         """Contracts due today, cancellations, and who is still there 30 days after signing."""
@@ -370,7 +378,7 @@ class LiveSite:
         leaves = active[self.exposure[active] >= self.budget[active]]
         self.stage[leaves] = world.LAPSED
         self.cancelled_day[leaves] = today[leaves]
-        self.next_visit[leaves] = -1  # winning lapsed subscribers back is not modelled
+        self.next_visit[leaves] = -1  # who leaves comes back, if ever, after the 30 days that are simulated
         kept = np.flatnonzero(
             (self.stage == world.SUBSCRIBER) & (self.signed_day >= 0) & (self.signed_day == today - KEPT_AFTER_DAYS)
         )

@@ -58,7 +58,18 @@ def true_value(
 
 
 def truth_of(run: Rollout) -> PolicyTruth:
-    """Per-visitor outcomes of a rollout whose windows are all over."""
+    """Per-visitor outcomes of a rollout whose windows are all over.
+
+    Raises
+    ------
+    InvalidInputError
+        If it was cut before: then nobody knows yet.
+    """
+    n_open = int((~run.subjects.is_matured).sum())
+    if n_open:
+        raise InvalidInputError(
+            f"{n_open} visitors of the rollout have open windows; expected none: let it live to its end"
+        )
     return PolicyTruth(
         policy=run.policy,
         per_visitor={name: np.asarray(getattr(run.subjects, name), dtype=np.float64) for name in OUTCOMES},

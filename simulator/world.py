@@ -12,6 +12,7 @@ from policies.records import FloatArray, IntArray
 from simulator.scenarios.car_subscription import CAR_CLASSES, FAMILIES, Scenario
 from simulator.streams import Purpose, normals, uniforms
 
+# Whoever has a car has an odd number. Lapsed is who had one before: such visitors choose again, as all others do.
 VISITOR, SUBSCRIBER, LAPSED, TRIAL = 0, 1, 2, 3
 STAGES = ("visitor", "subscriber", "lapsed", "trial")
 MAX_DELAY_DAYS = 14
@@ -27,7 +28,7 @@ MAX_HAZARD = 0.5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Subjects:
-    """What is fixed about each visitor; latent but for ``searched_class``, ``device``, ``channel`` and ``person``.
+    """What is fixed about each visitor; latent but for ``searched_class``, ``is_lapsed``, ``device``, ``channel``, ``person``.
 
     Attributes
     ----------
@@ -41,6 +42,8 @@ class Subjects:
         Shape ``(n,)``.
     searched_class
         Index of the car class the visitor searched for, a noisy sign of taste.
+    is_lapsed
+        Whether the visitor had a contract once and left it, shape ``(n,)``; shown as the stage.
     """
 
     ids: IntArray
@@ -50,6 +53,7 @@ class Subjects:
     deal_affinity: FloatArray
     return_rate: FloatArray
     searched_class: IntArray
+    is_lapsed: NDArray[np.bool_]
     device: NDArray[np.str_]
     channel: NDArray[np.str_]
 
@@ -73,6 +77,7 @@ class Subjects:
             deal_affinity=people.deal_affinity[person],
             return_rate=np.clip(p["return_rate_per_day"] * pace, 0.01, 0.95),
             searched_class=np.argmax(shown, axis=1),
+            is_lapsed=uniforms(seed, ids, Purpose.TRAITS, 7) < p["lapsed_share"],
             device=np.where(uniforms(seed, ids, Purpose.TRAITS, 5) < 0.6, "mobile", "desktop").astype(np.str_),
             channel=np.asarray(["search", "direct", "social"], dtype=np.str_)[
                 (uniforms(seed, ids, Purpose.TRAITS, 6) * 3).astype(np.int64)
@@ -116,15 +121,15 @@ class OfferNumbers:
             term=scenario.offer_numbers("term_months"),
             perk=scenario.offer_numbers("perk"),
             margin=_margins(scenario),
-            reference=_reference_prices(scenario, cars),
+            reference=_usual(scenario, cars),
             is_contract=np.asarray([c in CAR_CLASSES for c in cars], dtype=np.bool_),
         )
 
 
-def _reference_prices(scenario: Scenario, cars: list[str]) -> FloatArray:
-    """Mean list price of each offer's car class, shape ``(k,)``."""
-    price = scenario.offer_numbers("monthly_price_eur")
-    return np.asarray([price[[c == car for c in cars]].mean() for car in cars], dtype=np.float64)
+def _usual(scenario: Scenario, cars: list[str]) -> FloatArray:
+    """What is usual in each offer's car class, shape ``(k,)``; an offer of a class of which nothing is known is usual itself."""
+    known, price = scenario.usual_prices(), scenario.offer_numbers("monthly_price_eur")
+    return np.asarray([known.get(car, own) for car, own in zip(cars, price, strict=True)], dtype=np.float64)
 
 
 def _margins(scenario: Scenario) -> FloatArray:
@@ -176,6 +181,8 @@ def appeal(
         total = total - lost[chosen] * dependence
     if p["engagement_gain"]:
         total = total + p["engagement_gain"] * engagement
+    if p["lapsed_appeal"]:
+        total = total + p["lapsed_appeal"] * subjects.is_lapsed[rows]
     return np.asarray(total, dtype=np.float64)
 
 
@@ -239,6 +246,7 @@ def cancel_hazard(
         + p["retention_offer_effect"] * is_cared_for
         + p["cancel_per_dependence"] * dependence
         + p["cancel_per_fatigue"] * fatigue
+        + p["cancel_per_lapse"] * subjects.is_lapsed[rows]
     )
     return np.asarray(np.clip(p[base] * np.exp(log_ratio), 0.0, MAX_HAZARD), dtype=np.float64)
 

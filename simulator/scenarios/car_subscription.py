@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from policies.eligibility import Condition, EligibilityRule
+from policies.errors import UnknownNameError
 from policies.records import FloatArray, Offer, OfferId, OfferSet
 from simulator.calendar import Calendar
 from simulator.parameters import WorldParameters
@@ -100,6 +102,8 @@ class Scenario:
         Whether policies also see how many discounts a visitor has been shown and how long ago the first visit was.
     calendar
         What the date does; None: nothing.
+    usual_price_eur
+        What visitors hold prices of a car class against; None: the mean list price of each class in ``offers``.
     """
 
     name: str
@@ -109,6 +113,21 @@ class Scenario:
     rules: tuple[EligibilityRule, ...] = RULES
     shows_history: bool = False
     calendar: Calendar | None = None
+    usual_price_eur: Mapping[str, float] | None = None
+
+    def usual_prices(self) -> dict[str, float]:
+        """What is usual in each car class of the site, EUR a month."""
+        return dict(self.usual_price_eur or usual_prices(self.offers))
+
+    def repriced(self, prices_eur: Mapping[str, float]) -> Self:
+        """The same market with other list prices: what is usual stays as it is, so that a dearer offer appeals less to everyone.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such offer.
+        """
+        return replace(self, offers=with_prices(self.offers, prices_eur), usual_price_eur=self.usual_prices())
 
     def null(self) -> Self:
         """The same site where offers make no difference."""
@@ -123,6 +142,37 @@ class Scenario:
     def offer_numbers(self, name: str) -> FloatArray:
         """One numeric offer feature as an array, shape ``(k,)``."""
         return np.asarray([float(o.features[name] or 0.0) for o in self.offers], dtype=np.float64)
+
+
+def usual_prices(offers: OfferSet) -> dict[str, float]:
+    """Mean list price of each car class among some offers, EUR a month."""
+    by_class: dict[str, list[float]] = {}
+    for offer in offers:
+        by_class.setdefault(str(offer.features["car_class"]), []).append(
+            float(offer.features["monthly_price_eur"] or 0.0)
+        )
+    return {car: float(np.mean(prices)) for car, prices in by_class.items()}
+
+
+def with_prices(offers: OfferSet, prices_eur: Mapping[str, float]) -> OfferSet:
+    """The same offers at other list prices a month.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such offer.
+    """
+    for name in prices_eur:
+        if name not in offers.ids:
+            raise UnknownNameError("offer", name, offers.ids)
+    return OfferSet(
+        [
+            replace(o, features={**o.features, "monthly_price_eur": float(prices_eur[o.id])})
+            if o.id in prices_eur
+            else o
+            for o in offers
+        ]
+    )
 
 
 def reference(*, population: Population | None = None, parameters: WorldParameters | None = None) -> Scenario:

@@ -14,9 +14,12 @@ from simulator.scenarios.car_subscription import TRIAL_RULES, Scenario, referenc
 
 
 def alike(population: Population | None = None) -> Scenario:
-    """Everyone alike: the best single offer is best for each, so whatever a policy personalises can only cost."""
+    """Everyone alike: the best single offer is best for each and in every visit, so whatever a policy personalises can only cost.
+
+    Nothing tires either: with fatigue, changing offers from visit to visit would pay, and a policy that saw the count of visits would gain.
+    """
     site = reference(population=population)
-    same = {"taste_spread": 0.0, "price_sensitivity_spread": 0.0, "deal_affinity_weight": 0.0}
+    same = {"taste_spread": 0.0, "price_sensitivity_spread": 0.0, "deal_affinity_weight": 0.0, "fatigue_per_view": 0.0}
     return replace(site, name="alike", parameters=site.parameters.with_assumed(**same))
 
 
@@ -69,6 +72,13 @@ def trial(population: Population | None = None) -> Scenario:
     return replace(site, name="trial", parameters=laws, rules=TRIAL_RULES)
 
 
+def lapsed(population: Population | None = None) -> Scenario:
+    """Three visitors in ten had a contract once: easier to sell to, and quicker to leave again."""
+    site = reference(population=population)
+    laws = site.parameters.with_assumed(lapsed_share=0.3, lapsed_appeal=0.5, cancel_per_lapse=0.6)
+    return replace(site, name="lapsed", parameters=laws)
+
+
 def changing(population: Population | None = None, *, seed: int = 0) -> Scenario:
     """Weekdays, season and drift; discounts lose their appeal in week three; one offer comes late, one sells out."""
     calendar = Calendar(
@@ -85,12 +95,13 @@ def changing(population: Population | None = None, *, seed: int = 0) -> Scenario
 
 
 def everything(population: Population | None = None) -> Scenario:
-    """All of it at once: dates, trials, and discounts that make visitors dependent; what speed is measured on."""
+    """All of it at once: dates, trials, lapsed subscribers, and discounts that make visitors dependent; what speed is measured on."""
     site = changing(population)
     laws = dependent_on_discounts(0.5, site.parameters)
     laws = laws.with_assumed(
-        engagement_gain=0.1, discount_wear=0.1, cancel_per_fatigue=0.05, trial_days=7.0, trial_leave=0.1
-    )
+        engagement_gain=0.1, discount_wear=0.1, cancel_per_fatigue=0.05, trial_days=7.0, trial_leave=0.1,
+        lapsed_share=0.1, lapsed_appeal=0.3, cancel_per_lapse=0.3,
+    )  # fmt: skip
     return replace(site, name="everything", parameters=laws, rules=TRIAL_RULES, shows_history=True)
 
 
@@ -112,6 +123,7 @@ WORLDS: dict[str, NamedWorld] = {
         lambda _: retention_tabular(), "the same in three visible segments, exact by recursion"
     ),
     "trial": NamedWorld(trial, "contracts begin with a trial that many end"),
+    "lapsed": NamedWorld(lapsed, "three visitors in ten had a contract before and left it"),
     "changing": NamedWorld(
         changing, "weekdays, season, drift, a shock, an offer that comes late and one that sells out"
     ),

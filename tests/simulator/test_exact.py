@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import itertools
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
 
 from policies.errors import InvalidInputError, UnknownNameError
+from policies.fixed import FixedOrder
 from policies.records import FloatArray
 from simulator import world
-from simulator.exact import Market, StateRule, greedy_crossing, myopic, solve, value_of
+from simulator.calendar import Calendar
+from simulator.exact import Market, StateRule, greedy_crossing, myopic, solve, value_of, visible_market
 from simulator.rollouts import rollout
 from simulator.scenarios.car_subscription import Scenario, reference, tabular
 from simulator.scenarios.named import retention_tabular
-from simulator.truth import true_value, upper_bound
+from simulator.truth import Oracle, true_value, upper_bound
+from tests.simulator.worlds import drawn_world, numbers
 
 SEGMENTS = np.asarray(["keen", "plain", "wary"])
 
@@ -57,9 +62,60 @@ def test_no_segment_rule_beats_the_planned_policy() -> None:
     assert max(values) > 0.5 * best
 
 
-def _by_segment(scenario: Scenario, offer: str) -> FloatArray:
-    from simulator.exact import visible_market
+def test_no_plan_at_all_beats_the_planned_policy() -> None:
+    """In a window of three days each of 3^6 plans over day and discounts seen is valued by walking through all that can happen.
 
+    The walk knows neither the recursion nor its states: it follows one visitor from day to day, visit by visit.
+    """
+    market, _ = visible_market(retention_tabular(discount_dependence=1.5))
+    market, offers = replace(market, n_days=3), (1, 4, 5)
+
+    def walk(plan: dict[tuple[int, int], int], day: int, seen: int) -> float:
+        offer = plan[day, seen]
+        odds = market.odds[seen]
+        value, chance = odds.sign[0, offer] * odds.kept[0, offer], 1.0 - odds.sign[0, offer]
+        for later in range(day + 1, 3):
+            value += chance * market.rate[0] * walk(plan, later, seen + int(market.is_discounted[offer]))
+            chance *= 1.0 - market.rate[0]
+        return float(value)
+
+    states = [(day, seen) for day in range(3) for seen in range(day + 1)]
+    plans = [dict(zip(states, chosen, strict=True)) for chosen in itertools.product(offers, repeat=len(states))]
+    every = [walk(plan, 0, 0) for plan in plans]
+    value, choices = market.best("kept_30d", among=np.isin(np.arange(8), offers))
+    np.testing.assert_allclose(max(every), value[0], rtol=1e-12)
+    assert len({round(v, 12) for v in every}) > 30
+    best = plans[int(np.argmax(every))]
+    assert choices[0, 0, 0] == best[0, 0]
+    table = np.zeros((1, 3, 4, 8))
+    for (day, seen), offer in plans[123].items():
+        table[0, day, seen, offer] = 1.0
+    np.testing.assert_allclose(market.value("kept_30d", table)[0], every[123], rtol=1e-12)
+
+
+def test_dates_have_no_exact_optimum() -> None:
+    """A tabular site with a calendar is refused: the recursion knows no dates."""
+    with pytest.raises(InvalidInputError, match="has dates"):
+        solve(replace(tabular(), calendar=Calendar(drift_per_day=0.1)))
+
+
+@pytest.mark.parametrize("outcome", ["subscribed", "kept_30d", "margin_eur"])
+@settings(max_examples=2, deadline=None, derandomize=True)
+@given(number=numbers)
+def test_the_bound_holds_in_every_world(outcome: str, number: int) -> None:
+    """Neither the oracle nor any single offer is worth more than the bound, whatever the laws, on the same visitors."""
+    site = replace(drawn_world(number), calendar=None)
+    kind = {name: abs(site.parameters.values()[name]) for name in ("fatigue_per_view", "cancel_per_fatigue")}
+    site = replace(site, parameters=site.parameters.with_assumed(**kind))
+    n = 2_000
+    bound, error = upper_bound(site, n_subjects=n, seed=number, outcome=outcome)
+    policies = (Oracle(site, seed=number, outcome=outcome), FixedOrder(("suv_deal",)), FixedOrder(("compact_year",)))
+    for policy in policies:
+        mean, own = true_value(site, policy, n_subjects=n, seed=number, explore_share=0.0).value(outcome)
+        assert mean < bound + 4 * (own**2 + error**2) ** 0.5
+
+
+def _by_segment(scenario: Scenario, offer: str) -> FloatArray:
     market, _ = visible_market(scenario)
     return market.value("kept_30d", np.eye(len(scenario.offers))[scenario.offers.index_of(offer)])
 

@@ -15,7 +15,7 @@ from simulator.env import CarSubscriptionVectorEnv, reference_space
 from simulator.kernel import VisitKernel
 from simulator.population import Population
 from simulator.scenarios.car_subscription import Scenario, reference
-from simulator.scenarios.named import changing, everything, retention, trial
+from simulator.scenarios.named import changing, everything, lapsed, retention, trial
 from simulator.site import LiveSite
 
 
@@ -32,8 +32,8 @@ def _dependent() -> Scenario:
 
 @pytest.mark.parametrize(
     ("make", "visit_days"),
-    [(_with_vectors, 1), (_dependent, 1), (trial, 1), (changing, 50), (everything, 50)],
-    ids=["reference", "retention", "trial", "changing", "everything"],
+    [(_with_vectors, 1), (_dependent, 1), (trial, 1), (lapsed, 1), (changing, 50), (everything, 50)],
+    ids=["reference", "retention", "trial", "lapsed", "changing", "everything"],
 )
 def test_compiled_visitors_meet_the_fate_of_plain_ones(make: Callable[[], Scenario], visit_days: int) -> None:
     """Offer by offer, the same visitors see the same pages, click, sign, stay and earn the same in both forms.

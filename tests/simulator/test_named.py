@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from policies.errors import UnknownNameError
+from policies.errors import InvalidInputError, UnknownNameError
 from simulator import world
-from simulator.exact import visit_odds, visitor_offers
+from simulator.calibrated import calibrate
+from simulator.exact import Market
 from simulator.rollouts import rollout
-from simulator.scenarios.car_subscription import NO_OFFER
-from simulator.scenarios.named import WORLDS, alike, bargain_trap, world_named
-from simulator.truth import true_value
+from simulator.scenarios.car_subscription import NO_OFFER, reference
+from simulator.scenarios.named import WORLDS, alike, bargain_trap, lapsed, world_named
+from simulator.truth import OUTCOMES, true_value
 from tests.simulator.test_site import Always, Uniform
 
 
@@ -24,12 +25,42 @@ def test_every_world_runs(name: str) -> None:
     assert run.rewards["clicked"].mean() > 0.05
 
 
-def test_where_all_are_alike_one_offer_is_best_for_each() -> None:
-    """The most valuable offer of a visit is the same for every visitor."""
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_where_all_are_alike_one_offer_is_best_for_each(outcome: str) -> None:
+    """One offer is the best for every visitor on every day, so that showing it always is worth what knowing everything is.
+
+    Were views tiring, changing offers from visit to visit would pay, and a policy sees the count of visits: so they are not.
+    """
     scenario = alike()
-    odds = visit_odds(scenario, world.Subjects.draw(scenario, np.arange(400), seed=2))
-    worth = np.where(visitor_offers(scenario), odds.immediate("kept_30d"), -1.0)
-    assert len(set(worth.argmax(axis=1).tolist())) == 1
+    assert scenario.parameters.values()["fatigue_per_view"] == 0.0
+    market = Market.of(scenario, world.Subjects.draw(scenario, np.arange(400), seed=2))
+    best, choices = market.best(outcome)
+    (offer,) = set(choices.ravel().tolist())
+    np.testing.assert_allclose(market.value(outcome, np.eye(len(scenario.offers))[offer]), best, rtol=1e-12)
+
+
+def test_lapsed_subscribers_are_shown_as_such_and_choose_again() -> None:
+    """Three visitors in ten are lapsed, see what visitors see, sign more and keep less; without a share nobody is."""
+    site = lapsed()
+    run = rollout(site, Uniform(), n_subjects=20_000, seed=3)
+    stage, offers = run.table.columns["stage"], run.table.offers
+    assert set(np.unique(stage)) == {"visitor", "subscriber", "lapsed"}
+    first = run.table.columns["n_visits"] == 0
+    was = np.zeros(20_000, dtype=np.bool_)
+    was[run.row[first]] = stage[first] == "lapsed"
+    assert abs(was.mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / len(was))
+    is_lapsed = stage == "lapsed"
+    assert run.table.eligible[is_lapsed][:, offers.index_of("suv_deal")].all()
+    assert not run.table.eligible[is_lapsed][:, offers.index_of("loyal_care")].any()
+    signed, kept = run.subjects.subscribed, run.subjects.kept_30d
+    gain = signed[was].mean() - signed[~was].mean()
+    assert gain > 4 * np.sqrt(signed.var() * (1 / was.sum() + 1 / (~was).sum()))
+    stays = [kept[w & signed].mean() for w in (was, ~was)]
+    assert stays[1] - stays[0] > 2 * np.sqrt(0.25 / (was & signed).sum())
+    plain = rollout(reference(), Uniform(), n_subjects=500, seed=3)
+    assert "lapsed" not in plain.table.columns["stage"]
+    with pytest.raises(InvalidInputError, match="lapsed subjects"):
+        calibrate(run, site)
 
 
 def test_the_trap_wins_the_week_and_loses_the_month() -> None:

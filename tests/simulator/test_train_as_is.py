@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import gymnasium
 import numpy as np
 import pytest
@@ -29,3 +33,41 @@ def test_stable_baselines3_trains_on_it() -> None:
     observation, _ = env.reset(seed=3)
     action, _ = model.predict(observation, deterministic=True)
     assert env.action_space.contains(np.int64(action))
+
+
+_PPO = """
+import sys
+import ray
+from ray.rllib.algorithms.ppo import PPOConfig
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
+for more in ({"num_envs_per_env_runner": 2}, {"num_envs_per_env_runner": 16, "gym_env_vectorize_mode": "vector_entry_point"}):
+    algorithm = (
+        PPOConfig()
+        .environment("simulator.env:nextoffer/CarSubscription-v0", env_config={"scenario": "trial"})
+        .env_runners(num_env_runners=0, **more)
+        .training(train_batch_size_per_learner=512, minibatch_size=128, num_epochs=1)
+        .debugging(seed=1, log_level="ERROR")
+        .build_algo()
+    )
+    told = algorithm.train()["env_runners"]
+    print(told["num_episodes"], told["episode_return_mean"], told["episode_len_mean"])
+    algorithm.stop()
+ray.shutdown()
+"""
+
+
+@pytest.mark.rllib
+@pytest.mark.slow
+def test_rllib_trains_on_it() -> None:
+    """PPO by RLlib with its own network, told nothing but the name, learns from one visitor after the other and from many at once."""
+    environment = {**os.environ, "RLLIB_TEST_NO_TF_IMPORT": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", _PPO], capture_output=True, text=True, check=False, env=environment, timeout=400
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [[float(x) for x in line.split()] for line in done.stdout.strip().splitlines()]
+    assert len(rows) == 2
+    for n_episodes, mean, length in rows:
+        assert n_episodes > 20
+        assert 0.0 <= mean < 1.3
+        assert 1.0 <= length < 15.0
