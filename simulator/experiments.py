@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,54 +20,18 @@ import pyarrow.parquet as pq
 from scipy.stats import t as student
 
 from policies.artifact import load_artifact
-from policies.errors import InvalidInputError, UnknownNameError
-from policies.fixed import FixedOrder, Uniform
-from policies.protocols import Policy
+from policies.errors import InvalidInputError
 from policies.records import FloatArray
-from policies.registry import load_policy
 from policies.sampling import DEFAULT_EXPLORE_SHARE
-from simulator.exact import myopic, solve
-from simulator.habit import HabitScenario
+from simulator.crossings import crossings
+from simulator.exact import solve
+from simulator.named_policies import policy_named
 from simulator.rollouts import WINDOW_DAYS, rollout
 from simulator.scenarios.car_subscription import Scenario
 from simulator.scenarios.suite import Study, study_named
-from simulator.truth import OUTCOMES, Oracle, upper_bound
+from simulator.truth import OUTCOMES, upper_bound
 
-SPECIAL = ("uniform", "oracle", "greedy", "planned")
 Z95 = 1.959964
-
-
-def policy_named(name: str, scenario: Scenario | HabitScenario, *, seed: int, outcome: str = "kept_30d") -> Policy:
-    """A policy by what a person types.
-
-    Parameters
-    ----------
-    name
-        ``uniform``; ``oracle`` (sees what is hidden); on tabular sites ``greedy`` (sells most in each visit) and ``planned`` (the exact
-        optimum); an offer's id; the folder of an artefact.
-
-    Raises
-    ------
-    UnknownNameError
-        If it is none of these.
-    InvalidInputError
-        If this world does not have it.
-    """
-    if name == "uniform":
-        return Uniform()
-    if name in SPECIAL:
-        if not isinstance(scenario, Scenario):
-            raise InvalidInputError(
-                f"{name!r} knows the laws of the first family; world {scenario.name!r} has others: leave it out"
-            )
-        if name == "oracle":
-            return Oracle(scenario, seed=seed, outcome=outcome)
-        return myopic(scenario) if name == "greedy" else solve(scenario, outcome=outcome)[0]
-    if name in scenario.offers.ids:
-        return FixedOrder((name,))
-    if Path(name).is_dir():
-        return load_policy(load_artifact(Path(name)))
-    raise UnknownNameError("policy", name, [*SPECIAL, *scenario.offers.ids])
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +82,7 @@ def plan(
     Raises
     ------
     InvalidInputError
-        If there are no policies or seeds, too few visitors, or a policy twice.
+        If there are no policies or seeds, too few visitors, a policy twice, or a setting for a scenario that has none.
     UnknownNameError
         If the scenario or a policy is not known.
     """
@@ -129,7 +94,7 @@ def plan(
     if len(set(policies)) < len(policies):
         raise InvalidInputError(f"a policy is given twice among {', '.join(policies)}; name each once")
     study = study_named(scenario)
-    wanted = study.settings if settings is None else tuple(settings)
+    wanted = tuple(study.setting_of(s) for s in dict.fromkeys(settings)) if settings else study.settings
     for name in policies:
         policy_named(name, study.make(wanted[0]), seed=seeds[0], outcome=study.outcome)
     return [
@@ -189,7 +154,8 @@ def live_once(cell: Cell, folder: Path) -> Path:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     table = live(cell).replace_schema_metadata({"cell": json.dumps(asdict(cell))})
-    part = path.with_suffix(".part")
+    # A name of its own: two processes may live the same cell at once, and whoever is last writes the same rows again.
+    part = path.with_name(f"{path.stem}-{uuid.uuid4().hex[:8]}.part")
     pq.write_table(table, part)
     part.replace(path)
     return path
@@ -281,6 +247,9 @@ def summarise(cells: Sequence[Cell], lives: dict[tuple[float, str], Lives]) -> d
         if best is not None:
             entry["best_possible"] = {"value": best, "is_exact": is_exact, "outcome": study.outcome}
         told["settings"].append(entry)
+    told["crossings"] = crossings(
+        study, settings, names, {key: made.outcomes[study.outcome] for key, made in lives.items()}
+    )
     return told
 
 

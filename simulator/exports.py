@@ -9,7 +9,9 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import asdict, dataclass, fields
+from importlib.resources import files
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,9 @@ from numpy.typing import NDArray
 from policies.errors import InvalidInputError
 from simulator.rollouts import Rollout
 from simulator.site import DAY, START
+
+_OF_THE_VISIT = frozenset({"stage", "searched_class", "device", "channel", "n_visits", "days_since_last_visit", "tenure_days",
+                           "discounts_seen", "days_since_first_visit"})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,9 @@ class Mess:
 
 
 def export_raw(run: Rollout, folder: Path, *, seed: int, mess: Mess | None = None) -> dict[str, int]:
-    """Write ``web_analytics.jsonl``, ``customers.csv``, ``billing.csv``, ``truth/*.parquet`` and ``counts.json``.
+    """Write ``web_analytics.jsonl``, ``customers.csv``, ``billing.csv``, ``truth/*.parquet``, ``counts.json`` and ``source.toml``.
+
+    ``source.toml`` describes the files for ``nextoffer sequences build``.
 
     Returns
     -------
@@ -78,9 +85,27 @@ def export_raw(run: Rollout, folder: Path, *, seed: int, mess: Mess | None = Non
     counts |= _write_billing(run, folder / "billing.csv", mess, rng)
     counts["unstitched_browsers"] = len(np.unique(run.row[is_second & ~is_stitched[run.row]]))
     _write_truth(run, folder / "truth", browser)
+    (folder / "source.toml").write_text(source_description(run), encoding="utf-8")
     told = {"seed": seed, "mess": asdict(mess), "in_simulation": True, **counts}
     (folder / "counts.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return counts
+
+
+def source_description(run: Rollout) -> str:
+    """What the raw files of a rollout hold and what is asked of them, as ``engine.sources`` reads it (TOML)."""
+    kinds = {name: "string" if run.table.columns[name].dtype.kind == "U" else "double" for name in _traits(run)}
+    where = " + ".join(f"int({name} IS NULL)" for name in kinds)
+    template = files("simulator").joinpath("raw_source.toml").read_text(encoding="utf-8")
+    return Template(template).substitute(
+        typed="".join(f', {name} = "{kind}"' for name, kind in kinds.items()),
+        named=",".join(f' {name} = "{name}"' for name in kinds),
+        missing=f'note = [{{ name = "no_trait", where = "{where}" }}]\n' if kinds else "",
+    )
+
+
+def _traits(run: Rollout) -> list[str]:
+    """Columns that belong to the person, not to the visit."""
+    return [name for name in run.table.columns if name not in _OF_THE_VISIT]
 
 
 def _write_events(
@@ -136,9 +161,7 @@ def _write_customers(
     rng: np.random.Generator,
 ) -> dict[str, int]:
     assert run.table.subjects is not None
-    known = {"stage", "searched_class", "device", "channel", "n_visits", "days_since_last_visit", "tenure_days",
-             "discounts_seen", "days_since_first_visit"}  # fmt: skip
-    traits = [name for name in run.table.columns if name not in known]
+    traits = _traits(run)
     rows, first = np.unique(run.row, return_index=True)
     uses_second = np.unique(run.row[is_second])
     n_missing = 0

@@ -1,7 +1,7 @@
 """Logs of rollouts on disk: one Parquet file that off-policy evaluation reads, and what calibration needs beside it.
 
-``decisions.parquet`` has the columns of ``nextoffer evaluate --log``: offer, propensity, reward, eligible, subject, at, policy, is_matured
-and what the site knew. ``visits.parquet`` and ``subjects.parquet`` hold the rest of the rollout, so that it can be read back whole.
+``decisions.parquet`` has the columns of ``nextoffer evaluate --log``: offer, propensity, reward, eligible, subject, at, policy, is_matured,
+rewarded_at and what the site knew. What is not known yet is missing there, never zero. ``visits.parquet`` and ``subjects.parquet`` hold the rest of the rollout, so that it can be read back whole.
 """
 
 from __future__ import annotations
@@ -18,9 +18,16 @@ import pyarrow.parquet as pq
 from policies.errors import InvalidInputError, SchemaError
 from policies.records import DecisionTable, OfferSet
 from simulator.rollouts import REWARDS, RewardName, Rollout, SubjectOutcomes
+from simulator.site import DAY, KEPT_AFTER_DAYS, START
+from simulator.world import MAX_DELAY_DAYS
 
 FORMAT = 1
-_OWN = ("offer", "propensity", "reward", "eligible", "subject", "at", "policy", "is_matured")
+# How many days after a decision its reward may still come.
+_MAY_COME_DAYS: dict[RewardName, int] = {
+    "clicked": 0, "subscribed": MAX_DELAY_DAYS, "kept_30d": MAX_DELAY_DAYS + KEPT_AFTER_DAYS,
+    "margin_eur": MAX_DELAY_DAYS + KEPT_AFTER_DAYS,
+}  # fmt: skip
+_OWN = ("offer", "propensity", "reward", "eligible", "subject", "at", "policy", "is_matured", "rewarded_at")
 
 
 def save_log(run: Rollout, folder: Path, *, reward: RewardName = "kept_30d") -> Path:
@@ -31,8 +38,9 @@ def save_log(run: Rollout, folder: Path, *, reward: RewardName = "kept_30d") -> 
     reward
         Which one ``decisions.parquet`` gives to estimators.
     """
+    known = run.is_known(reward)
     folder.mkdir(parents=True, exist_ok=True)
-    batch = run.interactions(reward)
+    n, k = run.probabilities.shape
     ids = np.asarray(run.table.offers.ids)
     taken = sorted(set(_OWN) & {*run.table.columns, *run.table.vectors})
     if taken:
@@ -41,27 +49,26 @@ def save_log(run: Rollout, folder: Path, *, reward: RewardName = "kept_30d") -> 
     which = np.unique(run.table.eligible, axis=0, return_inverse=True)[1].ravel()
     decisions: dict[str, Any] = {
         "offer": pa.array(ids[run.chosen]),
-        "propensity": pa.array(batch.propensity),
-        "reward": pa.array(batch.reward),
+        "propensity": pa.array(run.probabilities[np.arange(n), run.chosen]),
+        "reward": _as_known(run, reward),
         "eligible": pa.array(eligible).take(pa.array(which)),
         "subject": pa.array(run.table.subjects),
         "at": pa.array(run.table.at).cast(pa.timestamp("us", tz="UTC")),
-        "policy": pa.array(np.full(len(run.chosen), run.policy)),
-        "is_matured": pa.array(run.subjects.is_matured[run.row]),
+        "policy": pa.array(np.full(n, run.policy)),
+        "is_matured": pa.array(known),
+        "rewarded_at": _rewarded_at(run, reward),
         **{name: pa.array(column) for name, column in run.table.columns.items()},
         **{name: pa.array(list(block)) for name, block in run.table.vectors.items()},
     }
     pq.write_table(pa.table(decisions), folder / "decisions.parquet", row_group_size=1 << 16)
-    n, k = run.probabilities.shape
     flat = pa.FixedSizeListArray.from_arrays(pa.array(run.probabilities.ravel()), k)
     visits: dict[str, Any] = {
         "row": pa.array(run.row),
         "day": pa.array(run.day),
         "chosen": pa.array(run.chosen),
         "probabilities": flat,
-        **{name: pa.array(run.rewards[name]) for name in REWARDS},
+        **{name: _as_known(run, name) for name in REWARDS},
     }
-    assert n == len(run.row)
     pq.write_table(pa.table(visits), folder / "visits.parquet", row_group_size=1 << 16)
     subjects: dict[str, Any] = {f.name: pa.array(getattr(run.subjects, f.name)) for f in fields(run.subjects)}
     pq.write_table(pa.table(subjects), folder / "subjects.parquet")
@@ -71,6 +78,22 @@ def save_log(run: Rollout, folder: Path, *, reward: RewardName = "kept_30d") -> 
     }  # fmt: skip
     (folder / "log.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return folder
+
+
+def _as_known(run: Rollout, name: RewardName) -> pa.Array:
+    """A reward of each decision; missing where none has come and one still may."""
+    is_open = run.day + _MAY_COME_DAYS[name] > run.last_day
+    return pa.array(run.rewards[name], mask=(run.rewards[name] == 0) & is_open & ~run.is_known(name))
+
+
+def _rewarded_at(run: Rollout, name: RewardName) -> pa.Array:
+    """When each reward came: a click at once, a contract on the evening it is signed, keeping 30 evenings later; missing without one."""
+    at = run.table.at
+    assert at is not None
+    if name != "clicked":
+        signed = run.subjects.signed_day[run.row] + (KEPT_AFTER_DAYS if name == "kept_30d" else 0)
+        at = START + (signed + 1) * DAY - np.timedelta64(1, "s")
+    return pa.array(at, mask=run.rewards[name] == 0).cast(pa.timestamp("us", tz="UTC"))
 
 
 def load_log(folder: Path, offers: OfferSet) -> Rollout:
@@ -124,7 +147,7 @@ def load_log(folder: Path, offers: OfferSet) -> Rollout:
         probabilities=flat.reshape(-1, len(ids)),
         row=plain(visits, "row"),
         day=plain(visits, "day"),
-        rewards={name: plain(visits, name) for name in REWARDS},
+        rewards={name: np.nan_to_num(plain(visits, name), nan=0.0) for name in REWARDS},
         subjects=SubjectOutcomes(**{f.name: plain(subjects, f.name) for f in fields(SubjectOutcomes)}),
         policy=told["policy"],
         last_day=told["last_day"],

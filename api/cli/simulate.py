@@ -38,11 +38,11 @@ def simulate(
     Parameters
     ----------
     scenario
-        A world (reference, null, alike, trial, changing, everything, tabular, habit, habit-null), a family of worlds with a swept
+        A world (reference, null, alike, trial, lapsed, changing, everything, tabular, habit, habit-null), a family of worlds with a swept
         setting (retention, retention-tabular, bargain-trap, shock, drift), or a folder with a saved world.
     policy
-        Repeat it: uniform, oracle, greedy or planned (tabular worlds), an offer's id, or the folder of a saved policy. Differences
-        are to the first.
+        Repeat it: uniform, oracle, greedy, planned or careful (tabular worlds), an offer's id, or the folder of a saved policy.
+        Differences are to the first.
     subjects
         Visitors per seed.
     days
@@ -81,7 +81,7 @@ def simulate(
         explore_share=explore_share,
     )
     with tempfile.TemporaryDirectory() as scratch:
-        folder = out or Path(scratch)
+        folder = _folder(out) if out is not None else Path(scratch)
         if ray is None:
             n_lived = run_cells(cells, folder, on_done=_teller("rollouts"))
         else:
@@ -109,6 +109,7 @@ def log(
     subjects: int = 20_000,
     days: int = 14,
     seed: int = 1,
+    setting: float | None = None,
     as_of: int | None = None,
     reward: str = "kept_30d",
     explore_share: float = 0.05,
@@ -121,34 +122,78 @@ def log(
         Folder of the log; `nextoffer evaluate --log OUT/decisions.parquet` judges policies on it.
     scenario, policy, subjects, days, seed, explore_share
         As of `nextoffer simulate`.
+    setting
+        Value of the scenario's swept setting; default: that of the world of this name.
     as_of
-        Last day in the log: what is still open then is marked so.
+        Last day in the log, counted from 0: what has not come by that evening is missing.
     reward
         Which one estimators read: clicked, subscribed, kept_30d or margin_eur.
     """
     from policies.errors import UnknownNameError
-    from simulator.experiments import policy_named
     from simulator.logs import save_log
-    from simulator.rollouts import REWARDS, rollout
-    from simulator.scenarios.suite import study_named
+    from simulator.rollouts import REWARDS
 
     if reward not in REWARDS:
         raise UnknownNameError("reward", reward, REWARDS)
-    study = study_named(scenario)
-    site = study.make(study.settings[0])
-    run = rollout(
-        site,
-        policy_named(policy, site, seed=seed),
-        n_subjects=subjects,
-        visit_days=days,
-        as_of=as_of,
-        seed=seed,
-        explore_share=explore_share,
-        on_day=_teller("days"),
+    _folder(out)
+    run = _lived(
+        scenario, policy, subjects=subjects, days=days, seed=seed, setting=setting, as_of=as_of, share=explore_share
     )
     save_log(run, out, reward=reward)
     n_matured = int(run.subjects.is_matured.sum())
     _say(f"{len(run.chosen):,} decisions of {subjects:,} visitors, {n_matured:,} of them with a closed window: {out}")
+    return 0
+
+
+@app.command
+def raw(
+    *,
+    out: Path,
+    scenario: ScenarioName = "reference",
+    policy: str = "uniform",
+    subjects: int = 5_000,
+    days: int = 14,
+    seed: int = 1,
+    setting: float | None = None,
+    as_of: int | None = None,
+    explore_share: float = 0.05,
+    duplicated: float = 0.02,
+    late: float = 0.03,
+    missing: float = 0.05,
+    second_browser: float = 0.25,
+    unstitched: float = 0.30,
+) -> int:
+    """Write what a company would have of one policy's visitors: analytics, customers and billing in their usual mess, and the truth.
+
+    Parameters
+    ----------
+    out
+        Folder for web_analytics.jsonl, customers.csv, billing.csv, the truth beside them, counts.json, and source.toml, which
+        `nextoffer sequences build --source OUT/source.toml` reads.
+    scenario, policy, subjects, days, seed, setting, as_of, explore_share
+        As of `nextoffer simulate log`.
+    duplicated
+        Share of events and invoices that are there twice.
+    late
+        Share of events received one to three days late.
+    missing
+        Share of traits and event properties left empty.
+    second_browser
+        Share of subjects who use a second browser from some visit on.
+    unstitched
+        Share of second browsers that the customer table does not know.
+    """
+    from simulator.exports import Mess, export_raw
+
+    mess = Mess(duplicated, late, missing, second_browser, unstitched)
+    _folder(out)
+    run = _lived(
+        scenario, policy, subjects=subjects, days=days, seed=seed, setting=setting, as_of=as_of, share=explore_share
+    )
+    counts = export_raw(run, out, seed=seed, mess=mess)
+    for name, n in counts.items():
+        _say(f"{name.replace('_', ' '):28s} {n:>10,}")
+    print(f"described in {out / 'source.toml'}", file=sys.stderr)  # noqa: T201
     return 0
 
 
@@ -191,7 +236,7 @@ def calibrate(
     from engine.simulation.calibration import write_calibration
     from simulator.calibrated import calibrate as fit
     from simulator.calibrated import value_grid, values_with_spread
-    from simulator.experiments import policy_named
+    from simulator.named_policies import policy_named
     from simulator.scenarios.files import save_scenario
 
     site = _first_family(scenario)
@@ -276,13 +321,54 @@ def fidelity(
     return 0
 
 
+def _lived(
+    scenario: str,
+    policy: str,
+    *,
+    subjects: int,
+    days: int,
+    seed: int,
+    setting: float | None,
+    as_of: int | None,
+    share: float,
+) -> Rollout:
+    """One policy's visitors; the scenario is the world of that name unless a setting is given."""
+    from simulator.named_policies import policy_named
+    from simulator.rollouts import rollout
+    from simulator.scenarios.suite import site_named
+
+    site = site_named(scenario, setting)
+    return rollout(
+        site,
+        policy_named(policy, site, seed=seed),
+        n_subjects=subjects,
+        visit_days=days,
+        as_of=as_of,
+        seed=seed,
+        explore_share=share,
+        on_day=_teller("days"),
+    )
+
+
+def _folder(path: Path) -> Path:
+    """A folder that can be written to, before hours are spent on what goes into it."""
+    from policies.errors import InvalidInputError
+
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInputError(
+            f"cannot write to {path} ({error.strerror}); expected a folder, or a place for one"
+        ) from error
+    return path
+
+
 def _first_family(name: str) -> Scenario:
     from policies.errors import InvalidInputError
     from simulator.scenarios.car_subscription import Scenario
-    from simulator.scenarios.suite import study_named
+    from simulator.scenarios.suite import site_named
 
-    study = study_named(name)
-    site = study.make(study.settings[0])
+    site = site_named(name)
     if not isinstance(site, Scenario):
         raise InvalidInputError(
             f"world {name!r} follows other laws; expected one of the first family, such as reference"
@@ -326,6 +412,18 @@ def _print_summary(told: dict[str, Any]) -> None:
             best = entry["best_possible"]
             word = "the exact optimum keeps" if best["is_exact"] else "no policy can keep more than"
             _say(f"{word} {best['value']:.2%}")
+    for turn in told["crossings"]:
+        _say(_turn(turn, told["setting"]))
+
+
+def _turn(turn: dict[str, Any], setting: str) -> str:
+    first, second = (Path(turn[name]).name for name in ("first", "second"))
+    ahead, behind = (first, second) if turn["leads_below"] == turn["first"] else (second, first)
+    exact = f"; exact, without exploring: {turn['exact']:.3f}" if "exact" in turn else ""
+    sure = "" if turn["share"] > 0.975 else f"; in {1 - turn['share']:.0%} of resamples it does not turn"
+    return (
+        f"{ahead} leads {behind} up to {setting} {turn['at']:.2f} [{turn['low']:.2f}, {turn['high']:.2f}]{sure}{exact}"
+    )
 
 
 def _say(text: str) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from policies.errors import MissingExtraError
+from policies.errors import InvalidInputError, MissingExtraError
 from simulator.experiments import Cell, live_once
 
 Progress = Callable[[int, int], None]
@@ -36,6 +37,8 @@ def run_on_ray(cells: Sequence[Cell], folder: Path, *, address: str = "local", o
     ------
     MissingExtraError
         Without Ray.
+    InvalidInputError
+        If no cluster answers at the address.
     """
     left = [cell for cell in cells if not cell.path(folder).exists()]
     if not left:
@@ -49,9 +52,14 @@ def run_on_ray(cells: Sequence[Cell], folder: Path, *, address: str = "local", o
         # Ray warns that a later release will hide the accelerators of tasks that ask for none; ours use none.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         is_here = address == "local"
-        ray.init(
-            address=None if is_here else address, include_dashboard=False if is_here else None, log_to_driver=False
-        )
+        if not is_here:
+            _check_reachable(address)
+        try:
+            ray.init(
+                address=None if is_here else address, include_dashboard=False if is_here else None, log_to_driver=False
+            )
+        except (ConnectionError, ValueError) as error:
+            raise _unreachable(address, error) from error
     try:
         task = ray.remote(num_cpus=1)(_live)
         waiting = [task.remote(cell, str(folder.resolve())) for cell in left]
@@ -66,6 +74,24 @@ def run_on_ray(cells: Sequence[Cell], folder: Path, *, address: str = "local", o
         if started:
             ray.shutdown()
     return len(left)
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself waits for a minute and then ends the process where nobody listens."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        return  # "auto": Ray knows where
+    try:
+        socket.create_connection((host, int(port)), timeout=5.0).close()
+    except (OSError, OverflowError) as error:
+        raise _unreachable(address, error) from error
+
+
+def _unreachable(address: str, error: Exception) -> InvalidInputError:
+    return InvalidInputError(
+        f"no Ray cluster answers at {address!r} ({str(error).splitlines()[0]}); expected 'local', 'auto' or the address that "
+        "`ray start --head` printed"
+    )
 
 
 def _live(cell: Cell, folder: str) -> None:

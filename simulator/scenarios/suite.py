@@ -7,11 +7,12 @@ Osband et al. (2020), "Behaviour suite for reinforcement learning".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from policies.errors import UnknownNameError
+from policies.errors import InvalidInputError, UnknownNameError
 from simulator.calendar import Calendar, Shock
 from simulator.habit import HabitScenario
 from simulator.scenarios.car_subscription import Scenario, reference
@@ -42,6 +43,21 @@ class Study:
     settings: tuple[float, ...] = (0.0,)
     outcome: str = "kept_30d"
     baseline: str = "uniform"
+
+    def setting_of(self, value: float) -> float:
+        """A value of the setting.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is nothing to set, or it is no finite number.
+        """
+        if not self.setting:
+            swept = ", ".join(s.name for s in STUDIES.values() if s.setting)
+            raise InvalidInputError(f"scenario {self.name!r} has no setting; scenarios with one: {swept}")
+        if not math.isfinite(value):
+            raise InvalidInputError(f"{self.setting} is {value}; expected a finite number")
+        return float(value)
 
 
 def _after_shock(log_odds: float) -> Scenario:
@@ -96,3 +112,20 @@ def study_named(name: str) -> Study:
     if name not in STUDIES:
         raise UnknownNameError("scenario", name, STUDIES)
     return STUDIES[name]
+
+
+def site_named(name: str, setting: float | None = None) -> Scenario | HabitScenario:
+    """One site: a study's at a value of its setting, or the world of that name.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is none of that name.
+    InvalidInputError
+        If a setting is given where there is none to set.
+    """
+    study = study_named(name)
+    if setting is not None:
+        return study.make(study.setting_of(setting))
+    # A family of the same name as a world begins where its effect is off; who names the world means its own value.
+    return WORLDS[name].make(None) if name in WORLDS else study.make(study.settings[0])

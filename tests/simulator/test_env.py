@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import replace
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -166,7 +167,7 @@ def test_every_number_of_a_list_of_seeds_counts() -> None:
 def test_a_scenario_goes_by_its_name() -> None:
     """A name makes the site of that name; a misspelt one, and one of other laws, are refused with the way out."""
     by_name = gymnasium.make_vec(f"simulator.env:{ENV_ID}", num_envs=2, scenario="trial")
-    assert by_name.unwrapped.scenario.name == "trial"  # type: ignore[attr-defined]
+    assert by_name.unwrapped.scenario.name == "trial"
     with pytest.raises(UnknownNameError, match="did you mean 'trial'"):
         CarSubscriptionEnv(scenario="trail")
     with pytest.raises(InvalidInputError, match="let a rollout choose"):
@@ -241,7 +242,7 @@ def test_a_copy_lives_on_as_the_original() -> None:
 def test_common_wrappers_take_it() -> None:
     """Episode statistics, stacked and normalised observations and time limits work on one visitor and on many."""
     space = reference_space(reference(), n_subjects=200)
-    single = wrappers.RecordEpisodeStatistics(
+    single: gymnasium.Env[Any, Any] = wrappers.RecordEpisodeStatistics(
         wrappers.TimeLimit(wrappers.FrameStackObservation(gymnasium.make(ENV_ID, space=space), 3), 2)
     )
     single.reset(seed=1)

@@ -12,10 +12,11 @@ import pytest
 from policies.artifact import save_artifact
 from policies.errors import InvalidInputError, UnknownNameError
 from policies.fixed import FixedOrder
-from simulator.experiments import Cell, Lives, curve, live, live_once, plan, policy_named, read_lives, summarise
+from simulator.experiments import Cell, Lives, curve, live, live_once, plan, read_lives, summarise
 from simulator.habit import HabitScenario
+from simulator.named_policies import policy_named
 from simulator.scenarios.car_subscription import reference
-from simulator.scenarios.suite import STUDIES, study_named
+from simulator.scenarios.suite import STUDIES, site_named, study_named
 
 
 def _told(tmp_path: Path, scenario: str, policies: list[str], **sizes: int) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def _told(tmp_path: Path, scenario: str, policies: list[str], **sizes: int) -> d
         n_subjects=sizes.get("n", 1_500),
         visit_days=3,
         seeds=range(1, 1 + sizes.get("seeds", 1)),
-        settings=(0.0,),
+        settings=(0.0,) if study_named(scenario).setting else None,
     )
     for cell in cells:
         live_once(cell, tmp_path)
@@ -117,6 +118,10 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         read_lives(cells, tmp_path)
     with pytest.raises(InvalidInputError, match="given twice"):
         plan("reference", ["uniform", "uniform"], n_subjects=10, visit_days=1, seeds=(1,))
+    with pytest.raises(InvalidInputError, match=r"no setting.*retention-tabular"):
+        plan("reference", ["uniform"], n_subjects=10, visit_days=1, seeds=(1,), settings=(3.0,))
+    with pytest.raises(InvalidInputError, match="finite"):
+        plan("retention", ["uniform"], n_subjects=10, visit_days=1, seeds=(1,), settings=(float("nan"),))
     with pytest.raises(InvalidInputError, match="at least one policy"):
         plan("reference", [], n_subjects=10, visit_days=1, seeds=(1,))
     with pytest.raises(UnknownNameError, match="suv_deal"):
@@ -127,3 +132,12 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         policy_named("oracle", HabitScenario(), seed=1)
     with pytest.raises(InvalidInputError, match="taste_spread"):
         policy_named("planned", reference(), seed=1)
+
+
+def test_a_name_means_the_world_and_a_setting_the_family() -> None:
+    """``retention`` is the world with its own coefficient, not the family's first one, where discounts do nothing."""
+    assert site_named("retention").parameters.values()["cancel_per_dependence"] == 0.9
+    assert site_named("retention", 0.3).parameters.values()["cancel_per_dependence"] == 0.3
+    assert isinstance(site_named("habit"), HabitScenario)
+    with pytest.raises(InvalidInputError, match="no setting"):
+        site_named("habit", 1.0)

@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from api.cli.simulate import raw
+from engine.sources.description import load_source
 from policies.errors import InvalidInputError
 from simulator.exports import Mess, export_raw
 from simulator.rollouts import rollout
@@ -77,3 +79,16 @@ def test_a_share_above_one_is_refused() -> None:
     """Shares outside [0, 1] are refused by name."""
     with pytest.raises(InvalidInputError, match="late"):
         Mess(late=1.5)
+
+
+def test_the_files_are_described_for_the_builder_of_sequences(tmp_path: Path) -> None:
+    """``source.toml`` is the described source of the examples for the reference people, and names other people's traits."""
+    run = rollout(reference(), Uniform(), n_subjects=60, seed=4)
+    export_raw(run, tmp_path / "reference", seed=3)
+    example = Path(__file__).parents[2] / "examples" / "sources" / "simulator_exports.toml"
+    assert (tmp_path / "reference" / "source.toml").read_text() == example.read_text()
+    assert raw(out=tmp_path / "other", scenario="retention-tabular", setting=0.9, subjects=60) == 0
+    source = load_source(tmp_path / "other" / "source.toml")
+    assert source.tables["customers"].columns == {
+        "customer_no": "string", "anonymous_ids": "string", "segment": "string"
+    }  # fmt: skip

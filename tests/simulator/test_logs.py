@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from api.cli.simulate import calibrate, fidelity, log, simulate
+from offline_eval.censoring import RewardWindow
 from offline_eval.interop.arrow import read_parquet
 from policies.errors import InvalidInputError
 from policies.fixed import Uniform
 from simulator.logs import load_log, save_log
 from simulator.population import Population
-from simulator.rollouts import rollout
+from simulator.rollouts import REWARDS, RewardName, rollout
 from simulator.scenarios.car_subscription import OFFERS, reference
+from simulator.scenarios.named import world_named
 
 
 def test_a_log_is_read_back_whole(tmp_path: Path) -> None:
@@ -37,15 +41,57 @@ def test_a_log_is_read_back_whole(tmp_path: Path) -> None:
 
 def test_a_log_is_an_input_of_off_policy_evaluation(tmp_path: Path) -> None:
     """The estimators' own reader takes the file: the same offers, propensities and rewards, open windows left out."""
-    run = rollout(reference(), Uniform(), n_subjects=400, visit_days=20, as_of=75, seed=2)
+    run = rollout(reference(), Uniform(), n_subjects=400, visit_days=20, as_of=40, seed=2)
     save_log(run, tmp_path / "log", reward="subscribed")
     batch = read_parquet(tmp_path / "log" / "decisions.parquet", offers=OFFERS)
-    closed = run.subjects.is_matured[run.row]
+    closed = run.is_known("subscribed")
     assert 0 < closed.sum() < len(closed)
+    assert closed.sum() > run.subjects.is_matured[run.row].sum()  # who signs is known sooner than who stays
     np.testing.assert_array_equal(batch.chosen, run.chosen[closed])
     np.testing.assert_allclose(batch.propensity, run.probabilities[np.arange(len(closed)), run.chosen][closed])
     assert batch.reward.sum() == run.rewards["subscribed"][closed].sum()
     np.testing.assert_array_equal(batch.table.eligible, run.table.eligible[closed])
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_what_has_not_come_is_missing_and_not_zero(name: RewardName, tmp_path: Path) -> None:
+    """In a log that was cut, a reward is missing where it may still come, there where it came, zero where none can come any more."""
+    site, as_of = world_named("habit"), 25
+    whole = rollout(site, Uniform(), n_subjects=600, visit_days=30, seed=2)
+    cut = rollout(site, Uniform(), n_subjects=600, visit_days=30, seed=2, as_of=as_of)
+    rows = pq.read_table(save_log(cut, tmp_path / "log", reward=name) / "decisions.parquet").to_pydict()
+    final = whole.rewards[name][: len(cut.chosen)]
+    for i, told in enumerate(rows["reward"]):
+        if told is None:
+            assert not rows["is_matured"][i]
+        elif name != "margin_eur":  # what a contract brings is final only with its month
+            assert told == final[i]
+        at, came = rows["at"][i], rows["rewarded_at"][i]
+        assert (came is not None) == bool(told)
+        assert came is None or (at <= came and came.date() <= date(2026, 3, 2) + timedelta(days=as_of))
+    missing = [final[i] for i, told in enumerate(rows["reward"]) if told is None]
+    if name == "clicked":
+        assert not missing
+    else:
+        assert 0 < np.count_nonzero(missing) < len(missing)
+    again = load_log(tmp_path / "log", OFFERS)
+    for reward in REWARDS:
+        np.testing.assert_array_equal(again.rewards[reward], cut.rewards[reward])
+
+
+def test_a_whole_log_is_cut_by_the_estimators_own_window(tmp_path: Path) -> None:
+    """Cut by ``rewarded_at`` on any day, a whole log gives the rows and rewards of decisions that old, and nothing that came later."""
+    run = rollout(reference(), Uniform(), n_subjects=800, visit_days=20, seed=2)
+    save_log(run, tmp_path / "log", reward="subscribed")
+    at = run.table.at
+    assert at is not None
+    for day in (17, 30):
+        window = RewardWindow(15, as_of=datetime(2026, 3, 2, tzinfo=UTC) + timedelta(days=day))
+        batch = read_parquet(tmp_path / "log" / "decisions.parquet", offers=OFFERS, window=window)
+        end = np.datetime64("2026-03-02") + np.timedelta64(day - 15, "D")
+        old = np.flatnonzero(at <= end)
+        np.testing.assert_array_equal(batch.chosen, run.chosen[old])
+        np.testing.assert_array_equal(batch.reward, run.rewards["subscribed"][old])
 
 
 @pytest.mark.parametrize("day", [0, 9, 40])

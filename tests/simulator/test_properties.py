@@ -101,7 +101,7 @@ def test_a_dearer_offer_is_never_taken_by_more(family: str, number: int, rise: f
         live = one.open(n_subjects=n, visit_days=1, seed=number)
         visits = live.visits(0)
         clicked = live.respond(visits, at).clicked
-        signed = live.signing_day >= 0  # type: ignore[attr-defined]
+        signed = live.signing_day >= 0
         taken.append((clicked, signed))
     assert (taken[1][0] <= taken[0][0]).all()
     assert (taken[1][1] <= taken[0][1]).all()

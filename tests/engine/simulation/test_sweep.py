@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,6 +11,7 @@ import pytest
 
 from engine.simulation.report import write_page
 from engine.simulation.sweep import run_cells, run_on_ray
+from policies.errors import InvalidInputError
 from simulator.experiments import Cell, plan, read_lives, summarise
 
 
@@ -66,3 +68,13 @@ def test_ray_lives_the_same_lives(tmp_path: Path) -> None:
     for cell in cells:
         assert pq.read_table(cell.path(tmp_path / "ray")).equals(pq.read_table(cell.path(tmp_path / "here")))
     assert run_on_ray(cells, tmp_path / "ray") == 0
+
+
+@pytest.mark.rllib
+def test_an_address_where_nobody_listens_is_named(tmp_path: Path) -> None:
+    """A cluster that is not there is refused at once, with what to give instead."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    with pytest.raises(InvalidInputError, match=rf"127\.0\.0\.1:{port}.*ray start --head"):
+        run_on_ray(_cells()[:1], tmp_path, address=f"127.0.0.1:{port}")
