@@ -60,10 +60,7 @@ def matured(log: InteractionBatch, window: RewardWindow, delay_days: FloatArray)
     followed = window.followed_days(_times(log))
     is_closed: BoolArray = followed >= window.days
     if not is_closed.any():
-        raise InvalidInputError(
-            f"no row has been followed for {window.days:g} days by {window.as_of.isoformat()}; the longest for "
-            f"{followed.max():.1f}: wait, shorten the window, or weigh with inverse_censoring"
-        )
+        raise InvalidInputError(_none_closed(followed, window))
     return log.with_reward(_within(log.reward, delay_days, window.days)).take(np.flatnonzero(is_closed))
 
 
@@ -91,14 +88,25 @@ def inverse_censoring(log: InteractionBatch, window: RewardWindow, delay_days: F
     is_logged = followed >= 0
     log, followed, delay_days = log.take(is_logged), followed[is_logged], delay_days[is_logged]
     if not len(log) or followed.max() < window.days:
-        raise InvalidInputError(
-            f"no row has been followed for the whole window of {window.days:g} days; expected some, for a reward that comes at its "
-            "end is never seen else: shorten the window"
-        )
+        raise InvalidInputError(_none_closed(followed, window))
     is_seen = ~np.isnan(delay_days) & (delay_days <= np.minimum(followed, window.days))
     ascending = np.sort(followed)
     at_least = 1.0 - np.searchsorted(ascending, np.where(is_seen, delay_days, 0.0), side="left") / len(followed)
     return log.with_reward(np.where(is_seen, log.reward / at_least, 0.0))
+
+
+def _none_closed(followed: FloatArray, window: RewardWindow) -> str:
+    """Why no reward of the whole window can be known, weighed or not."""
+    longest = followed.max() if len(followed) else -1.0
+    if longest < 0:
+        return (
+            f"all decisions were taken after {window.as_of.isoformat()}; expected an as-of time after the window of the first "
+            "ones: pass the moment until which the log knows of rewards"
+        )
+    return (
+        f"no row has been followed for the whole window of {window.days:g} days by {window.as_of.isoformat()}, the longest for "
+        f"{longest:.1f}; expected some, for a reward at the window's end is never seen else: wait, or shorten the window"
+    )
 
 
 def open_share(log: InteractionBatch, window: RewardWindow) -> float:

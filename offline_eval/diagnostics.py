@@ -11,7 +11,7 @@ import numpy as np
 
 from offline_eval.log_records import CandidateRecord, LogRecord
 from offline_eval.summaries import N_CALIBRATION_BINS, CountsByOffer
-from policies.records import FloatArray
+from policies.records import FloatArray, IntArray
 
 Status = Literal["pass", "warn", "fail", "not known"]
 
@@ -127,15 +127,17 @@ def candidate_checks(
         _top_share(top, record),
         _largest_weight(record),
         _tail(top if n >= 100 else top[:0]),
-        _mean_weight(mean_weight),
+        _mean_weight(mean_weight, record, log),
         _support(record, log, offer_ids),
-        _weighted_positives(record),
+        _weighted_positives(record, log),
         _model_against_weights(direct, weighted),
     ]
 
 
 def _top_share(top: FloatArray, record: CandidateRecord) -> Check:
-    m = min(max(1, record.n_rows // 100), len(top))
+    # One in a hundred of the rows that count. Of all rows it would be the number of offers that is measured: on a uniform log of
+    # 80 offers what always shows one of them has weight in one row of 80, equal in all of them.
+    m = min(max(1, record.n_counting // 100), len(top))
     share = float(top[len(top) - m :].sum()) / record.weight if record.weight > 0 else 1.0
     status: Status = "pass" if share <= 0.25 else ("warn" if share <= MAX_TOP_SHARE else "fail")
     return Check(
@@ -143,7 +145,7 @@ def _top_share(top: FloatArray, record: CandidateRecord) -> Check:
         status,
         share,
         f"<= 25 %, fails above {MAX_TOP_SHARE:.0%}",
-        f"The heaviest {m:,} rows carry {share:.1%} of all weight.",
+        f"The heaviest {m:,} of the {record.n_counting:,} rows that weigh more than 1 carry {share:.1%} of all weight.",
     )
 
 
@@ -174,31 +176,57 @@ def _tail(top: FloatArray) -> Check:
     )
 
 
-def _mean_weight(mean_weight: tuple[float, float]) -> Check:
+def _mean_weight(mean_weight: tuple[float, float], record: CandidateRecord, log: LogRecord) -> Check:
     mean, error = mean_weight
     off = abs(mean - 1.0)
     is_off = off > 3 * error and off > 0.02
     status: Status = "fail" if is_off and off > 0.1 else ("warn" if is_off else "pass")
     sentence = f"The mean weight is {mean:.3f} (± {error:.3f}); it should be 1."
     if status != "pass":
-        sentence += (
-            " Part of what the candidate would show was never logged."
-            if mean < 1
-            else " The logged propensities are smaller than what was really drawn from."
+        sentence += _OFF_BY[is_false_log(mean, record, log)].format(
+            size="smaller" if mean > 1 else "larger",
         )
     return Check("mean weight", status, mean, "1 within 3 standard errors; fails more than 0.1 off", sentence)
 
 
-def _support(record: CandidateRecord, log: LogRecord, offer_ids: Sequence[str]) -> Check:
-    missing = record.unsupported
+# Why a mean weight is not 1: by ``is_false_log``.
+_OFF_BY = {
+    True: " The logged propensities are {size} than what was really drawn from.",
+    False: " Part of what the candidate would show had no chance of being logged.",
+    None: " Part of what the candidate would show had no chance of being logged, or the logged propensities are larger than what was "
+    "really drawn from.",
+}
+
+
+def is_false_log(mean_weight: float, record: CandidateRecord, log: LogRecord) -> bool | None:
+    """Whether a mean weight off 1 shows false propensities, and not offers that could not be shown; None where both may be.
+
+    Only offers without a chance make weights too small, and what had a chance is known where whole distributions were logged.
+    """
+    if mean_weight > 1:
+        return True
+    missing = _unsupported(record, log)[0]
+    if missing is not None and missing > 0.01:
+        return False
+    return None if record.unsupported is None else True
+
+
+def _unsupported(record: CandidateRecord, log: LogRecord) -> tuple[float | None, IntArray]:
+    """Share of what the candidate would show that had no chance, as far as the log tells, and the offers never shown."""
     counts = log.counts
     assert counts is not None
     never = np.flatnonzero((counts.shown == 0) & (counts.could > 0))
-    names: list[str] = []
+    missing = record.unsupported
     if record.target_by_offer is not None:
         hidden = float(record.target_by_offer[never].sum())
         missing = hidden if missing is None else max(missing, hidden)
-        names = [str(offer_ids[int(j)]) for j in never if record.target_by_offer[j] > 1e-3]
+    return missing, never
+
+
+def _support(record: CandidateRecord, log: LogRecord, offer_ids: Sequence[str]) -> Check:
+    missing, never = _unsupported(record, log)
+    target = record.target_by_offer
+    names = [] if target is None else [str(offer_ids[int(j)]) for j in never if target[j] > 1e-3]
     if missing is None:
         return Check(
             "support", "not known", None, f"<= {MAX_UNSUPPORTED:.0%}", "The candidate's distribution is not known."
@@ -210,14 +238,14 @@ def _support(record: CandidateRecord, log: LogRecord, offer_ids: Sequence[str]) 
     return Check("support", status, missing, f"<= {MAX_UNSUPPORTED:.0%}", sentence)
 
 
-def _weighted_positives(record: CandidateRecord) -> Check:
-    found, ess = record.positives
+def _weighted_positives(record: CandidateRecord, log: LogRecord) -> Check:
+    found, ess = record.positives(log.usual_reward)
     return Check(
         "positives behind the estimate",
         "pass" if ess >= MIN_POSITIVES else ("warn" if ess >= MIN_POSITIVES / 5 else "fail"),
         ess,
         f">= {MIN_POSITIVES}, fails below {MIN_POSITIVES // 5}",
-        f"{found:,} rewards above the least count for the candidate, with the weight of {ess:,.0f} equal ones.",
+        f"{found:,} rewards {_unusual(log)} count for the candidate, with the weight of {ess:,.0f} equal ones.",
     )
 
 
@@ -329,8 +357,14 @@ def _positives(log: LogRecord) -> Check:
         status,
         float(log.n_positive),
         f">= {MIN_POSITIVES}",
-        f"{log.n_positive:,} of {log.n_rows:,} rows have a reward above the least.",
+        f"All {log.n_rows:,} rows have the reward {log.lowest:g}: nothing tells offers apart."
+        if log.lowest == log.highest
+        else f"{log.n_positive:,} of {log.n_rows:,} rows have a reward {_unusual(log)}.",
     )
+
+
+def _unusual(log: LogRecord) -> str:
+    return "above the least" if log.usual_reward == log.lowest else f"other than {log.usual_reward:g}"
 
 
 def _duplicates(log: LogRecord) -> Check:
@@ -343,7 +377,7 @@ def _duplicates(log: LogRecord) -> Check:
         status,
         float(found),
         "none",
-        f"{found:,} rows repeat an earlier decision id.",
+        f"{found:,} rows repeat an earlier decision id." if found else "No row repeats an earlier decision id.",
     )
 
 

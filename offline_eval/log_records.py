@@ -28,8 +28,8 @@ class CandidateRecord:
 
     Attributes
     ----------
-    n_rows, weight, weight2, n_shown
-        Rows, sum of weights, sum of their squares, rows with a weight above zero.
+    n_rows, weight, weight2, n_shown, n_counting
+        Rows, sum of weights, sum of their squares, rows with a weight above zero, and above their mean, which is 1.
     heaviest
         The largest weights in no order, at least as many as 1 % of the rows up to 10^8 rows.
     sample
@@ -41,8 +41,9 @@ class CandidateRecord:
         Total weight of the rows that showed each offer.
     n_heaviest
         How many to keep: enough for 1 % of the rows, where their number is known beforehand.
-    lowest, at_lowest
-        Least reward so far, and rows with weight above zero, weight and squared weight of the rows that earned it.
+    lowest, at_lowest, at_zero
+        Least reward so far, and rows with weight above zero, weight and squared weight of the rows that earned it, and of those
+        that earned 0.
     """
 
     k: int
@@ -50,6 +51,7 @@ class CandidateRecord:
     weight: float = 0.0
     weight2: float = 0.0
     n_shown: int = 0
+    n_counting: int = 0
     heaviest: FloatArray = field(default_factory=lambda: np.zeros(0))
     sample: SampledWeights = field(default_factory=SampledWeights)
     target_total: FloatArray | None = None
@@ -57,6 +59,7 @@ class CandidateRecord:
     unsupported_total: float | None = 0.0
     lowest: float = np.inf
     at_lowest: FloatArray = field(default_factory=lambda: np.zeros(3))
+    at_zero: FloatArray = field(default_factory=lambda: np.zeros(3))
     n_heaviest: int = MAX_HEAVIEST
     _least_kept: float = -np.inf
     _heavy: list[FloatArray] = field(default_factory=list)
@@ -87,10 +90,10 @@ class CandidateRecord:
         """Mean candidate probability on offers with logged probability 0; None where distributions were not logged."""
         return None if self.unsupported_total is None else self.unsupported_total / max(self.n_rows, 1)
 
-    @property
-    def positives(self) -> tuple[int, float]:
-        """Rows above the least reward that count for the candidate, and their effective number."""
-        n, weight, weight2 = np.asarray([self.n_shown, self.weight, self.weight2]) - self.at_lowest
+    def positives(self, usual: float) -> tuple[int, float]:
+        """Rows that count for the candidate with another reward than the ``usual`` one of the log, and their effective number."""
+        usually = self.at_lowest if usual == self.lowest else self.at_zero
+        n, weight, weight2 = np.asarray([self.n_shown, self.weight, self.weight2]) - usually
         return round(n), float(weight**2 / weight2) if n > 0 and weight2 > 0 else 0.0
 
     def add(self, rows: Rows) -> None:
@@ -100,6 +103,7 @@ class CandidateRecord:
         self.weight += float(w.sum())
         self.weight2 += float(w @ w)
         self.n_shown += int(np.count_nonzero(w))
+        self.n_counting += int(np.count_nonzero(w > 1))
         heavy = w if self._least_kept < 0 else w[w > self._least_kept]
         self._heavy.append(heavy)
         self._n_heavy += len(heavy)
@@ -118,9 +122,11 @@ class CandidateRecord:
         low = float(rows.reward.min())
         if low < self.lowest:
             self.lowest, self.at_lowest = low, np.zeros(3)
+        of_low = _weighed(w[rows.reward == low])
         if low == self.lowest:
-            of = w[rows.reward == low]
-            self.at_lowest += np.asarray([np.count_nonzero(of), of.sum(), of @ of])
+            self.at_lowest += of_low
+        if low <= 0:
+            self.at_zero += of_low if low == 0 else _weighed(w[rows.reward == 0])
 
     def settle(self) -> None:
         """Cut the heaviest weights to their number."""
@@ -146,6 +152,7 @@ class CandidateRecord:
             self.weight + other.weight,
             self.weight2 + other.weight2,
             self.n_shown + other.n_shown,
+            self.n_counting + other.n_counting,
             sample=self.sample.merge(other.sample),
             weight_by_offer=self.weight_by_offer + other.weight_by_offer,
         )
@@ -155,7 +162,13 @@ class CandidateRecord:
         out.unsupported_total = merged(self.unsupported_total, other.unsupported_total)
         out.lowest = min(self.lowest, other.lowest)
         out.at_lowest = sum((r.at_lowest for r in (self, other) if r.lowest == out.lowest), np.zeros(3))
+        out.at_zero = self.at_zero + other.at_zero
         return out
+
+
+def _weighed(weights: FloatArray) -> FloatArray:
+    """Weights above zero, their sum and that of their squares."""
+    return np.asarray([np.count_nonzero(weights), weights.sum(), weights @ weights], dtype=np.float64)
 
 
 @dataclass(slots=True, eq=False)
@@ -166,8 +179,8 @@ class LogRecord:
     ----------
     counts, counts_by_group
         Shown offers against logged propensities: of all rows, and of those with one policy, variant, segment or day.
-    reward_total, reward2_total, lowest, highest, n_at_lowest
-        Sum, sum of squares and range of the rewards, and the number of rows with the least.
+    reward_total, reward2_total, lowest, highest, n_at_lowest, n_at_zero
+        Sum, sum of squares and range of the rewards, and the number of rows with the least and with 0.
     spread
         Least and largest of propensity times number of eligible offers.
     ids
@@ -190,6 +203,7 @@ class LogRecord:
     lowest: float = np.inf
     highest: float = -np.inf
     n_at_lowest: int = 0
+    n_at_zero: int = 0
     spread: tuple[float, float] = (np.inf, -np.inf)
     ids: list[UIntArray] | None = field(default_factory=list)
     calibration: Calibration | None = None
@@ -198,9 +212,14 @@ class LogRecord:
     gap: FloatArray = field(default_factory=lambda: np.zeros(3))
 
     @property
+    def usual_reward(self) -> float:
+        """What a row earns where nothing happens: the least reward, or 0 where that is more frequent (a refund may be below it)."""
+        return 0.0 if self.n_at_zero > self.n_at_lowest else self.lowest
+
+    @property
     def n_positive(self) -> int:
-        """Rows with a reward above the least."""
-        return self.n_rows - self.n_at_lowest
+        """Rows with another reward than the usual one."""
+        return self.n_rows - max(self.n_at_lowest, self.n_at_zero)
 
     @property
     def mean_reward(self) -> float:
@@ -239,8 +258,11 @@ class LogRecord:
         low = float(reward.min())
         if low < self.lowest:
             self.lowest, self.n_at_lowest = low, 0
+        n_low = int(np.count_nonzero(reward == low))
         if low == self.lowest:
-            self.n_at_lowest += int(np.count_nonzero(reward == low))
+            self.n_at_lowest += n_low
+        if low <= 0:
+            self.n_at_zero += n_low if low == 0 else int(np.count_nonzero(reward == 0))
         self.highest = max(self.highest, float(reward.max()))
         share = propensity * (self.k if eligible is None else eligible.astype(np.float64) @ np.ones(self.k))
         self.spread = (min(self.spread[0], float(share.min())), max(self.spread[1], float(share.max())))
@@ -286,6 +308,7 @@ class LogRecord:
         out.reward2_total = self.reward2_total + other.reward2_total
         out.lowest, out.highest = min(self.lowest, other.lowest), max(self.highest, other.highest)
         out.n_at_lowest = sum(r.n_at_lowest for r in (self, other) if r.lowest == out.lowest)
+        out.n_at_zero = self.n_at_zero + other.n_at_zero
         out.spread = (min(self.spread[0], other.spread[0]), max(self.spread[1], other.spread[1]))
         out.ids = merged(self.ids, other.ids)
         out.calibration = _either(self.calibration, other.calibration)

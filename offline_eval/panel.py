@@ -21,7 +21,7 @@ from offline_eval.moments import degrees_of_freedom, gradient_vector
 from offline_eval.moments import resampled as resample
 from offline_eval.one_pass import SEPARATOR, Candidate, DistributedLog, Log, Model, Pass, read_once
 from offline_eval.reward_models import FitReward, cross_fit, fit_reward_model
-from offline_eval.verdict import Verdict, judge
+from offline_eval.verdict import Incumbent, Verdict, judge
 from policies.errors import InvalidInputError, UnknownNameError
 from policies.records import FloatArray, InteractionBatch
 
@@ -268,9 +268,11 @@ def evaluate(
     what can be tested of that. For effects that build up over several decisions use ``offline_eval.sequential``.
     """
     z_value(alpha)
+    _check_settings(explore_share, n_resamples, n_folds, minimal_effect, reward_range)
     said_of_log: Sequence[Check] = ()
     if isinstance(log, EstimatedLog):
         said_of_log, log = log.checks(), log.batch
+    _check_kinds(log, candidates)
     if not candidates:
         raise InvalidInputError("there is no candidate; expected at least one policy or array of probabilities by name")
     _check_estimators(used := tuple(default_estimators() if estimators is None else estimators))
@@ -299,6 +301,51 @@ def evaluate(
         distributions=distributions,
         settings={"explore share": explore_share, "folds": n_folds, "resamples": n_resamples, "seed": seed},
     )
+
+
+def _check_kinds(log: object, candidates: object) -> None:
+    """What a first call gets wrong, before it becomes an error from somewhere inside."""
+    if not isinstance(log, InteractionBatch) and not hasattr(log, "chunks"):
+        raise InvalidInputError(
+            f"the log is a {type(log).__name__}; expected an InteractionBatch or a log that reads itself: use read_parquet, from_arrow "
+            "or from_pandas of offline_eval.interop.arrow, from_obp, read_dsjson or SparkLog"
+        )
+    if not isinstance(candidates, Mapping):
+        raise InvalidInputError(
+            f"candidates are a {type(candidates).__name__}; expected a mapping of names: {{'mine': policy_or_probabilities}}"
+        )
+    for name, candidate in candidates.items():
+        is_policy = hasattr(candidate, "probabilities") and not isinstance(candidate, type)
+        if not is_policy and not isinstance(candidate, np.ndarray):
+            raise InvalidInputError(
+                f"candidate {name!r} is a {type(candidate).__name__}; expected a policy (an instance, with a method probabilities) or "
+                "an array of shape (rows, offers), columns in the order of the log's offers"
+            )
+
+
+def _check_settings(
+    explore_share: float,
+    n_resamples: int,
+    n_folds: int,
+    minimal_effect: float | None,
+    reward_range: tuple[float, float] | None,
+) -> None:
+    if not 0 <= explore_share <= 1:
+        raise InvalidInputError(
+            f"explore_share is {explore_share:g}; expected a share between 0 and 1, such as 0.05 for five percent"
+        )
+    if n_resamples < 0:
+        raise InvalidInputError(f"n_resamples is {n_resamples}; expected at least 0, which is for no bootstrap")
+    if n_folds < 2:
+        raise InvalidInputError(
+            f"n_folds is {n_folds}; expected at least 2, so that rows are judged by models of other rows"
+        )
+    if minimal_effect is not None and not 0 < minimal_effect < math.inf:
+        raise InvalidInputError(
+            f"minimal_effect is {minimal_effect:g}; expected the smallest difference that matters, above 0, in the unit of the reward"
+        )
+    if reward_range is not None and not -math.inf < reward_range[0] < reward_range[1] < math.inf:
+        raise InvalidInputError(f"reward_range is {reward_range}; expected two finite numbers, the least first")
 
 
 def _distributions(
@@ -362,17 +409,17 @@ def _panel(
     if said_of_log:
         of_log = [*said_of_log, *(_untested(c) if c.name in TESTS_OF_PROPENSITIES else c for c in of_log)]
     checks = {name: _checks(data, name, offer_ids, found) for name, found in estimates.items()}
-    failed = [c for c in checks[incumbent] if c.status == "fail"]
+    compared = Incumbent(incumbent, estimates[incumbent][headline].value, checks[incumbent], data.candidates[incumbent])
     verdicts: dict[str, Verdict] = {}
     for name in estimates:
         if name == incumbent:
             continue
         told = differences[name][headline]
         verdicts[name] = judge(
-            [*of_log, *checks[name], *failed],
+            [*of_log, *checks[name]],
+            incumbent=compared,
             difference=told.value,
             bounds=told.bounds,
-            incumbent_value=estimates[incumbent][headline].value,
             minimal_effect=minimal_effect,
             estimator=headline,
             record=data.candidates[name],

@@ -176,6 +176,10 @@ def subject_folds(batch: InteractionBatch, *, n_folds: int, seed: int) -> IntArr
 
 def stratified_folds(units: NDArray[np.integer], reward: FloatArray, *, n_folds: int, seed: int) -> IntArray:
     """Fold of each row from the unit it belongs to, shape ``(n,)``; the order of the rows does not matter."""
+    if n_folds < 2:
+        raise InvalidInputError(
+            f"n_folds is {n_folds}; expected at least 2, so that rows are judged by models of other rows"
+        )
     number = np.unique(units, return_inverse=True)[1].ravel()
     n_units = int(number.max()) + 1 if len(number) else 0
     if n_units < n_folds:

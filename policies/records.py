@@ -428,13 +428,20 @@ class InteractionBatch:
         bad = (self.chosen < 0) | (self.chosen >= k)
         if bad.any():
             raise InvalidInputError(
-                f"chosen is outside 0..{k - 1} in {int(bad.sum())} rows, the first at {int(np.argmax(bad))}"
+                f"chosen is outside 0..{k - 1} in {int(bad.sum())} rows, the first at {int(np.argmax(bad))}; expected the position "
+                "of the shown offer in the offer set"
+            )
+        bad = ~self.table.eligible[np.arange(n), self.chosen]
+        if bad.any():
+            raise SupportError(
+                f"chosen was not eligible in {int(bad.sum())} rows, the first at {int(np.argmax(bad))}; expected the set that the "
+                "policy drew from: log it, or leave these rows out"
             )
         bad = ~((self.propensity > 0) & (self.propensity <= 1))
         if bad.any():
             first = int(np.argmax(bad))
             raise SupportError(
-                f"propensity is outside (0, 1] in {int(bad.sum())} rows, the first at {first} ({self.propensity[first]!r}); "
+                f"propensity is outside (0, 1] in {int(bad.sum())} rows, the first at {first} ({self.propensity[first]:g}); "
                 "log the probability with which the shown offer was drawn, or drop rows that were not drawn"
             )
         bad = ~np.isfinite(self.reward)
@@ -452,13 +459,21 @@ class InteractionBatch:
         off = ~(np.abs(probabilities.sum(axis=1) - 1.0) <= 1e-6)
         if off.any():
             raise SupportError(
-                f"logged probabilities do not sum to 1 in {int(off.sum())} rows, the first at {int(np.argmax(off))}"
+                f"logged probabilities do not sum to 1 in {int(off.sum())} rows, the first at {int(np.argmax(off))}; expected one "
+                "distribution over the offers in every row"
+            )
+        if (probabilities < 0).any():
+            off = (probabilities < 0).any(axis=1)
+            raise SupportError(
+                f"logged probabilities are below 0 in {int(off.sum())} rows, the first at {int(np.argmax(off))}; expected a "
+                "distribution over the offers in every row"
             )
         shown = probabilities[np.arange(len(self.chosen)), self.chosen]
         off = ~(np.abs(shown - self.propensity) <= 1e-6)
         if off.any():
             raise SupportError(
-                f"propensity differs from the logged distribution in {int(off.sum())} rows, the first at {int(np.argmax(off))}"
+                f"propensity differs from the logged distribution in {int(off.sum())} rows, the first at {int(np.argmax(off))}; "
+                "expected the shown offer's own entry: are the distributions in the order of the offer set?"
             )
 
     def __len__(self) -> int:

@@ -172,15 +172,26 @@ def check_distribution(probabilities: FloatArray, eligible: BoolArray, *, policy
         )
     if not np.isfinite(probabilities).all() or (probabilities < 0).any():
         raise ProbabilityError(
-            f"policy {policy_name!r} returned a negative or non-finite probability; discard this snapshot"
+            f"policy {policy_name!r} returned a negative or non-finite probability in "
+            f"{_rows_of(~(np.isfinite(probabilities) & (probabilities >= 0)))}; discard this snapshot"
         )
     if (probabilities[~eligible] > 0).any():
-        raise ProbabilityError(f"policy {policy_name!r} gave probability to an offer that is not eligible")
+        raise ProbabilityError(
+            f"policy {policy_name!r} gave probability to an offer that is not eligible in "
+            f"{_rows_of((probabilities > 0) & ~eligible)}; expected 0 there: apply the mask of eligible offers"
+        )
     off = np.abs(probabilities.sum(axis=1) - 1.0)
     if off.size and off.max() > _SUM_TOLERANCE:
         raise ProbabilityError(
-            f"policy {policy_name!r} returned probabilities that sum to 1 {off.max():+.3g} off; expected 1"
+            f"policy {policy_name!r} returned probabilities that do not sum to 1 in {_rows_of(off[:, None] > _SUM_TOLERANCE)}, by up "
+            f"to {off.max():.3g}; expected a distribution over the eligible offers in every row"
         )
+
+
+def _rows_of(bad: BoolArray) -> str:
+    """How many rows break a rule, and where the first is."""
+    rows = np.asarray(bad.any(axis=1))
+    return f"{int(rows.sum())} of {len(rows)} rows, the first at {int(np.argmax(rows))}"
 
 
 def uniform_for(secret: bytes, placement: str, decision_id: str) -> float:

@@ -215,7 +215,7 @@ class VowpalWabbit:
         Raises
         ------
         InvalidInputError
-            Before anything is learned, if a reward is larger than 1e6 in size or an offer shown was not eligible.
+            Before anything is learned, if a reward is larger than 1e6 in size.
         """
         table = batch.table
         bad = np.abs(batch.reward) > _MAX_REWARD
@@ -223,12 +223,6 @@ class VowpalWabbit:
             raise InvalidInputError(
                 f"reward is larger than {_MAX_REWARD:g} in {int(bad.sum())} rows, the first at {int(np.argmax(bad))}; "
                 "one such number would spoil the model for good: rescale the reward"
-            )
-        bad = ~table.eligible[np.arange(len(batch)), batch.chosen]
-        if bad.any():
-            raise InvalidInputError(
-                f"the offer shown was not eligible in {int(bad.sum())} rows, the first at {int(np.argmax(bad))}; "
-                "log the eligible set that the decision was made from"
             )
         actions = self._action_examples(table.offers)
         contexts = self.space.encode_contexts(table)

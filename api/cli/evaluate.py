@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +35,9 @@ def evaluate(
     policy: list[str],
     against: str | None = None,
     column: list[str] | None = None,
+    offer: list[str] | None = None,
+    logger: list[str] | None = None,
+    phase: str | None = None,
     estimate_propensities: bool = False,
     window_days: float | None = None,
     as_of: datetime | None = None,
@@ -46,23 +51,35 @@ def evaluate(
     home: Path | None = None,
     config: Path | None = None,
 ) -> int:
-    """Judge policies on a log in which another one acted; 0 where every one is recommended, else 1.
+    """Judge policies on a log in which another one acted.
+
+    Exits 0 where every policy is recommended, 1 where one is not, 2 where the log or an option is not what it should be.
 
     Parameters
     ----------
     log
-        Parquet file or folder, or CSV file (columns offer, reward, propensity, …), or a file of VW dsjson lines (``.json``, ``.dsjson``).
+        Parquet file or folder, or file of separated values (``.csv``, ``.tsv``), with columns offer, reward, propensity, …; or a
+        file of VW dsjson lines (``.json``, ``.jsonl``, ``.dsjson``).
     placement
         In place of ``--log``: the decisions of a placement of the service whose reward window has closed.
     experiment
         With ``--placement``: only its last phase, every row weighed by the mixture of all its variants' policies.
     policy
-        Saved policy (a folder or file), registered version (``name@version``, or a name for its newest), ``uniform``, or
+        Saved policy (its folder), registered version (``name@version``, or a name for its newest), ``uniform``, or
         ``always:OFFER``; may be given several times.
     against
         The incumbent: as ``policy``; without it, the policy that logged.
     column
-        KEY=NAME where the log calls a column otherwise, such as ``offer=item_id``; may be given several times.
+        KEY=NAME where the log calls a column otherwise, such as ``offer=item_id``; ``ignore=NAME`` where one is no feature of the
+        context; may be given several times.
+    offer
+        All offers, one each time, where the log does not name them all or its lists of probabilities have another order than the
+        alphabet's.
+    logger
+        VARIANT=POLICY for every variant of a log in which several policies acted: each row is then weighed by the mixture of
+        them all, with the explore share of ``--explore-share``. Without it, by its own propensity.
+    phase
+        Only the rows of this phase.
     estimate_propensities
         For a log without propensities: estimate them from the context. The report says so and never recommends.
     window_days
@@ -92,30 +109,48 @@ def evaluate(
     from offline_eval import evaluate as judge
 
     where = Where(home, config)
+    about_log = {
+        "--column": column, "--offer": offer, "--logger": logger, "--window-days": window_days,
+        "--weigh-open": weigh_open, "--estimate-propensities": estimate_propensities,
+    }  # fmt: skip
     with ExitStack() as stack:
         store = _Store(stack, where)
         if (log is None) == (placement is None):
             raise InvalidInputError("pass either --log or --placement")
         data: AnyLog
+        notes: list[str] = []
         if log is not None:
-            window = _window(window_days, as_of)
-            data = _log(
+            _refuse({"--experiment": experiment}, "belongs to --placement")
+            window = _window(window_days, as_of, weigh_open=weigh_open)
+            if _is_dsjson(log):
+                _refuse(about_log, "does not apply to dsjson, whose lines hold offers, rewards and propensities")
+            data, notes = _log(
                 log,
                 columns=_columns(column or []),
+                offers=offer,
                 window=window,
                 weigh_open=weigh_open,
                 estimate=estimate_propensities,
             )
         else:
             assert placement is not None
+            _refuse(about_log, "belongs to --log: the service knows its own decisions")
             data = store.log(placement, experiment, as_of)
+        if phase is not None:
+            data = _of_phase(data, phase)
+        if logger:
+            data = _mixed(data, logger, store, explore_share=explore_share)
         offers = _offers(data)
         candidates = {_name(p): _policy(p, offers, store) for p in policy}
         if len(candidates) < len(policy):
             raise InvalidInputError("two policies have the same name; give each a folder or file of its own")
         incumbent = None if against is None else _name(against)
         if against is not None and incumbent is not None:
-            candidates.setdefault(incumbent, _policy(against, offers, store))
+            if incumbent in candidates:
+                raise InvalidInputError(
+                    f"{incumbent!r} is both --policy and --against; expected another incumbent: a policy is not compared with itself"
+                )
+            candidates[incumbent] = _policy(against, offers, store)
         panel = judge(
             data,
             candidates,
@@ -125,6 +160,7 @@ def evaluate(
             n_resamples=resamples,
             seed=seed,
         )
+    panel = replace(panel, notes=(*panel.notes, *notes))
     _print(panel.to_table(), panel.to_json(), json)
     about = placement or Path(str(log)).name
     report = panel.page(title=f"Off-policy evaluation on {about}")
@@ -204,45 +240,111 @@ def _print(table: str, figures: dict[str, object], path: Path | None) -> None:
     print(table)  # noqa: T201 - data on stdout
 
 
-def _log(path: Path, *, columns: Columns, window: RewardWindow | None, weigh_open: bool, estimate: bool) -> AnyLog:
-    from offline_eval.interop.arrow import ParquetLog, estimated_from_arrow, read_parquet, read_table
+def _refuse(options: Mapping[str, object], why: str) -> None:
+    """An option that would be passed over in silence is wrong usage."""
+    for name, value in options.items():
+        if value:
+            raise InvalidInputError(f"{name} {why}; leave it out")
+
+
+def _is_dsjson(path: Path) -> bool:
+    if path.is_dir():
+        return next(path.rglob("*.dsjson"), None) is not None
+    return path.suffix in (".json", ".dsjson", ".jsonl")
+
+
+def _log(
+    path: Path,
+    *,
+    columns: Columns,
+    offers: list[str] | None,
+    window: RewardWindow | None,
+    weigh_open: bool,
+    estimate: bool,
+) -> tuple[AnyLog, list[str]]:
+    """The log, and what has to be said of it."""
+    from offline_eval.interop.arrow import ParquetLog, estimated_from_arrow, from_arrow, is_csv, read_table
     from offline_eval.interop.dsjson import read_dsjson
 
     if not path.exists():
-        raise InvalidInputError(f"{path} does not exist; expected a log as Parquet or dsjson")
-    if path.suffix in (".json", ".dsjson", ".jsonl") or (path.is_dir() and next(path.rglob("*.dsjson"), None)):
-        return read_dsjson(path)
-    if estimate:
-        return estimated_from_arrow(read_table(path), columns=columns, window=window, is_weighted=weigh_open)
+        raise InvalidInputError(f"{path} does not exist; expected a log as Parquet, separated values or dsjson")
+    if _is_dsjson(path):
+        return read_dsjson(path), []
     files = [path] if path.is_file() else list(path.rglob("*.parquet"))
-    if (
-        window is None
-        and path.suffix not in (".csv", ".gz")
-        and sum(f.stat().st_size for f in files) > STREAM_ABOVE_BYTES
-    ):
-        return ParquetLog(path, columns=columns)
-    return read_parquet(path, columns=columns, window=window, is_weighted=weigh_open)
+    is_large = not is_csv(path) and sum(f.stat().st_size for f in files) > STREAM_ABOVE_BYTES
+    if is_large and not estimate and not weigh_open:
+        return ParquetLog(path, offers, columns, window), []
+    table = read_table(path, columns=columns)
+    notes = []
+    if window is None and columns.rewarded_at in table.column_names:
+        notes.append(
+            f"Column {columns.rewarded_at!r} was not used: rewards that may still come count as they stand. Pass --window-days and "
+            "--as-of to leave rows out whose window is open."
+        )
+    read = estimated_from_arrow if estimate else from_arrow
+    return read(table, offers=offers, columns=columns, window=window, is_weighted=weigh_open), notes
+
+
+def _of_phase(data: AnyLog, phase: str) -> InteractionBatch:
+    import numpy as np
+
+    from policies.errors import UnknownNameError
+
+    batch = _in_memory(data, "--phase")
+    if batch.phases is None:
+        raise InvalidInputError("the log has no phases; leave --phase out, or name the column with --column phase=NAME")
+    rows = np.flatnonzero(batch.phases == phase)
+    if not len(rows):
+        raise UnknownNameError("phase", phase, map(str, np.unique(batch.phases)))
+    kept: InteractionBatch = batch.take(rows)
+    return kept
+
+
+def _mixed(data: AnyLog, given: list[str], store: _Store, *, explore_share: float) -> InteractionBatch:
+    """The log as if the mixture of all its variants' policies had drawn it."""
+    from offline_eval.loggers import balanced
+
+    pairs = [g.partition("=") for g in given]
+    for variant, sign, policy in pairs:
+        if not variant or not sign or not policy:
+            raise InvalidInputError(f"--logger {variant}{sign}{policy} is not understood; expected VARIANT=POLICY")
+    batch = _in_memory(data, "--logger")
+    loggers = {variant: _policy(policy, batch.table.offers, store) for variant, _, policy in pairs}
+    return balanced(batch, loggers, explore_share=explore_share)
+
+
+def _in_memory(data: AnyLog, option: str) -> InteractionBatch:
+    from policies.records import InteractionBatch
+
+    if isinstance(data, InteractionBatch):
+        return data
+    raise InvalidInputError(
+        f"{option} needs the log in memory and its propensities; expected less than {STREAM_ABOVE_BYTES >> 20} MiB of Parquet "
+        "without --estimate-propensities: write the rows of one phase to a log of their own"
+    )
 
 
 def _columns(given: list[str]) -> Columns:
     from offline_eval.interop.columns import Columns
 
     pairs = [c.partition("=") for c in given]
-    known = {name for name in Columns.__slots__ if name != "ignore"}
+    known = set(Columns.__slots__)
     for key, sign, name in pairs:
         if not sign or not name or key not in known:
             raise InvalidInputError(
                 f"--column {key}{sign}{name} is not understood; expected KEY=NAME with KEY among {', '.join(sorted(known))}"
             )
-    return Columns(**{key: name for key, _, name in pairs})  # type: ignore[arg-type]  # keys are text fields, checked above
+    ignored = tuple(name for key, _, name in pairs if key == "ignore")
+    return Columns(ignore=ignored, **{key: name for key, _, name in pairs if key != "ignore"})
 
 
-def _window(days: float | None, as_of: datetime | None) -> RewardWindow | None:
+def _window(days: float | None, as_of: datetime | None, *, weigh_open: bool) -> RewardWindow | None:
     from datetime import UTC
 
     from offline_eval.censoring import RewardWindow
 
     if days is None:
+        _refuse({"--as-of": as_of, "--weigh-open": weigh_open}, "needs --window-days: for how long do rewards count?")
         return None
     if as_of is None:
         raise InvalidInputError("--window-days needs --as-of: until when does the log know of rewards?")
@@ -272,12 +374,14 @@ def _policy(policy: str, offers: OfferSet, store: _Store) -> Candidate:
     if policy.startswith("always:"):
         wanted = policy.removeprefix("always:")
         if wanted not in offers.ids:
-            raise InvalidInputError(f"the log has no offer {wanted!r}; its offers are {', '.join(offers.ids[:20])}")
+            raise InvalidInputError(
+                f"the log has no offer {wanted!r}; its offers are {', '.join(offers.ids[:20])}: pass all with --offer where one was never shown"
+            )
         return FixedOrder((wanted,))
     if Path(policy).exists():
         return load_policy(load_artifact(Path(policy)))
     if not store.where.is_named and "@" not in policy:
         raise InvalidInputError(
-            f"policy {policy!r} is no file or folder; expected one, 'uniform', 'always:OFFER', or a registered name with --home"
+            f"policy {policy!r} is no folder; expected that of a saved policy, 'uniform', 'always:OFFER', or a registered name with --home"
         )
     return store.service().policies.load(policy).policy

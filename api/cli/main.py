@@ -11,13 +11,22 @@ from api.shadow import refuse_shadowed_packages
 
 refuse_shadowed_packages()
 
+import os
 import sys
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
 from rich.console import Console
 
-from policies.errors import InvalidInputError, MissingExtraError, NextofferError, UnknownNameError
+from policies.errors import (
+    ArtifactError,
+    InvalidInputError,
+    MissingExtraError,
+    NextofferError,
+    ProbabilityError,
+    SupportError,
+    UnknownNameError,
+)
 
 # name, import string, help shown by `nextoffer --help` (so that listing commands imports none of them)
 COMMANDS: tuple[tuple[str, str, str], ...] = (
@@ -50,6 +59,9 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
 )
 
 DONE, HONEST_NO, WRONG_USAGE = 0, 1, 2
+BROKEN_PIPE = 141  # as the shell says it of a program that was told to stop writing
+# What was passed is not what it should be: a file, a name, a log, a saved policy.
+_USAGE = (InvalidInputError, UnknownNameError, MissingExtraError, SupportError, ProbabilityError, ArtifactError)
 
 
 def build_app() -> App:
@@ -78,11 +90,34 @@ def run(arguments: Sequence[str]) -> int:
         return WRONG_USAGE
     except NextofferError as error:
         print(f"nextoffer: {error}", file=sys.stderr)  # noqa: T201 - words on stderr
-        is_usage = isinstance(error, InvalidInputError | UnknownNameError | MissingExtraError)
-        return WRONG_USAGE if is_usage else HONEST_NO
+        return WRONG_USAGE if isinstance(error, _USAGE) else HONEST_NO
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read the output has seen enough (``| head``)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except ModuleNotFoundError as error:
+        missing = _extra_of(error)
+        if missing is None:
+            raise
+        print(f"nextoffer: {missing}", file=sys.stderr)  # noqa: T201 - words on stderr
+        return WRONG_USAGE
     return result if isinstance(result, int) and not isinstance(result, bool) else DONE
+
+
+def _extra_of(error: ModuleNotFoundError) -> MissingExtraError | None:
+    """What to install where a command needs an optional dependency; None where the module is none of ours."""
+    import re
+    from importlib.metadata import requires
+
+    module = (error.name or "").partition(".")[0].lower().replace("_", "-")
+    module = {"sklearn": "scikit-learn"}.get(module, module)
+    for requirement in requires("nextoffer") or ():
+        name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0].lower().replace("_", "-")
+        extra = re.search(r"extra == ['\"]([\w-]+)", requirement)
+        if module and extra and (name == module or name.startswith(f"{module}-")):
+            return MissingExtraError(str(error.name), extra[1])
+    return None
 
 
 def main() -> None:

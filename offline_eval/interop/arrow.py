@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from offline_eval.censoring import RewardWindow, inverse_censoring, matured
+from offline_eval.interop import reading
 from offline_eval.interop.columns import Columns
 from policies.errors import InvalidInputError, SchemaError
-from policies.records import DecisionTable, InteractionBatch, Offer, OfferId, OfferSet
+from policies.records import DecisionTable, FloatArray, InteractionBatch, Offer, OfferId, OfferSet
 
 if TYPE_CHECKING:
     from offline_eval.estimated import EstimatedLog
@@ -41,7 +41,8 @@ def from_arrow(
     Parameters
     ----------
     offers
-        All offers in the order candidates' columns have; None takes those that the file describes, else those in the log, sorted.
+        All offers in the order candidates' columns have; None takes those that the file describes, else those that were shown
+        or eligible in the log, sorted.
     columns
         What the columns are called.
     window
@@ -57,7 +58,7 @@ def from_arrow(
         Naming the column, the rule and how many rows break it.
     """
     names = columns or Columns()
-    _need(table.schema, (names.offer, names.reward, names.propensity))
+    reading.need(table.schema, names, ("offer", "reward", "propensity"))
     return _batch(table, names, offers=offers, window=window, is_weighted=is_weighted)
 
 
@@ -73,7 +74,7 @@ def estimated_from_arrow(
     from offline_eval.estimated import estimate_propensities
 
     names = columns or Columns()
-    _need(table.schema, (names.offer, names.reward))
+    reading.need(table.schema, names, ("offer", "reward"))
     certain = pa.array(np.ones(table.num_rows))  # a place holder: estimates replace it before anyone can read it
     if names.propensity in table.column_names:
         table = table.drop_columns([names.propensity])
@@ -93,38 +94,49 @@ def _batch(
 ) -> InteractionBatch:
     if window is not None:
         return _closed(table, names, offers=offers, window=window, is_weighted=is_weighted)
-    if names.matured in table.column_names:
-        table = table.filter(pc.fill_null(table[names.matured], False))
+    logged, table = table.num_rows, _closed_rows(table, names, None)
     if table.num_rows == 0:
-        raise InvalidInputError("the log has no rows (with a closed reward window); expected at least two decisions")
-    shown = pc.cast(table[names.offer], pa.string())
-    catalogue = _catalogue(_described(table.schema) if offers is None else offers, shown)
-    chosen = _positions(shown, catalogue, names.offer)
-    n, k = table.num_rows, len(catalogue)
+        found = (
+            f"the reward window of none of its {logged} rows is over ({names.matured!r})"
+            if logged
+            else "the log has no rows"
+        )
+        raise InvalidInputError(
+            f"{found}; expected at least two decisions whose reward is known: wait, or pass another log"
+        )
+    shown = reading.offer_names(table, names.offer)
+    known = offers if offers is not None else _described(table.schema) or sorted(reading.distinct_offers(table, names))
+    catalogue = reading.catalogue_of(known)
+    chosen = reading.positions(shown, catalogue, names.offer)
+    eligible = reading.eligible(table, names, catalogue, chosen)
+    propensity = reading.propensities(table, names.propensity)
     features = [c for c in table.column_names if c not in names.names()]
+    is_nested = {c: pa.types.is_nested(table.schema.field(c).type) for c in features}
     return InteractionBatch(
         table=DecisionTable(
             offers=catalogue,
-            eligible=_eligible(table, names, catalogue)
-            if names.eligible in table.column_names
-            else np.ones((n, k), dtype=np.bool_),
-            columns={c: _feature(c, table[c]) for c in features if not pa.types.is_nested(table.schema.field(c).type)},
-            vectors={c: _vector(c, table[c], n) for c in features if pa.types.is_nested(table.schema.field(c).type)},
-            subjects=_text(table, names.subject),
-            at=_time(table, names.at),
+            eligible=eligible,
+            columns={c: reading.feature(c, table[c]) for c in features if not is_nested[c]},
+            vectors={c: reading.vector(c, table[c], table.num_rows) for c in features if is_nested[c]},
+            subjects=reading.text(table, names.subject),
+            at=reading.times(table, names.at),
         ),
         chosen=chosen,
-        propensity=_number(table, names.propensity),
-        reward=_number(table, names.reward),
-        probabilities=_lists(table, names.probabilities, k) if names.probabilities in table.column_names else None,
-        decision_ids=_text(table, names.decision_id),
-        policies=_text(table, names.policy),
-        variants=_text(table, names.variant),
-        phases=_text(table, names.phase),
-        variant_probability=_number(table, names.variant_probability)
-        if names.variant_probability in table.column_names
-        else None,
+        propensity=propensity,
+        reward=reading.rewards(table, names.reward),
+        probabilities=reading.distributions(table, names, catalogue, chosen=chosen, propensity=propensity),
+        decision_ids=reading.text(table, names.decision_id),
+        policies=reading.text(table, names.policy),
+        variants=reading.text(table, names.variant),
+        phases=reading.text(table, names.phase),
+        variant_probability=_variant_probability(table, names.variant_probability),
     )
+
+
+def _variant_probability(table: pa.Table, name: str) -> FloatArray | None:
+    if name not in table.column_names:
+        return None
+    return reading.numbers(table, name, missing="expected the chance of the variant in every row")
 
 
 def _closed(
@@ -136,12 +148,11 @@ def _closed(
     is_weighted: bool,
 ) -> InteractionBatch:
     """A log whose rewards are known for some rows only, closed by one of the two ways there are."""
-    _need(table.schema, (names.at, names.rewarded_at))
+    reading.need(table.schema, names, ("at", "rewarded_at"))
     if names.matured in table.column_names:
         table = table.drop_columns([names.matured])
     came = pc.is_valid(table[names.rewarded_at])
-    rewarded = _time(table.set_column(table.column_names.index(names.rewarded_at), names.rewarded_at,
-                                      pc.coalesce(table[names.rewarded_at], table[names.at])), names.rewarded_at)  # fmt: skip
+    rewarded = reading.times(_filled(table, names.rewarded_at, names.at), names.rewarded_at)
     reward = pc.fill_null(table[names.reward], 0)
     table = table.set_column(table.column_names.index(names.reward), names.reward, reward)
     log = _batch(table, names, offers=offers, window=None, is_weighted=False)
@@ -156,6 +167,12 @@ def _closed(
     return (inverse_censoring if is_weighted else matured)(log, window, delay)
 
 
+def _filled(table: pa.Table, name: str, other: str) -> pa.Table:
+    """Moments that are missing replaced by those of another column, so that what is left is what was written."""
+    filled = pc.coalesce(table[name], pc.cast(table[other], table[name].type))
+    return table.set_column(table.column_names.index(name), name, filled)
+
+
 def from_pandas(
     frame: Any,
     *,
@@ -165,7 +182,12 @@ def from_pandas(
     is_weighted: bool = False,
 ) -> InteractionBatch:
     """A log from a pandas data frame (which brings its own pandas); see ``from_arrow``."""
-    table = pa.Table.from_pandas(frame, preserve_index=False)
+    try:
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, AttributeError) as error:
+        raise SchemaError(
+            f"the {type(frame).__name__} cannot be read as a data frame ({error}); expected one type in every column"
+        ) from error
     return from_arrow(table, offers=offers, columns=columns, window=window, is_weighted=is_weighted)
 
 
@@ -178,16 +200,47 @@ def read_parquet(
     is_weighted: bool = False,
 ) -> InteractionBatch:
     """A log from a Parquet file or folder, whole in memory; see ``from_arrow``."""
-    return from_arrow(read_table(path), offers=offers, columns=columns, window=window, is_weighted=is_weighted)
+    return from_arrow(
+        read_table(path, columns=columns), offers=offers, columns=columns, window=window, is_weighted=is_weighted
+    )
 
 
-def read_table(path: Path | str) -> pa.Table:
-    """A Parquet file or folder, or a CSV file, as an Arrow table."""
-    if Path(path).name.endswith((".csv", ".csv.gz")):
-        from pyarrow import csv
+def read_table(path: Path | str, *, columns: Columns | None = None) -> pa.Table:
+    """A Parquet file or folder, or a CSV file, as an Arrow table.
 
-        return csv.read_csv(path)
-    return _dataset(path).to_table()
+    Names of folders (``variant=b``) count as columns where ``columns`` asks for them.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not there, or is not what its name says.
+    """
+    if is_csv(path):
+        return _csv(Path(path))
+    with _readable(path):
+        return _dataset(path, columns or Columns()).to_table()
+
+
+def is_csv(path: Path | str) -> bool:
+    """Whether the name of a file says that it holds separated values."""
+    return Path(path).name.lower().endswith((".csv", ".csv.gz", ".tsv", ".tsv.gz"))
+
+
+def _csv(path: Path) -> pa.Table:
+    """Separated values; what separates them is seen from the first line."""
+    from pyarrow import csv
+
+    if not path.exists():
+        raise InvalidInputError(f"{path} does not exist; expected a file of separated values with a line of names")
+    try:
+        with pa.input_stream(str(path)) as stream:
+            first = stream.read(1 << 16).decode("utf-8", "replace").partition("\n")[0]
+        separator = max(",;\t|", key=first.count)
+        return csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=separator))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InvalidInputError(
+            f"{path} is not readable as separated values ({error}); expected a line of names and lines of as many values"
+        ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,13 +249,17 @@ class ParquetLog:
 
     Parameters
     ----------
-    offers
-        All offers; None reads the offer column once to find them.
+    catalogue
+        All offers; None reads the columns that name offers once to find them.
+    window
+        When rewards count; rows whose window is still open are left out. Keeping and weighing them takes the whole log at once
+        (``read_parquet``).
     """
 
     path: Path | str
     catalogue: OfferSet | Sequence[str] | None = None
     columns: Columns | None = None
+    window: RewardWindow | None = None
 
     @property
     def offers(self) -> OfferSet:
@@ -210,17 +267,11 @@ class ParquetLog:
         known = self.__dict__.get("_offers")
         if known is None:
             names = self.columns or Columns()
-            data = _dataset(self.path)
-            _need(data.schema, (names.offer, names.reward, names.propensity))
-            if self.catalogue is None and (described := _described(data.schema)) is not None:
-                known = described
-            elif self.catalogue is None:
-                found: set[str] = set()
-                for batch in data.to_batches(columns=[names.offer]):
-                    found |= set(pc.unique(pc.cast(batch.column(0), pa.string())).to_pylist())
-                known = _catalogue(sorted(str(f) for f in found), None)
-            else:
-                known = _catalogue(self.catalogue, None)
+            with _readable(self.path):
+                data = _dataset(self.path, names)
+                reading.need(data.schema, names, ("offer", "reward", "propensity"))
+                described = None if self.catalogue is not None else _described(data.schema)
+                known = reading.catalogue_of(self.catalogue or described or sorted(_distinct_offers(data, names)))
             self.__dict__["_offers"] = known
         assert isinstance(known, OfferSet)
         return known
@@ -228,12 +279,39 @@ class ParquetLog:
     def chunks(self, n_rows: int) -> Iterator[InteractionBatch]:
         """Consecutive parts of at most ``n_rows`` rows."""
         names = self.columns or Columns()
-        for batch in _dataset(self.path).to_batches(batch_size=n_rows, batch_readahead=1, fragment_readahead=1):
-            part = pa.Table.from_batches([batch])
-            if names.matured in part.column_names:
-                part = part.filter(pc.fill_null(part[names.matured], False))
+        offers = self.offers
+        for read in _tables(self.path, names, n_rows):
+            part = _closed_rows(read, names, self.window)
             if part.num_rows:
-                yield from_arrow(part, offers=self.offers, columns=names)
+                yield from_arrow(part, offers=offers, columns=names, window=self.window)
+
+
+def _distinct_offers(data: Any, names: Columns) -> set[str]:
+    wanted = [c for c in (names.offer, names.eligible) if c in data.schema.names]
+    kinds = [data.schema.field(names.probabilities).type] if names.probabilities in data.schema.names else []
+    if any(pa.types.is_map(kind) or pa.types.is_struct(kind) for kind in kinds):
+        wanted.append(names.probabilities)
+    found: set[str] = set()
+    for batch in data.to_batches(columns=wanted):
+        found |= reading.distinct_offers(pa.Table.from_batches([batch]), names)
+    return found
+
+
+def _tables(path: Path | str, names: Columns, n_rows: int) -> Iterator[pa.Table]:
+    with _readable(path):
+        for batch in _dataset(path, names).to_batches(batch_size=n_rows, batch_readahead=1, fragment_readahead=1):
+            yield pa.Table.from_batches([batch])
+
+
+def _closed_rows(table: pa.Table, names: Columns, window: RewardWindow | None) -> pa.Table:
+    """Rows whose window has closed."""
+    if window is None:
+        is_told = names.matured in table.column_names
+        return table.filter(pc.fill_null(table[names.matured], False)) if is_told else table
+    reading.need(table.schema, names, ("at", "rewarded_at"))
+    at = reading.times(table, names.at)
+    assert at is not None
+    return table.filter(pa.array(window.followed_days(at) >= window.days))
 
 
 def to_arrow(batch: InteractionBatch) -> pa.Table:
@@ -279,146 +357,33 @@ def write_parquet(batch: InteractionBatch, path: Path | str) -> None:
     pq.write_table(to_arrow(batch), path, row_group_size=1 << 16)
 
 
-def _dataset(path: Path | str) -> Any:
+def _dataset(path: Path | str, names: Columns) -> Any:
     if not Path(path).exists():
         raise InvalidInputError(f"{path} does not exist; expected a Parquet file or a folder of them")
+    data = ds.dataset(path, format="parquet", partitioning="hive")
+    files = [f.physical_schema for f in data.get_fragments()]
+    if not files:
+        raise InvalidInputError(
+            f"{path} holds no Parquet file; expected at least one: pass the folder or file of the log"
+        )
+    # A log that grows by files has its later features and offers in the later files only.
+    described = {o["id"]: o for schema in files for o in json.loads((schema.metadata or {}).get(OFFERS_KEY, b"[]"))}
+    whole = pa.unify_schemas([schema.remove_metadata() for schema in files])
+    # What only the names of folders tell (offer=trial, phase=2) belongs to the log where it is asked for; a day is no feature.
+    for field in data.schema:
+        if field.name not in whole.names and field.name in names.names():
+            whole = whole.append(field)
+    if described:
+        whole = whole.with_metadata({OFFERS_KEY: json.dumps(list(described.values()))})
+    return ds.dataset(path, format="parquet", schema=whole, partitioning="hive")
+
+
+@contextmanager
+def _readable(path: Path | str) -> Iterator[None]:
+    """What goes wrong while a file is read, in a sentence."""
     try:
-        data = ds.dataset(path, format="parquet")
-        files = [f.physical_schema for f in data.get_fragments()]
-        if len(files) < 2:
-            return data
-        # A log that grows by files has its later features and offers in the later files only.
-        described = {o["id"]: o for schema in files for o in json.loads((schema.metadata or {}).get(OFFERS_KEY, b"[]"))}
-        whole = pa.unify_schemas([schema.remove_metadata() for schema in files])
-        if described:
-            whole = whole.with_metadata({OFFERS_KEY: json.dumps(list(described.values()))})
-        return ds.dataset(path, format="parquet", schema=whole)
-    except (pa.ArrowInvalid, OSError) as error:
+        yield
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
         raise InvalidInputError(
             f"{path} is not readable as Parquet ({error}); write it again or pass another file"
         ) from error
-
-
-def _need(schema: pa.Schema, wanted: Sequence[str]) -> None:
-    for name in wanted:
-        if name not in schema.names:
-            near = difflib.get_close_matches(name, schema.names, n=2, cutoff=0.4)
-            hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-            raise SchemaError(
-                f"the log has no column {name!r}; its columns are {', '.join(schema.names[:20])}: {hint}"
-                "pass columns=Columns(...) with the names it has"
-            )
-
-
-def _catalogue(offers: OfferSet | Sequence[str] | None, shown: Any) -> OfferSet:
-    if isinstance(offers, OfferSet):
-        return offers
-    if offers is None:
-        offers = sorted(str(o) for o in pc.unique(shown).to_pylist() if o is not None)
-    return OfferSet([Offer(OfferId(o)) for o in offers])
-
-
-def _positions(shown: Any, catalogue: OfferSet, name: str) -> NDArray[np.int64]:
-    found = pc.index_in(shown, value_set=pa.array(catalogue.ids, pa.string()))
-    missing = found.null_count
-    if missing:
-        unknown = pc.unique(shown.filter(pc.is_null(found))).to_pylist()[:3]
-        raise InvalidInputError(
-            f"column {name!r} names offers that are not in the offer set in {missing} rows, such as {unknown}; add them to offers="
-        )
-    return np.asarray(found.to_numpy(), dtype=np.int64)
-
-
-def _number(table: pa.Table, name: str) -> NDArray[np.float64]:
-    column = table[name]
-    if not (
-        pa.types.is_integer(column.type)
-        or pa.types.is_floating(column.type)
-        or pa.types.is_boolean(column.type)
-        or pa.types.is_decimal(column.type)
-    ):
-        raise SchemaError(f"column {name!r} has type {column.type}; expected numbers")
-    if column.null_count:
-        raise InvalidInputError(
-            f"column {name!r} is missing in {column.null_count} rows; leave out rows whose outcome is not known yet"
-        )
-    return np.asarray(pc.cast(column, pa.float64()).to_numpy(), dtype=np.float64)
-
-
-def _text(table: pa.Table, name: str) -> NDArray[np.str_] | None:
-    if name not in table.column_names:
-        return None
-    column = table[name]
-    if column.null_count:
-        raise InvalidInputError(f"column {name!r} is missing in {column.null_count} rows; expected a text in every row")
-    return np.asarray(pc.cast(column, pa.string()).to_pylist(), dtype=np.str_)
-
-
-def _time(table: pa.Table, name: str) -> NDArray[np.datetime64] | None:
-    if name not in table.column_names:
-        return None
-    try:
-        column = pc.cast(table[name], pa.timestamp("us"))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        try:
-            column = pc.cast(pc.cast(table[name], pa.timestamp("us", "UTC")), pa.timestamp("us"))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise SchemaError(f"column {name!r} has type {table[name].type} ({error}); expected timestamps") from error
-    if column.null_count:
-        raise InvalidInputError(f"column {name!r} is missing in {column.null_count} rows; expected a time in every row")
-    return np.asarray(column.to_numpy(), dtype="datetime64[us]")
-
-
-def _feature(name: str, column: Any) -> NDArray[Any]:
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        column = pc.cast(column, kind.value_type)
-        kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return np.asarray(pc.fill_null(column, "").to_pylist(), dtype=np.str_)
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        column = pc.cast(pc.cast(column, pa.timestamp("us")), pa.int64())
-    try:
-        return np.asarray(pc.fill_null(pc.cast(column, pa.float64()), float("nan")).to_numpy(), dtype=np.float64)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise SchemaError(
-            f"context column {name!r} has type {kind}; expected numbers, text or booleans: name it in Columns(ignore=...)"
-        ) from error
-
-
-def _flat(table_column: Any) -> tuple[Any, Any]:
-    combined = table_column.combine_chunks()
-    if isinstance(combined, pa.ChunkedArray):
-        combined = combined.chunk(0)
-    return pc.list_value_length(combined), pc.list_flatten(combined)
-
-
-def _lists(table: pa.Table, name: str, k: int) -> NDArray[np.float64]:
-    lengths, values = _flat(table[name])
-    off = int(pc.sum(pc.fill_null(pc.not_equal(lengths, k), True)).as_py() or 0)
-    if off:
-        raise SchemaError(
-            f"column {name!r} has lists of another length than {k} in {off} rows; expected one number per offer"
-        )
-    return np.asarray(pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64).reshape(-1, k)
-
-
-def _vector(name: str, column: Any, n: int) -> NDArray[np.float32]:
-    lengths, values = _flat(column)
-    width = lengths[0].as_py() if len(lengths) else 0
-    off = int(pc.sum(pc.fill_null(pc.not_equal(lengths, width or 0), True)).as_py() or 0)
-    if off or not width or not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
-        raise SchemaError(
-            f"context column {name!r} is a list of numbers of different lengths or of {values.type}; "
-            "expected the same length in every row: name it in Columns(ignore=...)"
-        )
-    return np.asarray(pc.cast(values, pa.float32()).to_numpy(zero_copy_only=False), dtype=np.float32).reshape(n, width)
-
-
-def _eligible(table: pa.Table, names: Columns, catalogue: OfferSet) -> NDArray[np.bool_]:
-    lengths, values = _flat(table[names.eligible])
-    positions = _positions(pc.cast(values, pa.string()), catalogue, names.eligible)
-    rows = np.repeat(np.arange(table.num_rows), np.asarray(lengths.to_numpy(zero_copy_only=False), dtype=np.int64))
-    out = np.zeros((table.num_rows, len(catalogue)), dtype=np.bool_)
-    out[rows, positions] = True
-    return out

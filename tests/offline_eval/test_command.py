@@ -65,7 +65,7 @@ def test_candidates_and_incumbents_by_every_kind_of_name(tmp_path: Path, capsys:
     a, b = (told["candidates"][c]["estimates"]["DR"]["value"] for c in ("second", "always:offer 1"))
     assert a == b
     assert run([*base, "--policy", "nobody"]) == 2
-    assert "expected one, 'uniform', 'always:OFFER'" in capsys.readouterr().err
+    assert "expected that of a saved policy, 'uniform', 'always:OFFER'" in capsys.readouterr().err
     assert run([*base, "--policy", "always:offer 9"]) == 2
     assert "its offers are offer 0" in capsys.readouterr().err
 

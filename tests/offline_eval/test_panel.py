@@ -274,7 +274,8 @@ def test_readings_of_parts_merge_into_the_reading_of_the_whole() -> None:
     np.testing.assert_allclose(both.moments.scatter, whole.moments.scatter, rtol=1e-9, atol=1e-9)
     a, b = whole.candidates["c"], both.candidates["c"]
     assert (b.effective_rows, b.largest) == pytest.approx((a.effective_rows, a.largest))
-    assert b.positives == pytest.approx(a.positives)
+    assert b.positives(0.0) == pytest.approx(a.positives(0.0))
+    np.testing.assert_allclose(b.at_lowest, a.at_lowest)
     np.testing.assert_allclose(b.top(), a.top())
     np.testing.assert_allclose(log_figures(both.log), log_figures(whole.log), rtol=1e-9)
     assert whole.log.n_duplicates == both.log.n_duplicates == 0
@@ -391,7 +392,7 @@ def test_import_is_light() -> None:
     code = (
         "import sys, time; t = time.process_time(); import offline_eval; t = time.process_time() - t;"
         "heavy = {'pandas', 'torch', 'tensorflow', 'sklearn', 'ray', 'altair', 'pyspark'} & set(sys.modules);"
-        "assert not heavy, heavy; assert t < 1.5, t"
+        "assert not heavy, heavy; assert t < 1.0, t"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

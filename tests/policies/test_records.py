@@ -80,7 +80,7 @@ def test_permuting_offers_moves_the_mask_with_them() -> None:
     ("change", "error", "text"),
     [
         ({"propensity": np.zeros(41)}, SupportError, "propensity is outside (0, 1] in 41 rows"),
-        ({"propensity": np.full(41, 5.0), "probabilities": None}, SupportError, "the first at 0 (np.float64(5.0))"),
+        ({"propensity": np.full(41, 5.0), "probabilities": None}, SupportError, "the first at 0 (5)"),
         ({"reward": np.full(41, np.nan)}, InvalidInputError, "reward is not finite"),
         ({"chosen": np.full(41, 5)}, InvalidInputError, "chosen is outside 0..4"),
         ({"chosen": np.zeros(41)}, SchemaError, "expected integers"),
@@ -92,6 +92,19 @@ def test_a_bad_log_is_refused_at_the_door(change: dict[str, Any], error: type[Ex
     """Every defect of a log is named with its rows when the batch is built."""
     with pytest.raises(error, match=re.escape(text)):
         replace(batch(), **change)
+
+
+def test_an_offer_that_could_not_have_been_shown_is_refused() -> None:
+    """A log whose shown offer was not eligible, or whose distributions are below 0 somewhere, is refused with the row."""
+    b = batch()
+    eligible = b.table.eligible.copy()
+    eligible[3] = True
+    eligible[3, b.chosen[3]] = False
+    with pytest.raises(SupportError, match=re.escape("chosen was not eligible in 1 rows, the first at 3")):
+        replace(b, table=replace(b.table, eligible=eligible), probabilities=None)
+    below = np.tile([0.5, 0.5, 0.5, 0.5, -1.0], (41, 1))
+    with pytest.raises(SupportError, match=re.escape("below 0 in 41 rows, the first at 0")):
+        replace(b, propensity=np.full(41, 0.5), probabilities=below)
 
 
 def test_taking_rows_takes_them_everywhere() -> None:

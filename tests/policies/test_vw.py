@@ -66,17 +66,6 @@ def test_rewards_beyond_reason_change_nothing() -> None:
     assert np.array_equal(policy.probabilities(b.table), before)
 
 
-def test_an_offer_that_could_not_have_been_shown_is_refused() -> None:
-    """A log whose shown offer was not eligible is refused with the row."""
-    b = batch()
-    eligible = b.table.eligible.copy()
-    eligible[3] = True
-    eligible[3, b.chosen[3]] = False
-    bad = InteractionBatch(replace(b.table, eligible=eligible), b.chosen, b.propensity, b.reward)
-    with pytest.raises(InvalidInputError, match=re.escape("was not eligible in 1 rows, the first at 3")):
-        VowpalWabbit(SPACE).learn(bad)
-
-
 def test_predictions_do_not_change_what_is_learned() -> None:
     """Serving between two batches leaves the model as if nothing had been asked."""
     b, quiet, busy = batch(), VowpalWabbit(SPACE), VowpalWabbit(SPACE)
