@@ -22,7 +22,7 @@ from offline_eval.moments import resampled as resample
 from offline_eval.one_pass import SEPARATOR, Candidate, DistributedLog, Log, Model, Pass, read_once
 from offline_eval.reward_models import FitReward, cross_fit, fit_reward_model
 from offline_eval.verdict import Incumbent, Verdict, judge
-from policies.errors import InvalidInputError, UnknownNameError
+from policies.errors import InvalidInputError, SchemaError, UnknownNameError
 from policies.records import FloatArray, InteractionBatch
 
 if TYPE_CHECKING:
@@ -638,6 +638,8 @@ def _fitted(log: InteractionBatch | Log, fit: FitReward, *, n_folds: int, seed: 
         from offline_eval.streaming import cross_fit_stream
 
         return cross_fit_stream(log, fit, n_folds=n_folds, seed=seed), ""
+    except SchemaError:
+        raise  # of the log, which cannot be read at all
     except InvalidInputError as error:
         return None, f"No reward model: {error}."
 

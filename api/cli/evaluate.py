@@ -163,12 +163,13 @@ def evaluate(
     panel = replace(panel, notes=(*panel.notes, *notes))
     _print(panel.to_table(), panel.to_json(), json)
     about = placement or Path(str(log)).name
-    report = panel.page(title=f"Off-policy evaluation on {about}")
-    if out is not None:
-        page, twin = report.write(out)
-        print(f"report: {page}, figures: {twin}", file=sys.stderr)  # noqa: T201 - words on stderr
-    if where.is_named:
-        where.keep(report, kind="evaluate", about=about)
+    if out is not None or where.is_named:
+        report = panel.page(title=f"Off-policy evaluation on {about}")
+        if out is not None:
+            page, twin = report.write(out)
+            print(f"report: {page}, figures: {twin}", file=sys.stderr)  # noqa: T201 - words on stderr
+        if where.is_named:
+            where.keep(report, kind="evaluate", about=about)
     return 0 if all(v.word == "recommend" for v in panel.verdicts.values()) else 1
 
 

@@ -112,12 +112,14 @@ def _extra_of(error: ModuleNotFoundError) -> MissingExtraError | None:
 
     module = (error.name or "").partition(".")[0].lower().replace("_", "-")
     module = {"sklearn": "scikit-learn"}.get(module, module)
+    found: list[str] = []
     for requirement in requires("nextoffer") or ():
         name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0].lower().replace("_", "-")
         extra = re.search(r"extra == ['\"]([\w-]+)", requirement)
         if module and extra and (name == module or name.startswith(f"{module}-")):
-            return MissingExtraError(str(error.name), extra[1])
-    return None
+            found.append(extra[1])
+    own = [extra for extra in found if extra not in ("all", "bench", "test")] or found
+    return MissingExtraError(str(error.name), own[0]) if own else None
 
 
 def main() -> None:

@@ -180,3 +180,151 @@ def test_an_experiment_is_judged_by_the_mixture_of_its_variants(
     assert mixed["largest_weight"] < 2.5
     assert alone["largest_weight"] > 10
     assert mixed["effective_sample_size"] > 1.5 * alone["effective_sample_size"]
+
+
+def test_what_is_wrong_with_a_log_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A propensity of 5 is one sentence and exit code 2, never the honest no of a verdict; so is what is no saved policy."""
+    table = to_arrow(world(n=200).log).drop_columns(["probabilities"])
+    pq.write_table(table.set_column(2, "propensity", pa.array([5.0, *[0.5] * 199])), tmp_path / "log.parquet")
+    base = ["evaluate", "--log", str(tmp_path / "log.parquet"), "--resamples", "0"]
+    assert run([*base, "--policy", "uniform"]) == 2
+    assert "column 'propensity' is outside (0, 1] in 1 rows, the first at 0 (5)" in capsys.readouterr().err
+    pq.write_table(table, tmp_path / "log.parquet")
+    (tmp_path / "no policy").mkdir()
+    assert run([*base, "--policy", str(tmp_path / "no policy")]) == 2
+    assert "is not an artefact" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--weigh-open"], "--weigh-open needs --window-days"),
+        (["--as-of", "2026-03-31"], "--as-of needs --window-days"),
+        (["--experiment", "e1"], "--experiment belongs to --placement"),
+        (["--against", "uniform"], "'uniform' is both --policy and --against"),
+        (["--explore-share", "7"], "explore_share is 7"),
+        (["--effect=-1"], "minimal_effect is -1"),
+        (["--logger", "a"], "--logger a is not understood; expected VARIANT=POLICY"),
+        (["--logger", "a=uniform"], "the log has no variants"),
+        (["--phase", "p1"], "the log has no phases"),
+        (["--column", "ignore=x", "--policy", "always:offer 9"], "pass all with --offer"),
+    ],
+)
+def test_an_option_is_used_or_refused(
+    options: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing that was asked for is passed over in silence."""
+    write_parquet(world(n=200).log, tmp_path / "log.parquet")
+    base = ["evaluate", "--log", str(tmp_path / "log.parquet"), "--policy", "uniform", "--resamples", "0"]
+    assert run([*base, *options]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_options_of_tables_are_refused_for_lines_of_dsjson(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file of dsjson has no columns to rename."""
+    (tmp_path / "log.dsjson").write_text("")
+    base = ["evaluate", "--log", str(tmp_path / "log.dsjson"), "--policy", "uniform"]
+    assert run([*base, "--column", "offer=a"]) == 2
+    assert "--column does not apply to dsjson" in capsys.readouterr().err
+    assert run(base) == 2
+    assert "no line holds a decision" in capsys.readouterr().err
+
+
+def test_rewards_that_may_still_come_are_mentioned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A log that knows when rewards came, judged without a window, says that open rewards count as they stand."""
+    table = to_arrow(world(n=400).log)
+    table = table.append_column("rewarded_at", pa.array([None] * 400, pa.timestamp("us")))
+    pq.write_table(table, tmp_path / "log.parquet")
+    run(["evaluate", "--log", str(tmp_path / "log.parquet"), "--policy", "uniform", "--resamples", "0"])
+    assert "Column 'rewarded_at' was not used" in capsys.readouterr().out
+
+
+def test_offers_never_shown_and_lists_in_their_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With ``--offer`` a log gets the offers it does not name, in the order its lists of probabilities have."""
+    w = world(n=3000)
+    assert w.log.probabilities is not None
+    table = to_arrow(w.log).replace_schema_metadata(None).drop_columns(["probabilities"])
+    table = table.append_column("probabilities", pa.array([[*row[::-1], 0.0] for row in w.log.probabilities]))
+    pq.write_table(table, tmp_path / "log.parquet")
+    base = ["evaluate", "--log", str(tmp_path / "log.parquet"), "--policy", "uniform", "--resamples", "0"]
+    assert run(base) == 2
+    assert "lists of another length than 3 in 3000 rows" in capsys.readouterr().err
+    named = [x for o in ("offer 2", "offer 1", "offer 0", "new") for x in ("--offer", o)]
+    assert run([*base, *named]) == 1
+    assert "Never shown: new" in capsys.readouterr().out
+
+
+def test_several_loggers_of_a_file_are_weighed_by_their_mixture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With ``--logger`` for every variant, within ``--phase``, rows are weighed by all policies; a wrong logger is refused."""
+    rng = np.random.default_rng(8)
+    n = 4000
+    is_new = rng.random(n) < 0.5
+    share = np.where(is_new, 0.9, 0.1)  # of offer "b"; each policy explores a fifth
+    chosen = np.where(rng.random(n) < share, "b", "a")
+    propensity = np.where(chosen == "b", share, 1 - share)
+    reward = (rng.random(n) < np.where(chosen == "b", 0.3, 0.2)).astype(float)
+    columns = {
+        "offer": chosen,
+        "propensity": propensity,
+        "reward": reward,
+        "variant": np.where(is_new, "new", "old"),
+        "phase": ["p1"] * (n // 2) + ["p2"] * (n // 2),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "log.parquet")
+    base = ["evaluate", "--log", str(tmp_path / "log.parquet"), "--policy", "always:b", "--resamples", "0"]
+    base += ["--explore-share", "0.2", "--json=-"]
+    loggers = ["--logger", "old=always:a", "--logger", "new=always:b"]
+    run(base)
+    alone = json.loads(capsys.readouterr().out)["candidates"]["always:b"]
+    assert run([*base, *loggers]) == 2
+    assert "the log holds 2 phases" in capsys.readouterr().err
+    run([*base, *loggers, "--phase", "p2"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["rows"] == n // 2
+    assert told["candidates"]["always:b"]["largest_weight"] < 2
+    assert alone["largest_weight"] > 8
+    assert run([*base, "--phase", "p2", "--logger", "old=always:b", "--logger", "new=always:b"]) == 2
+    assert "logger 'old' gives other probabilities than were logged" in capsys.readouterr().err
+    assert run([*base, *loggers, "--phase", "p3"]) == 2
+
+
+def test_large_logs_are_closed_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that is read in parts leaves rows with open windows out as one in memory does, and keeps nothing whole."""
+    w = world(n=3000, n_subjects=900)
+    at = np.datetime64("2026-03-01", "us") + np.sort(np.random.default_rng(1).random(3000) * 30 * 86_400e6).astype(
+        "m8[us]"
+    )
+    came = w.log.reward > 0
+    table = to_arrow(replace(w.log, table=replace(w.log.table, at=at)))
+    late = np.where(came, at + np.timedelta64(5, "D"), np.datetime64("NaT", "us"))
+    pq.write_table(table.append_column("rewarded_at", pa.array(late)), tmp_path / "log.parquet")
+    base = ["evaluate", "--log", str(tmp_path / "log.parquet"), "--policy", "uniform", "--resamples", "0"]
+    base += ["--window-days", "14", "--as-of", "2026-03-31"]
+    run([*base, "--json", str(tmp_path / "whole.json")])
+    monkeypatch.setattr("api.cli.evaluate.STREAM_ABOVE_BYTES", 0)
+    run([*base, "--json", str(tmp_path / "parts.json")])
+    whole, parts = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("whole", "parts"))
+    assert whole["rows"] == parts["rows"] < 2000
+    assert whole["candidates"]["uniform"]["estimates"]["SNIPS"]["value"] == pytest.approx(
+        parts["candidates"]["uniform"]["estimates"]["SNIPS"]["value"], rel=1e-9
+    )
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A command whose optional packages are not installed says what to install; a fault of our own is not taken for it."""
+
+    def lacks(module: str) -> int:
+        def command(*_arguments: object, **_settings: object) -> None:
+            raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+        monkeypatch.setattr("api.cli.main.build_app", lambda: command)
+        return run(["policies"])
+
+    assert lacks("orjson") == lacks("argon2.low_level") == 2
+    assert "pip install 'nextoffer[serve]'" in capsys.readouterr().err
+    assert lacks("sklearn") == 2
+    assert "pip install 'nextoffer[boosting]'" in capsys.readouterr().err
+    with pytest.raises(ModuleNotFoundError):
+        lacks("engine.nowhere")
