@@ -64,6 +64,7 @@ def visit_odds(
     is_cared_for: bool = False,
     discounts_seen: int = 0,
     n_visits: int = 0,
+    by_date: FloatArray | None = None,
 ) -> VisitOdds:
     """Closed form of one visit of each subject as a visitor without fatigue.
 
@@ -73,6 +74,8 @@ def visit_odds(
         Whether hazards are those of a subscriber who is looked after on all 30 days, instead of never.
     discounts_seen, n_visits
         Before this visit.
+    by_date
+        What the date of each visit adds to the log-odds of each offer, shape ``(n, k)``.
     """
     p, offers, n = scenario.parameters.values(), world.OfferNumbers.of(scenario), len(subjects.ids)
     rows, k = np.arange(n), len(scenario.offers)
@@ -84,6 +87,8 @@ def visit_odds(
         after = float(min(discounts_seen + int(offers.is_discounted[a]), world.MAX_DEPENDENCE))
         engagement = world.engagement(np.full(n, n_visits))
         log_odds = world.appeal(p, subjects, rows, offers, shown, np.zeros(n), before, engagement)
+        if by_date is not None:
+            log_odds = log_odds + by_date[:, a]
         signed = shown if offers.is_contract[a] else np.full(n, first)
         hazard = world.cancel_hazard(p, subjects, rows, offers, signed, np.full(n, is_cared_for), after)
         out["click"][:, a] = world.click_probability(p, log_odds)
@@ -108,7 +113,7 @@ class Market:
     rate
         Chance of a visit on each day after the first, shape ``(n,)``.
     is_allowed
-        What a visitor may be shown, shape ``(k,)``.
+        What a visitor may be shown, shape ``(k,)``, or ``(n, 1, k)`` where that differs between visitors.
     is_discounted
         What raises the number of discounts seen, shape ``(k,)``.
     n_days
@@ -123,26 +128,39 @@ class Market:
 
     @classmethod
     def of(
-        cls, scenario: Scenario, subjects: world.Subjects, *, is_cared_for: bool = False, n_visits: int = 0
+        cls,
+        scenario: Scenario,
+        subjects: world.Subjects,
+        *,
+        is_cared_for: bool = False,
+        n_visits: int = 0,
+        by_date: FloatArray | None = None,
     ) -> Market:
         """Of the subjects of a site, in each visit as engaged as after ``n_visits``."""
+        levels = (
+            visit_odds(
+                scenario, subjects, is_cared_for=is_cared_for, discounts_seen=d, n_visits=n_visits, by_date=by_date
+            )
+            for d in range(N_LEVELS)
+        )
         return cls(
-            odds=tuple(
-                visit_odds(scenario, subjects, is_cared_for=is_cared_for, discounts_seen=d, n_visits=n_visits)
-                for d in range(N_LEVELS)
-            ),
+            odds=tuple(levels),
             rate=subjects.return_rate,
             is_allowed=visitor_offers(scenario),
             is_discounted=world.OfferNumbers.of(scenario).is_discounted,
         )
 
-    def best(self, outcome: str, *, among: BoolArray | None = None) -> tuple[FloatArray, IntArray]:
+    def best(
+        self, outcome: str, *, among: BoolArray | None = None, on_day: Callable[[int], Market] | None = None
+    ) -> tuple[FloatArray, IntArray]:
         """Value of the best policy that sees everything, and its choices.
 
         Parameters
         ----------
         among
             Offers it may use, shape ``(k,)``; default: all that are allowed.
+        on_day
+            The market of the same visitors by day since their first visit, where dates change it; default: this one on all days.
 
         Returns
         -------
@@ -154,11 +172,12 @@ class Market:
         ``V(t, d) = max_a q_a r_a + (1 - q_a) W(t + 1, d_a)``, ``W(t, d) = rate V(t, d) + (1 - rate) W(t + 1, d)``,
         ``W(end, d) = 0``; ``d_a`` is one higher after a discount.
         """
-        may = self.is_allowed if among is None else self.is_allowed & among
         choices = np.zeros((len(self.rate), self.n_days, N_LEVELS), dtype=np.int64)
         value = rest = np.zeros((len(self.rate), N_LEVELS))
         for day in reversed(range(self.n_days)):
-            each = np.where(may, self._each(outcome, rest), -np.inf)
+            today = self if on_day is None else on_day(day)
+            may = today.is_allowed if among is None else today.is_allowed & among
+            each = np.where(may, today._each(outcome, rest), -np.inf)
             choices[:, day] = each.argmax(axis=2)
             value = each.max(axis=2)
             rest = self.rate[:, None] * value + (1.0 - self.rate)[:, None] * rest
@@ -172,7 +191,7 @@ class Market:
         policy
             Probability of each offer, broadcastable to ``(n, n_days, N_LEVELS, k)``.
         """
-        k = len(self.is_allowed)
+        k = len(self.is_discounted)
         full = np.broadcast_to(policy, (len(self.rate), self.n_days, N_LEVELS, k))
         value = rest = np.zeros((len(self.rate), N_LEVELS))
         for day in reversed(range(self.n_days)):
@@ -182,7 +201,7 @@ class Market:
 
     def _each(self, outcome: str, rest: FloatArray) -> FloatArray:
         """Worth of each offer now and what follows it, shape ``(n, N_LEVELS, k)``."""
-        out = np.empty((len(self.rate), N_LEVELS, len(self.is_allowed)))
+        out = np.empty((len(self.rate), N_LEVELS, len(self.is_discounted)))
         for d, odds in enumerate(self.odds):
             after = np.minimum(d + self.is_discounted, world.MAX_DEPENDENCE)
             out[:, d] = odds.immediate(outcome) + (1.0 - odds.sign) * rest[:, after]

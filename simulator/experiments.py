@@ -32,6 +32,8 @@ from simulator.scenarios.suite import Study, study_named
 from simulator.truth import OUTCOMES, upper_bound
 
 Z95 = 1.959964
+# A bound is known well enough from so many visitors, and dates make each of them dear.
+_N_BOUND = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,12 @@ def plan(
         for seed in seeds
         for name in policies
     ]
+
+
+def with_baseline(scenario: str, policies: Sequence[str]) -> tuple[str, ...]:
+    """The policies, and last the one whose score is 0 where it is not among them; nothing where there are none."""
+    baseline = study_named(scenario).baseline
+    return (*policies, *(() if baseline in policies or not policies else (baseline,)))
 
 
 def _content(name: str) -> str:
@@ -228,7 +236,7 @@ def summarise(cells: Sequence[Cell], lives: dict[tuple[float, str], Lives]) -> d
         "settings": [],
     }
     for setting in settings:
-        best, is_exact = _best(study, setting, n_subjects=cells[0].n_subjects, seed=seeds[0])
+        best, is_exact = _best(study, setting, cells[0])
         first = lives[setting, names[0]]
         low = lives.get((setting, study.baseline))
         rows = []
@@ -240,8 +248,11 @@ def summarise(cells: Sequence[Cell], lives: dict[tuple[float, str], Lives]) -> d
                 "against_first": {o: _interval(mine.outcomes[o] - first.outcomes[o]) for o in OUTCOMES},
             }
             if low is not None and best is not None:
-                base = float(low.outcomes[study.outcome].mean())
-                row["score"] = (row[study.outcome]["mean"] - base) / (best - base)
+                base = low.outcomes[study.outcome]
+                gain = _interval(mine.outcomes[study.outcome] - base)
+                room = best - float(base.mean())
+                row["score"] = gain["mean"] / room
+                row["score_interval"] = {name: value / room for name, value in gain.items()}
             rows.append(row)
         entry = {"at": setting, "world": study.make(setting).name, "policies": rows}
         if best is not None:
@@ -253,15 +264,16 @@ def summarise(cells: Sequence[Cell], lives: dict[tuple[float, str], Lives]) -> d
     return told
 
 
-def _best(study: Study, setting: float, *, n_subjects: int, seed: int) -> tuple[float | None, bool]:
+def _best(study: Study, setting: float, cell: Cell) -> tuple[float | None, bool]:
     """The exact optimum, or a bound no policy can beat, or nothing; and whether it is exact."""
     site = study.make(setting)
-    if not isinstance(site, Scenario) or site.calendar is not None:
+    if not isinstance(site, Scenario):
         return None, False
     try:
         return solve(site, outcome=study.outcome)[1], True
-    except InvalidInputError:  # something is hidden: a bound is what there is
-        return upper_bound(site, n_subjects=n_subjects, seed=seed, outcome=study.outcome)[0], False
+    except InvalidInputError:  # something is hidden, or the date matters: a bound is what there is
+        n, days = min(cell.n_subjects, _N_BOUND), cell.visit_days
+        return upper_bound(site, n_subjects=n, seed=cell.seed, outcome=study.outcome, visit_days=days)[0], False
 
 
 def _interval(values: FloatArray) -> dict[str, float]:

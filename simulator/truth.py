@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from simulator.exact import Market, visit_odds
 from simulator.rollouts import Rollout, rollout
 from simulator.scenarios.car_subscription import FAMILIES, Scenario
 from simulator.site import World
+from simulator.streams import Purpose, uniforms
 
 OUTCOMES = ("subscribed", "kept_30d", "margin_eur")
 
@@ -85,15 +86,25 @@ def mean_per_decision(run: Rollout, reward: FloatArray) -> tuple[float, float]:
     return float(mean), float(np.sqrt(((totals - mean * counts) ** 2).sum()) / counts.sum())
 
 
-def upper_bound(scenario: Scenario, *, n_subjects: int, seed: int, outcome: str = "kept_30d") -> tuple[float, float]:
+def upper_bound(
+    scenario: Scenario, *, n_subjects: int, seed: int, outcome: str = "kept_30d", visit_days: int = 14
+) -> tuple[float, float]:
     """A value no policy can beat, even one that sees what is latent: mean per visitor and its standard error.
 
-    Every visit meets a rested visitor and the best offer of the day, and every subscriber is looked after without being
-    asked. For ``margin_eur`` looking after costs nothing here. In simulation.
+    Every visit meets a rested visitor and the best offer of the day, dates foreseen and without limits of views, and every subscriber is
+    looked after without being asked. For ``margin_eur`` looking after costs nothing here. In simulation.
+
+    Parameters
+    ----------
+    visit_days
+        Over which visitors arrive; without a calendar it makes no difference.
+
+    Raises
+    ------
+    InvalidInputError
+        If views please: then no visitor is best met rested.
     """
     p = scenario.parameters.values()
-    if scenario.calendar is not None:
-        raise InvalidInputError(f"site {scenario.name!r} has dates; the bound holds for sites without a calendar")
     for name in ("fatigue_per_view", "cancel_per_fatigue"):
         if p[name] < 0:
             raise InvalidInputError(
@@ -102,8 +113,19 @@ def upper_bound(scenario: Scenario, *, n_subjects: int, seed: int, outcome: str 
     subjects = world.Subjects.draw(scenario, np.arange(n_subjects, dtype=np.int64), seed=seed)
     # As engaged as anyone can be, where engagement helps.
     n_visits = world.MARKET_DAYS if p["engagement_gain"] > 0 else 0
-    market = Market.of(scenario, subjects, is_cared_for=p["retention_offer_effect"] < 0, n_visits=n_visits)
-    return _mean(market.best(outcome)[0])
+    is_cared_for = p["retention_offer_effect"] < 0
+    market = Market.of(scenario, subjects, is_cared_for=is_cared_for, n_visits=n_visits)
+    if scenario.calendar is None:
+        return _mean(market.best(outcome)[0])
+    arrival = (uniforms(seed, subjects.ids, Purpose.ARRIVAL, 0) * visit_days).astype(np.int64)
+    by_day, is_offered = scenario.calendar.log_odds(scenario.offers), scenario.calendar.is_offered(scenario.offers)
+
+    def on_day(day: int) -> Market:
+        date = np.minimum(arrival + day, len(by_day) - 1)
+        today = Market.of(scenario, subjects, is_cared_for=is_cared_for, n_visits=n_visits, by_date=by_day[date])
+        return replace(today, is_allowed=(today.is_allowed & is_offered[date])[:, None, :])
+
+    return _mean(market.best(outcome, on_day=on_day)[0])
 
 
 class Oracle:

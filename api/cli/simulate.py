@@ -42,7 +42,7 @@ def simulate(
         setting (retention, retention-tabular, bargain-trap, shock, drift), or a folder with a saved world.
     policy
         Repeat it: uniform, oracle, greedy, planned or careful (tabular worlds), an offer's id, or the folder of a saved policy.
-        Differences are to the first.
+        Differences are to the first; the baseline of scores is lived as well.
     subjects
         Visitors per seed.
     days
@@ -69,11 +69,11 @@ def simulate(
     from api.cli.opening import Where
     from engine.simulation.report import page, write_page
     from engine.simulation.sweep import run_cells, run_on_ray
-    from simulator.experiments import plan, read_lives, summarise
+    from simulator.experiments import plan, read_lives, summarise, with_baseline
 
     cells = plan(
         scenario,
-        policy,
+        with_baseline(scenario, policy),
         n_subjects=subjects,
         visit_days=days,
         seeds=range(seed, seed + seeds),
@@ -393,6 +393,8 @@ def _teller(what: str) -> Any:
 
 
 def _print_summary(told: dict[str, Any]) -> None:
+    from engine.simulation.report import crossing_text
+
     sizes = f"{len(told['seeds'])} x {told['n_subjects']:,} visitors"
     _say(f"{told['scenario']}: {sizes}, in simulation; 95 % intervals")
     _say(
@@ -413,17 +415,7 @@ def _print_summary(told: dict[str, Any]) -> None:
             word = "the exact optimum keeps" if best["is_exact"] else "no policy can keep more than"
             _say(f"{word} {best['value']:.2%}")
     for turn in told["crossings"]:
-        _say(_turn(turn, told["setting"]))
-
-
-def _turn(turn: dict[str, Any], setting: str) -> str:
-    first, second = (Path(turn[name]).name for name in ("first", "second"))
-    ahead, behind = (first, second) if turn["leads_below"] == turn["first"] else (second, first)
-    exact = f"; exact, without exploring: {turn['exact']:.3f}" if "exact" in turn else ""
-    sure = "" if turn["share"] > 0.975 else f"; in {1 - turn['share']:.0%} of resamples it does not turn"
-    return (
-        f"{ahead} leads {behind} up to {setting} {turn['at']:.2f} [{turn['low']:.2f}, {turn['high']:.2f}]{sure}{exact}"
-    )
+        _say(crossing_text(turn, told["setting"]))
 
 
 def _say(text: str) -> None:

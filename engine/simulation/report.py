@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_eval.report import (
+    NUMBER,
     POINTS,
     SHARE,
     Callout,
@@ -33,7 +34,9 @@ _TITLES: dict[str, tuple[str, Unit]] = {
     "kept_30d": ("Kept 30 days, per visitor", SHARE),
     "margin_eur": ("Margin per visitor", _MONEY),
 }
+_SHORT = {"subscribed": "Conversion", "kept_30d": "Kept", "margin_eur": "Margin"}
 _MAX_LINES = 6
+_SURE = 0.975
 
 
 def page(cells: Sequence[Life], lives: dict[tuple[float, str], Lives], told: dict[str, Any]) -> Page:
@@ -52,7 +55,7 @@ def page(cells: Sequence[Life], lives: dict[tuple[float, str], Lives], told: dic
             "seeds": ", ".join(str(s) for s in told["seeds"]),
             "days of arrivals": told["visit_days"],
             "explore share": told["explore_share"],
-            "scored outcome": told["outcome"],
+            "scored outcome": _TITLES[told["outcome"]][0].lower(),
             "baseline of scores": told["baseline"],
         },
     )
@@ -72,7 +75,21 @@ def _verdict(told: dict[str, Any]) -> Callout:
     else:
         at = [f"{told['setting']} {entry['at']:g}: {w}" for entry, w in zip(told["settings"], winners, strict=True)]
         text = f"Highest {_TITLES[told['outcome']][0].lower()} by setting: " + "; ".join(at) + "."
-    return Callout("What was found", f"{text} Intervals are over visitors, 95 %; see below which of them overlap.")
+    turns = "".join(f" {crossing_text(turn, told['setting'])}." for turn in told["crossings"])
+    return Callout(
+        "What was found", f"{text}{turns} Intervals are over visitors, 95 %; see below which of them overlap."
+    )
+
+
+def crossing_text(turn: dict[str, Any], setting: str) -> str:
+    """Where the lead between two policies turns, in words."""
+    first, second = _short(turn["first"]), _short(turn["second"])
+    ahead, behind = (first, second) if turn["leads_below"] == turn["first"] else (second, first)
+    exact = f", exactly {turn['exact']:.3f} without exploring" if "exact" in turn else ""
+    sure = "" if turn["share"] > _SURE else f"; with {1 - turn['share']:.0%} of resamples it does not turn"
+    return (
+        f"{ahead} leads {behind} up to {setting} {turn['at']:.2f} [{turn['low']:.2f}, {turn['high']:.2f}]{exact}{sure}"
+    )
 
 
 def _winner(entry: dict[str, Any], outcome: str) -> str:
@@ -89,6 +106,10 @@ def _sweep(told: dict[str, Any]) -> Section:
             is_exact = all(e["best_possible"]["is_exact"] for e in told["settings"])
             lines.append(Line("exact optimum" if is_exact else "no policy can do more", points, is_dashed=True))
         blocks.append(line_chart(title, lines, unit=unit, x_axis=told["setting"]))
+    if all("score" in row for e in told["settings"] for row in e["policies"]):
+        lines = [Line(_short(name), [_score(entry, name) for entry in told["settings"]]) for name in names]
+        title = f"Score: 0 is {told['baseline']}, 1 the exact optimum or a bound that no policy can beat"
+        blocks.append(line_chart(title, lines, unit=NUMBER, x_axis=told["setting"]))
     return Section(
         f"Over {told['setting']}",
         blocks,
@@ -102,6 +123,11 @@ def _point(entry: dict[str, Any], name: str, outcome: str) -> LinePoint:
     return LinePoint(entry["at"], cell["mean"], cell["low"], cell["high"])
 
 
+def _score(entry: dict[str, Any], name: str) -> LinePoint:
+    cell = next(row for row in entry["policies"] if row["policy"] == name)["score_interval"]
+    return LinePoint(entry["at"], cell["mean"], cell["low"], cell["high"])
+
+
 def _setting(
     entry: dict[str, Any], told: dict[str, Any], cells: Sequence[Life], lives: dict[tuple[float, str], Lives]
 ) -> Section:
@@ -112,14 +138,14 @@ def _setting(
             "policy": _short(row["policy"]),
             **{o: _as_interval(row[o]) for o in _TITLES},
             "difference": _as_interval(row["against_first"][told["outcome"]]) if i else None,
-            **({"score": row["score"]} if "score" in row else {}),
+            **({"score": _as_interval(row["score_interval"])} if "score" in row else {}),
         }
         for i, row in enumerate(entry["policies"])
     ]
     columns = [
         Column("policy", "policy"),
         *(Column(o, t, u) for o, (t, u) in _TITLES.items()),
-        Column("difference", f"{told['outcome']} against {_short(names[0])}", POINTS, signed=True),
+        Column("difference", f"{_SHORT[told['outcome']]} against {_short(names[0])}", POINTS, signed=True),
     ]
     note = ""
     if any("score" in row for row in entry["policies"]):

@@ -90,7 +90,7 @@ def _check_reachable(address: str) -> None:
 def _unreachable(address: str, error: Exception) -> InvalidInputError:
     return InvalidInputError(
         f"no Ray cluster answers at {address!r} ({str(error).splitlines()[0]}); expected 'local', 'auto' or the address that "
-        "`ray start --head` printed"
+        "`ray start --head` printed, and its token in RAY_AUTH_TOKEN where it asks for one"
     )
 
 

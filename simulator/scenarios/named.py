@@ -120,7 +120,8 @@ WORLDS: dict[str, NamedWorld] = {
     "bargain-trap": NamedWorld(bargain_trap, "discounts win the week and lose the month"),
     "retention": NamedWorld(retention, "each discount seen makes a visitor dearer to keep: planning pays"),
     "retention-tabular": NamedWorld(
-        lambda _: retention_tabular(), "the same in three visible segments, exact by recursion"
+        lambda _: retention_tabular(),
+        "each discount seen makes a visitor dearer to keep, in three visible segments: exact by recursion",
     ),
     "trial": NamedWorld(trial, "contracts begin with a trial that many end"),
     "lapsed": NamedWorld(lapsed, "three visitors in ten had a contract before and left it"),

@@ -76,7 +76,7 @@ _SWEPT = (
         lambda c: retention(discount_dependence=c), "dependence on discounts", (0.0, 0.3, 0.6, 0.9, 1.2, 1.5),
     ),
     Study(
-        "retention-tabular", "the same where the best policy is exact",
+        "retention-tabular", "what discounts do to later visits and to staying, in three visible segments where the best policy is exact",
         lambda c: retention_tabular(discount_dependence=c), "dependence on discounts", (0.0, 0.3, 0.6, 0.9, 1.2, 1.5),
     ),
     Study(

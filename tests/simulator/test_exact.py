@@ -103,8 +103,8 @@ def test_dates_have_no_exact_optimum() -> None:
 @settings(max_examples=2, deadline=None, derandomize=True)
 @given(number=numbers)
 def test_the_bound_holds_in_every_world(outcome: str, number: int) -> None:
-    """Neither the oracle nor any single offer is worth more than the bound, whatever the laws, on the same visitors."""
-    site = replace(drawn_world(number), calendar=None)
+    """Neither the oracle nor any single offer is worth more than the bound, whatever the laws and dates, on the same visitors."""
+    site = drawn_world(number)
     kind = {name: abs(site.parameters.values()[name]) for name in ("fatigue_per_view", "cancel_per_fatigue")}
     site = replace(site, parameters=site.parameters.with_assumed(**kind))
     n = 2_000

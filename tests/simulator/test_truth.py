@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from policies.errors import InvalidInputError, UnknownNameError
 from simulator import world
+from simulator.calendar import Calendar, Shock
 from simulator.exact import visit_odds
 from simulator.rollouts import rollout
 from simulator.scenarios.car_subscription import reference
-from simulator.scenarios.named import changing
 from simulator.truth import Oracle, true_value, upper_bound
 from tests.simulator.test_site import Always, Uniform
 
@@ -38,10 +40,33 @@ def test_nobody_beats_the_bound_and_the_oracle_comes_near() -> None:
     assert oracle.value("kept_30d")[0] < bound + 4 * bound_error
 
 
+def test_the_bound_knows_the_dates() -> None:
+    """A shock before the first visit lowers the bound as it lowers the appeal; one after the last leaves it; what is sold out is not in it."""
+    site, n = reference(), 2_000
+
+    def bound(calendar: Calendar | None) -> float:
+        return upper_bound(replace(site, calendar=calendar), n_subjects=n, seed=4, visit_days=3)[0]
+
+    plain = bound(None)
+    assert bound(Calendar()) == pytest.approx(plain, rel=1e-12)
+    assert bound(Calendar(shocks=(Shock(17, 99, -3.0),))) == pytest.approx(
+        plain, rel=1e-12
+    )  # last visits are on day 2 + 13
+    lower = replace(site, parameters=site.parameters.with_assumed(click_base=-2.2, convert_base=-5.0))
+    everywhere = bound(Calendar(shocks=(Shock(0, 99, -1.0),)))
+    assert everywhere == pytest.approx(upper_bound(lower, n_subjects=n, seed=4)[0], rel=1e-9)
+    gone = dict.fromkeys(("city_flex", "city_deal", "compact_year", "compact_deal", "suv_deal", "loyal_care"), (90, 99))
+    odds = visit_odds(site, world.Subjects.draw(site, np.arange(n), seed=4), is_cared_for=True)
+    assert bound(Calendar(offered=gone)) < plain
+    only = bound(Calendar(offered={**gone, "suv_care": (99, 99)}))
+    assert only < odds.kept.max() * 0.05
+
+
 def test_unknown_outcomes_are_named() -> None:
-    """A misspelt outcome is refused with the nearest known one, and a site with dates because it has no bound."""
-    with pytest.raises(InvalidInputError, match="has dates"):
-        upper_bound(changing(), n_subjects=10, seed=1)
+    """A misspelt outcome is refused with the nearest known one, and a site where views please because it has no bound."""
+    pleasing = replace(reference(), parameters=reference().parameters.with_assumed(fatigue_per_view=-0.1))
+    with pytest.raises(InvalidInputError, match="views that please"):
+        upper_bound(pleasing, n_subjects=10, seed=1)
     with pytest.raises(UnknownNameError, match="kept_30d"):
         upper_bound(reference(), n_subjects=10, seed=1, outcome="kept")
 
