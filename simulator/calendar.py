@@ -82,6 +82,20 @@ class Calendar:
             raise InvalidInputError(
                 f"a calendar of {self.n_days} days with a season of {self.season_days}; expected both above zero"
             )
+        heights = (*self.weekday_log_odds, self.season_log_odds, *(s.log_odds for s in self.shocks))
+        if not np.isfinite(heights).all() or not 0.0 <= self.drift_per_day < np.inf:
+            raise InvalidInputError(
+                f"log-odds of a calendar are {heights} with a drift of {self.drift_per_day}; expected finite ones, and a drift of 0 or more"
+            )
+        spans = [(s.first_day, s.last_day) for s in self.shocks] + list(self.offered.values())
+        if upside_down := [span for span in spans if span[0] > span[1]]:
+            raise InvalidInputError(
+                f"{upside_down[0]} ends before it begins; expected first and last day of a shock or an offer, in this order"
+            )
+        if too_low := [name for name, limit in self.max_views.items() if limit < 1]:
+            raise InvalidInputError(
+                f"{too_low[0]!r} may be viewed {self.max_views[too_low[0]]} times; expected at least once: take it off the offers"
+            )
 
     def log_odds(self, offers: OfferSet) -> FloatArray:
         """What each day adds to the log-odds of each offer, shape ``(n_days, k)``."""

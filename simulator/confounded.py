@@ -11,7 +11,7 @@ from policies.protocols import PolicyTraits
 from policies.records import DecisionTable, FloatArray, IntArray, InteractionBatch
 from simulator import world
 from simulator.habit import HabitScenario
-from simulator.rollouts import RewardName, rollout
+from simulator.rollouts import RewardName, Rollout, rollout
 from simulator.scenarios.car_subscription import Scenario
 
 
@@ -73,10 +73,13 @@ def confounded_log(
         n_subjects=n_subjects,
         seed=seed,
     )
-    honest = run.interactions(reward)
+    return replace(run, probabilities=believed_probabilities(run)).interactions(reward), run.interactions(reward)
+
+
+def believed_probabilities(run: Rollout) -> FloatArray:
+    """What a site would estimate of a rollout's propensities from what it sees: the mean distribution of each stage, shape ``(n, k)``."""
     stage = run.table.columns["stage"]
-    believed = np.zeros_like(run.probabilities)
+    seen = np.zeros_like(run.probabilities)
     for name in np.unique(stage):
-        believed[stage == name] = run.probabilities[stage == name].mean(axis=0)
-    propensity = believed[np.arange(len(run.chosen)), run.chosen]
-    return replace(honest, probabilities=believed, propensity=propensity), honest
+        seen[stage == name] = run.probabilities[stage == name].mean(axis=0)
+    return seen

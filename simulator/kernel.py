@@ -436,11 +436,12 @@ class VisitKernel:
         if p["cancel_per_lapse"]:
             log_ratio += np.float32(p["cancel_per_lapse"]) * (self.stage[rows] == world.LAPSED)
         for care in (0, 1):
-            hazard = p["cancel_per_day"] * np.exp(log_ratio + np.float32(care * p["retention_offer_effect"]))
-            self._hazard[care, rows] = -np.log1p(-np.clip(hazard, 0.0, world.MAX_HAZARD))
+            ratio = np.exp(log_ratio + np.float32(care * p["retention_offer_effect"]))
+            hazard = np.clip(p["cancel_per_day"] * ratio, 0.0, world.MAX_HAZARD)
+            self._hazard[care, rows] = -np.log1p(-hazard)
             if self._trial_days:
-                leave = p["trial_leave"] / p["cancel_per_day"] * hazard
-                self._trial_end_hazard[care, rows] = -np.log1p(-np.clip(leave, 0.0, world.MAX_HAZARD))
+                leave = np.clip(p["trial_leave"] * ratio, 0.0, world.MAX_HAZARD)
+                self._trial_end_hazard[care, rows] = -np.log1p(-leave)
         self.stage[rows] = world.SUBSCRIBER
         self.signed_day[rows], self.signed_offer[rows] = day, offer
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from policies.errors import InvalidInputError, SchemaError
-from policies.records import DecisionTable, OfferSet
+from policies.records import DecisionTable, FloatArray, OfferSet
 from simulator.rollouts import REWARDS, RewardName, Rollout, SubjectOutcomes
 from simulator.site import DAY, KEPT_AFTER_DAYS, START
 from simulator.world import MAX_DELAY_DAYS
@@ -30,13 +30,17 @@ _MAY_COME_DAYS: dict[RewardName, int] = {
 _OWN = ("offer", "propensity", "reward", "eligible", "subject", "at", "policy", "is_matured", "rewarded_at")
 
 
-def save_log(run: Rollout, folder: Path, *, reward: RewardName = "kept_30d") -> Path:
+def save_log(
+    run: Rollout, folder: Path, *, reward: RewardName = "kept_30d", believed: FloatArray | None = None
+) -> Path:
     """Write a rollout; returns the folder.
 
     Parameters
     ----------
     reward
         Which one ``decisions.parquet`` gives to estimators.
+    believed
+        Probabilities that ``decisions.parquet`` states, shape ``(n, k)``; default: the true ones, which ``visits.parquet`` keeps.
     """
     known = run.is_known(reward)
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +53,7 @@ def save_log(run: Rollout, folder: Path, *, reward: RewardName = "kept_30d") -> 
     which = np.unique(run.table.eligible, axis=0, return_inverse=True)[1].ravel()
     decisions: dict[str, Any] = {
         "offer": pa.array(ids[run.chosen]),
-        "propensity": pa.array(run.probabilities[np.arange(n), run.chosen]),
+        "propensity": pa.array((run.probabilities if believed is None else believed)[np.arange(n), run.chosen]),
         "reward": _as_known(run, reward),
         "eligible": pa.array(eligible).take(pa.array(which)),
         "subject": pa.array(run.table.subjects),

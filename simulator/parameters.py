@@ -31,6 +31,16 @@ def _assumed(value: float, reason: str) -> Parameter:
     return Parameter(value, "assumed", reason)
 
 
+_ANY = float("inf")
+# Outside of these a law means nothing: a share above one, or a price that attracts.
+_RANGES = {
+    "return_rate_per_day": (0.0, 1.0), "return_rate_spread": (0.0, _ANY), "taste_spread": (0.0, _ANY), "taste_shown": (-1.0, 1.0),
+    "price_sensitivity": (0.0, _ANY), "price_sensitivity_spread": (0.0, _ANY), "fatigue_decay_per_day": (0.0, 1.0),
+    "delay_zero_share": (0.0, 0.999), "delay_mean_days": (1.001, _ANY), "cancel_per_day": (0.0, 1.0), "trial_leave": (0.0, 1.0),
+    "lapsed_share": (0.0, 1.0),
+}  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class WorldParameters:
     """Parameters of the car-subscription site. Coefficients act on log-odds unless the name says otherwise."""
@@ -177,5 +187,8 @@ class WorldParameters:
             p = getattr(self, f.name)
             if p.value != p.value or abs(p.value) == float("inf"):
                 raise InvalidInputError(f"parameter {f.name} is {p.value}; expected a finite number")
+            low, high = _RANGES.get(f.name, (-float("inf"), float("inf")))
+            if not low <= p.value <= high:
+                raise InvalidInputError(f"parameter {f.name} is {p.value}; expected a number in [{low:g}, {high:g}]")
         if self.trial_days.value < 0 or self.trial_days.value % 1:
             raise InvalidInputError(f"trial_days is {self.trial_days.value}; expected whole days, 0 for no trial")

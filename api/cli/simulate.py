@@ -113,6 +113,7 @@ def log(
     as_of: int | None = None,
     reward: str = "kept_30d",
     explore_share: float = 0.05,
+    confounded: float | None = None,
 ) -> int:
     """Write the log of one policy, as off-policy evaluation and calibration read it.
 
@@ -128,18 +129,27 @@ def log(
         Last day in the log, counted from 0: what has not come by that evening is missing.
     reward
         Which one estimators read: clicked, subscribed, kept_30d or margin_eur.
+    confounded
+        In place of a policy, somebody chose who knows more of visitors than the site: how strongly, 0 for not at all. The log states
+        the propensities that the site would believe in; those that were true are in visits.parquet.
     """
-    from policies.errors import UnknownNameError
+    from policies.errors import InvalidInputError, UnknownNameError
+    from simulator.confounded import believed_probabilities
     from simulator.logs import save_log
     from simulator.rollouts import REWARDS
 
     if reward not in REWARDS:
         raise UnknownNameError("reward", reward, REWARDS)
+    if confounded is not None and policy != "uniform":
+        raise InvalidInputError(
+            f"got --policy {policy} and --confounded; expected one of them: a confounded log has no policy"
+        )
     _folder(out)
     run = _lived(
-        scenario, policy, subjects=subjects, days=days, seed=seed, setting=setting, as_of=as_of, share=explore_share
-    )
-    save_log(run, out, reward=reward)
+        scenario, policy, subjects=subjects, days=days, seed=seed, setting=setting, as_of=as_of, share=explore_share,
+        confounded=confounded,
+    )  # fmt: skip
+    save_log(run, out, reward=reward, believed=None if confounded is None else believed_probabilities(run))
     n_matured = int(run.subjects.is_matured.sum())
     _say(f"{len(run.chosen):,} decisions of {subjects:,} visitors, {n_matured:,} of them with a closed window: {out}")
     return 0
@@ -331,8 +341,10 @@ def _lived(
     setting: float | None,
     as_of: int | None,
     share: float,
+    confounded: float | None = None,
 ) -> Rollout:
     """One policy's visitors; the scenario is the world of that name unless a setting is given."""
+    from simulator.confounded import HiddenHand
     from simulator.named_policies import policy_named
     from simulator.rollouts import rollout
     from simulator.scenarios.suite import site_named
@@ -340,7 +352,9 @@ def _lived(
     site = site_named(scenario, setting)
     return rollout(
         site,
-        policy_named(policy, site, seed=seed),
+        policy_named(policy, site, seed=seed)
+        if confounded is None
+        else HiddenHand(site, seed=seed, strength=confounded),
         n_subjects=subjects,
         visit_days=days,
         as_of=as_of,

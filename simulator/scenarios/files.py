@@ -10,17 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.artifact import Artifact, load_artifact, save_artifact
+from policies.eligibility import Condition, EligibilityRule
 from policies.errors import ArtifactError
+from policies.records import Offer, OfferSet
 from simulator.calendar import Calendar, Shock
 from simulator.parameters import Parameter, WorldParameters
 from simulator.population import Population
-from simulator.scenarios.car_subscription import RULES, TRIAL_RULES, Scenario
+from simulator.scenarios.car_subscription import OFFERS, RULES, TRIAL_RULES, Scenario
 
 KIND = "car_subscription_scenario"
 
 
 def save_scenario(scenario: Scenario, folder: Path) -> Path:
-    """Write the people, parameters and calendar of a scenario; its offers are those of the reference site."""
+    """Write the people, parameters, calendar, offers and rules of a scenario."""
     people = scenario.population
     arrays: dict[str, NDArray[Any]] = {"deal_affinity": people.deal_affinity, "pace": people.pace}
     arrays |= {f"column.{name}": np.asarray(column) for name, column in people.columns.items()}
@@ -30,7 +32,9 @@ def save_scenario(scenario: Scenario, folder: Path) -> Path:
         "people": people.label,
         "shows_history": scenario.shows_history,
         "calendar": None if scenario.calendar is None else asdict(scenario.calendar),
-        "rules": "trial" if scenario.rules == TRIAL_RULES else "reference",
+        "offers": None if scenario.offers is OFFERS else [asdict(offer) for offer in scenario.offers],
+        "usual_price_eur": None if scenario.usual_price_eur is None else dict(scenario.usual_price_eur),
+        "rules": _named(scenario.rules) or [asdict(rule) for rule in scenario.rules],
         "parameters": {f.name: asdict(getattr(scenario.parameters, f.name)) for f in fields(scenario.parameters)},
     }
     return save_artifact(Artifact(KIND, manifest, arrays), folder)
@@ -64,7 +68,30 @@ def load_scenario(folder: Path) -> Scenario:
         ),
         shows_history=manifest.get("shows_history", False),
         calendar=_calendar(manifest.get("calendar")),
-        rules=TRIAL_RULES if manifest.get("rules") == "trial" else RULES,
+        offers=OFFERS if manifest.get("offers") is None else OfferSet([Offer(**told) for told in manifest["offers"]]),
+        usual_price_eur=manifest.get("usual_price_eur"),
+        rules=_rules(manifest.get("rules", "reference")),
+    )
+
+
+_KNOWN_RULES = {"reference": RULES, "trial": TRIAL_RULES}
+
+
+def _named(rules: tuple[EligibilityRule, ...]) -> str | None:
+    return next((name for name, known in _KNOWN_RULES.items() if rules == known), None)
+
+
+def _rules(told: str | list[dict[str, Any]]) -> tuple[EligibilityRule, ...]:
+    if isinstance(told, str):
+        return _KNOWN_RULES[told]
+
+    def conditions(of: list[dict[str, Any]]) -> tuple[Condition, ...]:
+        return tuple(
+            Condition(**{**c, "value": tuple(c["value"]) if isinstance(c["value"], list) else c["value"]}) for c in of
+        )
+
+    return tuple(
+        EligibilityRule(r["id"], offers=conditions(r["offers"]), requires=conditions(r["requires"])) for r in told
     )
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from policies.eligibility import Condition, EligibilityRule
 from policies.errors import InvalidInputError, UnknownNameError
 from policies.fixed import Uniform
 from simulator.calendar import Calendar, Shock
 from simulator.env import CarSubscriptionVectorEnv, reference_space
 from simulator.rollouts import rollout
-from simulator.scenarios.car_subscription import OFFERS, reference
+from simulator.scenarios.car_subscription import OFFERS, RULES, reference
 from simulator.scenarios.files import load_scenario, save_scenario
 from simulator.scenarios.named import changing, trial
 from simulator.truth import true_value
@@ -118,11 +119,36 @@ def test_a_calendar_survives_a_file(tmp_path: Path) -> None:
         np.testing.assert_array_equal(a.chosen, b.chosen)
 
 
+def test_a_saved_site_keeps_its_offers_prices_and_rules(tmp_path: Path) -> None:
+    """Another catalogue, what was usual before it was repriced, and rules of one's own come back from a file."""
+    rule = EligibilityRule(
+        "phones see no deals", (Condition("family", "in", ("discount",)),), (Condition("device", "!=", "mobile"),)
+    )
+    made = replace(reference().repriced({"suv_deal": 399.0}), rules=(*RULES, rule))
+    again = load_scenario(save_scenario(made, tmp_path / "site"))
+    assert again.offers is made.offers
+    assert again.rules == made.rules
+    assert again.usual_prices() == made.usual_prices() == reference().usual_prices()
+    a, b = (rollout(s, Uniform(), n_subjects=200, seed=1) for s in (made, again))
+    np.testing.assert_array_equal(a.table.eligible, b.table.eligible)
+    np.testing.assert_array_equal(a.rewards["clicked"], b.rewards["clicked"])
+
+
 def test_bad_calendars_are_named() -> None:
     """Six weekdays, an unknown offer and a page without anything are refused."""
     with pytest.raises(InvalidInputError, match="6 numbers"):
         Calendar(weekday_log_odds=(0.0,) * 6)
     with pytest.raises(UnknownNameError, match="suv_deal"):
         Calendar(shocks=(Shock(0, 1, 1.0, ("suv_del",)),)).log_odds(OFFERS)
+    with pytest.raises(InvalidInputError, match="ends before it begins"):
+        Calendar(shocks=(Shock(9, 3, 1.0),))
+    with pytest.raises(InvalidInputError, match="ends before it begins"):
+        Calendar(offered={"suv_deal": (9, 3)})
+    with pytest.raises(InvalidInputError, match="0 times"):
+        Calendar(max_views={"suv_deal": 0})
+    with pytest.raises(InvalidInputError, match="finite"):
+        Calendar(season_log_odds=float("nan"))
+    with pytest.raises(InvalidInputError, match="drift of -1"):
+        Calendar(drift_per_day=-1.0)
     with pytest.raises(InvalidInputError, match="on all days"):
         Calendar(offered=dict.fromkeys(OFFERS.ids, (1, 5))).is_offered(OFFERS)

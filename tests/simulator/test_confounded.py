@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+from api.cli.simulate import log
 from policies.errors import InvalidInputError
 from policies.records import InteractionBatch
 from simulator.confounded import HiddenHand, confounded_log
-from simulator.scenarios.car_subscription import reference
+from simulator.logs import load_log
+from simulator.scenarios.car_subscription import OFFERS, reference
 
 
 def _ips_of_first_visits(batch: InteractionBatch, offer: str) -> tuple[float, float]:
@@ -47,3 +52,20 @@ def test_the_hidden_hand_needs_names() -> None:
 
     with pytest.raises(InvalidInputError, match="by name"):
         HiddenHand(reference(), seed=1, strength=1.0).probabilities(replace(honest.table, subjects=None))
+
+
+def test_the_command_states_what_the_site_believes(tmp_path: Path) -> None:
+    """A confounded log gives estimators one distribution per stage, and keeps the true one where they do not look."""
+    assert log(out=tmp_path / "log", subjects=500, confounded=2.0, reward="clicked") == 0
+    told = pq.read_table(tmp_path / "log" / "decisions.parquet")
+    visitors = [
+        (o, p)
+        for o, p, s in zip(*(told[c].to_pylist() for c in ("offer", "propensity", "stage")), strict=True)
+        if s == "visitor"
+    ]
+    assert len(set(visitors)) == 7
+    run = load_log(tmp_path / "log", OFFERS)
+    true = run.probabilities[np.arange(len(run.chosen)), run.chosen]
+    assert len(np.unique(np.round(true, 9))) > 100
+    with pytest.raises(InvalidInputError, match="has no policy"):
+        log(out=tmp_path / "other", subjects=50, policy="suv_deal", confounded=2.0)

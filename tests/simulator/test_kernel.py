@@ -30,10 +30,24 @@ def _dependent() -> Scenario:
     return replace(site, parameters=site.parameters.with_assumed(cancel_per_fatigue=0.1))
 
 
+def _only_trials_end() -> Scenario:
+    """Nobody ever leaves but on the day on which a trial ends."""
+    site = trial()
+    return replace(site, parameters=site.parameters.with_assumed(cancel_per_day=0.0, convert_base=-3.0))
+
+
 @pytest.mark.parametrize(
     ("make", "visit_days"),
-    [(_with_vectors, 1), (_dependent, 1), (trial, 1), (lapsed, 1), (changing, 50), (everything, 50)],
-    ids=["reference", "retention", "trial", "lapsed", "changing", "everything"],
+    [
+        (_with_vectors, 1),
+        (_dependent, 1),
+        (trial, 1),
+        (_only_trials_end, 1),
+        (lapsed, 1),
+        (changing, 50),
+        (everything, 50),
+    ],
+    ids=["reference", "retention", "trial", "only trials end", "lapsed", "changing", "everything"],
 )
 def test_compiled_visitors_meet_the_fate_of_plain_ones(make: Callable[[], Scenario], visit_days: int) -> None:
     """Offer by offer, the same visitors see the same pages, click, sign, stay and earn the same in both forms.

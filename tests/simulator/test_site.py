@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from policies.errors import UnknownNameError
+from policies.errors import InvalidInputError, UnknownNameError
 from policies.protocols import PolicyTraits
 from policies.records import DecisionTable, FloatArray
 from simulator import world
@@ -176,6 +176,16 @@ def test_unknown_parameter_names_the_nearest() -> None:
     """A misspelt parameter is refused with what was probably meant."""
     with pytest.raises(UnknownNameError, match="did you mean 'click_base'"):
         WorldParameters().with_assumed(clik_base=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("delay_zero_share", 1.0), ("price_sensitivity", -0.1), ("fatigue_decay_per_day", 1.2),
+                        ("delay_mean_days", 0.5), ("cancel_per_day", -0.01), ("lapsed_share", 1.5)],
+)  # fmt: skip
+def test_parameters_outside_their_range_are_refused(name: str, value: float) -> None:
+    """A share above one or a price that attracts is refused by name, before it becomes a nan in somebody's log."""
+    with pytest.raises(InvalidInputError, match=rf"{name} is {value}; expected a number in \["):
+        WorldParameters().with_assumed(**{name: value})
 
 
 def test_every_parameter_says_where_it_came_from() -> None:
