@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -250,8 +251,11 @@ def streamed(n: int, k: int, *, seed: int, can_judge: bool) -> list[Figure]:
                 path.hardlink_to(Path(folder) / f"part-{i % n_different:04d}.parquet")
                 continue
             log, _, _ = made_log(min(part, n), k, part // 10, seed=seed + i)
-            write_parquet(log, path)
-        del log
+            ids = np.char.add(
+                f"{i}-", np.arange(len(log)).astype(np.str_)
+            )  # logs of a service have ids, which are compared
+            write_parquet(replace(log, decision_ids=ids), path)
+        del log, ids
         offers = [str(j) for j in range(k)]
         with Memory() as memory:
             started = time.process_time()

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from offline_eval.estimators.base import ONE, REWARD, Estimator, Rows
+from offline_eval.estimators.base import ONE, REWARD, Estimator, Rows, Shrunk
 from policies.contract import ContractError
 from policies.records import FloatArray
 
@@ -24,7 +24,8 @@ def check_estimator(estimator: Estimator, *, seed: int = 0, n_rows: int = 41, n_
 
     The rules: names are text; columns are one finite number per row and leave their inputs alone; the gradient is that of
     the value (against differences); value and gradient are of degree 0, so that a log given twice gives the same estimate;
-    the order of rows does not matter; totals of resamples give one value each.
+    the order of rows does not matter; totals of resamples give one value each; one that names the weight it uses also names what is
+    left of the true one, the lesser of the two, for its largest bias is computed from both.
 
     Raises
     ------
@@ -61,6 +62,16 @@ def check_estimator(estimator: Estimator, *, seed: int = 0, n_rows: int = 41, n_
     many = {name: np.array([t, 2 * t]) for name, t in totals.items()}
     values = np.asarray(estimator.from_totals(many).value)
     _require(values.shape == (2,), "totals of resamples give one value each", values.shape)
+    if hasattr(estimator, "shrunk_weight"):
+        _require(isinstance(estimator, Shrunk), "beside shrunk_weight stands kept_weight", estimator.name)
+        assert isinstance(estimator, Shrunk)
+        used, kept = rows.column(estimator.shrunk_weight), rows.column(estimator.kept_weight)
+        _require(bool((used >= 0).all()), "the weight used is not negative", used.min())
+        _require(
+            bool(np.allclose(kept, np.minimum(rows.weight, used), rtol=1e-12)),
+            "the weight kept is the lesser of the weight used and the true one",
+            kept,
+        )
     scaled = estimator.from_totals(_totals(estimator, _scaled(rows, 3.0)))
     _require(
         abs(scaled.value - 3.0 * found.value) <= 1e-9 * max(1.0, abs(scaled.value)) or _is_fixed(estimator),

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offline_eval.estimators.base import Rows
-from offline_eval.moments import UIntArray, count_distinct
-from offline_eval.summaries import Calibration, CountsByOffer, SampledWeights, TimeSums, merged
+from offline_eval.moments import UIntArray
+from offline_eval.summaries import Calibration, CountsByOffer, RepeatedIds, SampledWeights, TimeSums, merged
 from policies.records import BoolArray, FloatArray
 
 MAX_HEAVIEST = 1 << 20
@@ -184,7 +184,7 @@ class LogRecord:
     spread
         Least and largest of propensity times number of eligible offers.
     ids
-        Hashes of decision ids, one array a part; None where rows have none.
+        Hashes of decision ids; None where rows have none.
     calibration, time
         Model's values against rewards, and rewards over time; None where not known.
     model_range
@@ -205,7 +205,7 @@ class LogRecord:
     n_at_lowest: int = 0
     n_at_zero: int = 0
     spread: tuple[float, float] = (np.inf, -np.inf)
-    ids: list[UIntArray] | None = field(default_factory=list)
+    ids: RepeatedIds | None = field(default_factory=RepeatedIds)
     calibration: Calibration | None = None
     model_range: tuple[float, float] = (np.inf, -np.inf)
     time: TimeSums | None = None
@@ -234,9 +234,7 @@ class LogRecord:
     @property
     def n_duplicates(self) -> int | None:
         """Rows that repeat an earlier decision id; None where rows have none."""
-        if self.ids is None:
-            return None
-        return self.n_rows - count_distinct(np.concatenate([np.zeros(0, dtype=np.uint64), *self.ids]))
+        return None if self.ids is None else self.ids.count()
 
     @property
     def logged_gap(self) -> tuple[float, float] | None:
@@ -280,7 +278,7 @@ class LogRecord:
         if hashed is None or self.ids is None:
             self.ids = None
         else:
-            self.ids.append(hashed)
+            self.ids.add(hashed)
 
     def add_time(self, at: NDArray[np.datetime64], reward: FloatArray) -> None:
         """Add rewards with their times."""
@@ -310,7 +308,7 @@ class LogRecord:
         out.n_at_lowest = sum(r.n_at_lowest for r in (self, other) if r.lowest == out.lowest)
         out.n_at_zero = self.n_at_zero + other.n_at_zero
         out.spread = (min(self.spread[0], other.spread[0]), max(self.spread[1], other.spread[1]))
-        out.ids = merged(self.ids, other.ids)
+        out.ids = None if self.ids is None or other.ids is None else self.ids.merge(other.ids)
         out.calibration = _either(self.calibration, other.calibration)
         mine, theirs = self.model_range, other.model_range
         out.model_range = min(mine[0], theirs[0]), max(mine[1], theirs[1])

@@ -289,13 +289,20 @@ def hash_text(values: NDArray[np.str_]) -> UIntArray:
     return total
 
 
+_RESAMPLED_AT_ONCE = 256  # 16 MB of counts
+
+
 def resampled(folded: FloatArray, *, n_resamples: int, rng: np.random.Generator) -> FloatArray:
     """Totals of bootstrap resamples of groups, shape ``(n_resamples, n_columns)``; one draw serves all columns."""
     m = len(folded)
-    counts = np.empty((n_resamples, m))
-    for b in range(n_resamples):
-        counts[b] = np.bincount(rng.integers(0, m, size=m), minlength=m)
-    return np.asarray(counts @ folded)
+    out = np.empty((n_resamples, folded.shape[1]))
+    for start in range(0, n_resamples, _RESAMPLED_AT_ONCE):
+        some = out[start : start + _RESAMPLED_AT_ONCE]
+        counts = np.empty((len(some), m))
+        for row in counts:
+            row[:] = np.bincount(rng.integers(0, m, size=m), minlength=m)
+        np.matmul(counts, folded, out=some)
+    return out
 
 
 def degrees_of_freedom(folded: FloatArray, gradient: FloatArray) -> float:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 LOGGED = "logging policy"
 # Distributions are sorted; beyond this many rows they would take longer than all the rest.
 MAX_SORTED_ROWS = 200_000
-HEADLINES = ("SNDR", "DR", "SNIPS", "IPS")
+HEADLINES = ("SNDR", "DR", "SNIPS", "IPS", "baseline-corrected IPS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,8 @@ class Panel:
         Name of the estimator verdicts rest on.
     distributions
         Quantiles of the reward by candidate, for logs in memory of at most 200,000 rows and rewards of more than two values.
+    reward_range
+        Least and largest reward, as declared or as logged.
     settings
         What the panel was made with.
     """
@@ -113,6 +115,7 @@ class Panel:
     offer_ids: Sequence[str]
     data: Pass = field(repr=False)
     resampled: FloatArray | None = field(repr=False, default=None)
+    reward_range: tuple[float, float] = (-math.inf, math.inf)
     notes: Sequence[str] = ()
     distributions: Mapping[str, Distribution] = field(default_factory=dict)
     settings: Mapping[str, float | int] = field(default_factory=dict)
@@ -149,7 +152,8 @@ class Panel:
         self.estimate(candidate, name)
         self.estimate(against, name)
         (used,) = (e for e in self.data.estimators[candidate] if e.name == name)
-        return _difference(self.data, used, candidate, against, alpha=self.alpha, resampled=self.resampled)
+        span = self.reward_range
+        return _difference(self.data, used, candidate, against, alpha=self.alpha, resampled=self.resampled, span=span)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: every figure of the panel; null where there is none, never NaN."""
@@ -397,7 +401,7 @@ def _panel(
     }
     differences = {
         name: {
-            e.name: _difference(data, e, name, incumbent, alpha=alpha, resampled=resampled)
+            e.name: _difference(data, e, name, incumbent, alpha=alpha, resampled=resampled, span=span)
             for e in data.estimators[name]
         }
         for name in data.estimators
@@ -408,7 +412,8 @@ def _panel(
     of_log = log_checks(data.log, offer_ids)
     if said_of_log:
         of_log = [*said_of_log, *(_untested(c) if c.name in TESTS_OF_PROPENSITIES else c for c in of_log)]
-    checks = {name: _checks(data, name, offer_ids, found) for name, found in estimates.items()}
+    unproven = _unproven(next(e for e in data.estimators[incumbent] if e.name == headline))
+    checks = {name: [*_checks(data, name, offer_ids, found), *unproven] for name, found in estimates.items()}
     compared = Incumbent(incumbent, estimates[incumbent][headline].value, checks[incumbent], data.candidates[incumbent])
     verdicts: dict[str, Verdict] = {}
     for name in estimates:
@@ -419,7 +424,7 @@ def _panel(
             [*of_log, *checks[name]],
             incumbent=compared,
             difference=told.value,
-            bounds=told.bounds,
+            bounds=told.bounds if told.bias_aware is None else told.bias_aware,
             minimal_effect=minimal_effect,
             estimator=headline,
             record=data.candidates[name],
@@ -443,10 +448,19 @@ def _panel(
         offer_ids=tuple(offer_ids),
         data=data,
         resampled=resampled,
+        reward_range=span,
         notes=tuple(notes),
         distributions=distributions,
         settings=settings,
     )
+
+
+def _unproven(headline: Estimator) -> list[Check]:
+    """A warning where the verdict has to rest on an estimator whose interval does not know of all its errors."""
+    if headline.name in HEADLINES or isinstance(headline, Shrunk):
+        return []
+    told = f"The verdict rests on {headline.name}, whose interval knows nothing of what it assumes: add SNIPS or DR to the estimators."
+    return [Check("estimator of the verdict", "warn", None, "one that needs true propensities and support only", told)]
 
 
 def _untested(check: Check) -> Check:
@@ -546,7 +560,14 @@ def _sum(gradients: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _difference(
-    data: Pass, estimator: Estimator, candidate: str, against: str, *, alpha: float, resampled: FloatArray | None
+    data: Pass,
+    estimator: Estimator,
+    candidate: str,
+    against: str,
+    *,
+    alpha: float,
+    resampled: FloatArray | None,
+    span: tuple[float, float],
 ) -> Estimate:
     a, b = _value(data, estimator, candidate), _value(data, estimator, against)
     if a is None or b is None:
@@ -563,8 +584,13 @@ def _difference(
             - _resampled_values(data, estimator, against, resampled),
             alpha=alpha,
         )
-    bounds = normal(value, error, alpha=alpha, degrees_of_freedom=_freedom(data, joint))
-    return Estimate(candidate, estimator.name, value, error, bounds, boot)
+    freedom = _freedom(data, joint)
+    bounds = normal(value, error, alpha=alpha, degrees_of_freedom=freedom)
+    widened = None
+    if isinstance(estimator, Shrunk):
+        bias = sum(_largest_bias(data, estimator, name, alpha=alpha, span=span) for name in (candidate, against))
+        widened = bias_aware(value, error, bias=bias, alpha=alpha, degrees_of_freedom=freedom)
+    return Estimate(candidate, estimator.name, value, error, bounds, boot, widened)
 
 
 def _standard_error(data: Pass, gradient: Mapping[str, float]) -> float:

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from offline_eval.moments import UIntArray
 from policies.records import BoolArray, FloatArray, IntArray
 
 MAX_SAMPLE = 1 << 16
+MAX_IDS = 1 << 25
 MAX_TIME_BUCKETS = 1 << 12
 N_CALIBRATION_BINS = 10
 
@@ -50,6 +52,58 @@ class SampledWeights:
     def _thin(self) -> None:
         whole = self.values()[::2].copy()
         self.parts, self.step, self.held = [whole], self.step * 2, len(whole)
+
+
+@dataclass(slots=True, eq=False)
+class RepeatedIds:
+    """How many rows repeat an earlier id, from hashes of the ids.
+
+    Attributes
+    ----------
+    parts, held
+        Hashes kept, and their number: all up to 33 million, then those that begin with so many zeros in binary that no more are
+        kept. An id and its repetition have one hash, so both are among them or neither is.
+    n_zeros
+        How many leading zeros.
+    """
+
+    parts: list[UIntArray] = field(default_factory=list)
+    held: int = 0
+    n_zeros: int = 0
+
+    def add(self, hashed: UIntArray) -> None:
+        """Add the hashes of some rows' ids."""
+        kept = self._chosen(hashed)
+        self.parts.append(kept)
+        self.held += len(kept)
+        while self.held > MAX_IDS:
+            self.n_zeros += 1
+            self.parts = [self._chosen(part) for part in self.parts]
+            self.held = sum(map(len, self.parts))
+
+    def merge(self, other: RepeatedIds) -> RepeatedIds:
+        """Those of both, with as many zeros as the stricter part has."""
+        out = RepeatedIds(n_zeros=max(self.n_zeros, other.n_zeros))
+        for part in (*self.parts, *other.parts):
+            out.add(part)
+        return out
+
+    def count(self) -> int:
+        """Rows that repeat an earlier id: exact while all hashes are kept, else estimated from those that are."""
+        repeated = 0
+        n_rounds = 1 << max(
+            0, (self.held - 1).bit_length() - 20
+        )  # a million at a time, so that sorting needs no memory to speak of
+        for low in range(n_rounds):
+            some = np.concatenate(
+                [np.zeros(0, dtype=np.uint64), *(x[x % np.uint64(n_rounds) == low] for x in self.parts)]
+            )
+            some.sort()
+            repeated += int(np.count_nonzero(some[1:] == some[:-1]))
+        return repeated << self.n_zeros
+
+    def _chosen(self, hashed: UIntArray) -> UIntArray:
+        return hashed if self.n_zeros == 0 else hashed[hashed >> np.uint64(64 - self.n_zeros) == 0]
 
 
 @dataclass(slots=True, eq=False)

@@ -37,7 +37,15 @@ FATAL = frozenset(
 )
 # A warning among these turns a recommendation into caution.
 CAUTION = frozenset(
-    {"model against weights", "tail index", "mean weight", "weight of the top 1 %", "largest weight", "propensities"}
+    {
+        "model against weights",
+        "tail index",
+        "mean weight",
+        "weight of the top 1 %",
+        "largest weight",
+        "propensities",
+        "estimator of the verdict",
+    }
 )
 DEFAULT_RELATIVE_EFFECT = 0.1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ from offline_eval.intervals import (
 )
 from offline_eval.loggers import balanced, weighted
 from offline_eval.selection import slope
-from offline_eval.sequential import Paths, evaluate_sequences
+from offline_eval.sequential import Paths, evaluate_sequences, fitted_q
 from offline_eval.sequential.estimates import sequential_dr
 from offline_eval.slates import evaluate_slates
 from policies.errors import InvalidInputError, SchemaError, UnknownNameError
@@ -172,6 +172,93 @@ def test_sequences_agree_with_the_papers_step_by_step(seed: int) -> None:
     assert panel.mean_return == pytest.approx(expected.pop("returns"), rel=1e-9)
     for name, value in expected.items():
         assert panel.estimates[name].value == pytest.approx(value, rel=1e-9, abs=1e-12), name
+
+
+@dataclass(frozen=True)
+class Tabular:
+    """Mean reward of each offer by step and state; 0 where nothing was seen."""
+
+    means: dict[tuple[float, str, int], float]
+
+    def expected_reward(self, table: DecisionTable) -> FloatArray:
+        """From the table."""
+        cells = zip(table.columns["step"], table.columns["state"], strict=True)
+        return np.asarray([[self.means.get((t, s, a), 0.0) for a in range(table.n_offers)] for t, s in cells])
+
+
+def _fit_table(batch: InteractionBatch) -> Tabular:
+    keys = list(zip(batch.table.columns["step"], batch.table.columns["state"], batch.chosen.tolist(), strict=True))
+    sums: dict[tuple[float, str, int], list[float]] = {}
+    for key, r in zip(keys, batch.reward, strict=True):
+        sums.setdefault(key, []).append(float(r))
+    return Tabular({key: float(np.mean(rewards)) for key, rewards in sums.items()})
+
+
+LEAVING = np.array([0.1, 0.6])  # offer 1 pays more now and drives people away
+PAID = np.array([[0.4, 0.5], [0.6, 0.8]])
+
+
+def _leavers(n: int, seed: int) -> tuple[InteractionBatch, FloatArray, float]:
+    """Up to four visits that end by chance, sooner after offer 1: log, candidate, what a subject earns under it."""
+    rng = np.random.default_rng(seed)
+    logging, candidate = np.array([[0.5, 0.5], [0.3, 0.7]]), np.array([[0.8, 0.2], [0.9, 0.1]])
+    who, state, rows = np.arange(n), rng.integers(0, 2, size=n), []
+    for t in range(4):
+        a = (rng.random(len(who)) < logging[state, 1]).astype(np.int64)
+        rows.append((np.full(len(who), t), who, state, a, (rng.random(len(who)) < PAID[state, a]).astype(np.float64)))
+        stays = rng.random(len(who)) >= LEAVING[a]
+        who, state = who[stays], rng.integers(0, 2, size=int(stays.sum()))
+    step, subject, s, a, r = (np.concatenate(x) for x in zip(*rows, strict=True))
+    table = DecisionTable(
+        offer_set(2),
+        np.ones((len(a), 2), dtype=np.bool_),
+        columns={"state": s.astype(np.str_)},
+        subjects=np.char.add("u", subject.astype(np.str_)),
+        at=np.datetime64("2026-01-01", "us") + step.astype("timedelta64[D]"),
+    )
+    value = np.zeros(2)
+    for _ in range(4):
+        value = (candidate * (PAID + (1 - LEAVING) * value.mean())).sum(axis=1)
+    return InteractionBatch(table, a, logging[s, a], r), candidate[s], float(value.mean())
+
+
+def test_paths_that_end_sooner_under_some_offers_are_judged_right() -> None:
+    """Where an offer drives people away, every sequential form is within four standard errors of dynamic programming."""
+    log, target, truth = _leavers(6000, 1)
+    panel = evaluate_sequences(log, target, fit_q=_fit_table, n_resamples=5)
+    assert panel.mean_return < truth - 0.1
+    of_fqe = panel.estimates[
+        "sequential DR"
+    ].standard_error  # its own error knows contexts only, not what the table learned from
+    for name, e in panel.estimates.items():
+        assert abs(e.value - truth) < 4 * (of_fqe if name == "FQE" else e.standard_error), name
+
+
+def test_fitted_q_is_backward_induction_on_the_other_folds() -> None:
+    """With a table for a model, FQE is the mean reward plus the mean value-to-go of those who stayed, step by step from the end."""
+    log, target, _ = _leavers(40, 2)
+    paths = Paths.of(log)
+    found = fitted_q(paths, target, fit=_fit_table, discount=0.9, n_folds=2, seed=3)
+    state, step = log.table.columns["state"], paths.step
+    following = {(paths.path[i], step[i]): i for i in range(len(log))}
+    for fold in (0, 1):
+        value: dict[tuple[int, str, int], float] = {}
+        for t in range(paths.horizon - 1, -1, -1):
+            for s, a in itertools.product("01", (0, 1)):
+                rows = [
+                    i
+                    for i in np.flatnonzero((found.folds != fold) & (step == t))
+                    if (state[i], log.chosen[i]) == (s, a)
+                ]
+                goals = []
+                for i in rows:
+                    j = following.get((paths.path[i], t + 1))
+                    ahead = 0.0 if j is None else sum(target[j, b] * value[t + 1, str(state[j]), b] for b in (0, 1))
+                    goals.append(log.reward[i] + 0.9 * ahead)
+                value[t, s, a] = float(np.mean(goals)) if goals else 0.0
+        for i in np.flatnonzero(found.folds == fold):
+            expected = [value[int(step[i]), str(state[i]), a] for a in (0, 1)]
+            np.testing.assert_allclose(found.values[i], expected, rtol=1e-9)
 
 
 def test_returns_of_the_candidate_are_recovered_with_their_worst_tenth() -> None:

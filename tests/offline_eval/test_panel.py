@@ -14,11 +14,12 @@ import pytest
 
 from offline_eval import LOGGED, evaluate
 from offline_eval.diagnostics import calibration_table, effective_sample_size, tail_index, value_over_time
-from offline_eval.estimators import default_estimators
+from offline_eval.estimators import ClippedIPS, DirectMethod, Estimator, Replay, SelfNormalisedIPS, default_estimators
 from offline_eval.log_records import LogRecord
-from offline_eval.moments import Accumulator, Grouping, Moments, hash_numbers, hash_text
+from offline_eval.moments import Accumulator, Grouping, Moments, hash_numbers, hash_text, resampled
 from offline_eval.one_pass import Pass, read_once
 from offline_eval.reward_models import cross_fit, fit_logistic, fit_ridge, subject_folds
+from offline_eval.summaries import RepeatedIds
 from policies.contract import check_reward_model
 from policies.errors import InvalidInputError, ProbabilityError, SupportError, UnknownNameError
 from policies.protocols import PolicyTraits
@@ -324,6 +325,64 @@ def test_totals_merge_and_do_not_depend_on_chunks(n: int, rows_are_units: bool) 
     np.testing.assert_array_equal(few.groups, before)
     if rows_are_units:
         np.testing.assert_allclose(whole.scatter, np.cov(block) * (n - 1), rtol=1e-9, atol=1e-7)
+
+
+def test_a_verdict_knows_what_its_estimator_does_not() -> None:
+    """The model alone never recommends, and a shrunk form recommends only where its largest bias leaves a gain."""
+    w = world(n=6000)
+    judged: list[tuple[Estimator, str]] = [
+        (DirectMethod(), "caution"),
+        (Replay(), "caution"),
+        (SelfNormalisedIPS(), "recommend"),
+    ]
+    for estimator, word in judged:
+        panel = evaluate(w.log, {"c": w.better}, estimators=[estimator], reward_model=w.mean_reward, n_resamples=0)
+        assert panel.differences["c"][estimator.name].bounds.low > 0  # type: ignore[union-attr]  # there is an interval
+        assert panel.verdicts["c"].word == word
+    for cap, word in ((1000.0, "recommend"), (1.5, "this log cannot answer")):
+        panel = evaluate(w.log, {"c": w.better}, estimators=[ClippedIPS(cap)], fit_reward=None, n_resamples=0)
+        told = panel.differences["c"][panel.headline]
+        assert told.bounds is not None
+        assert told.bias_aware is not None
+        assert told.bias_aware == panel.difference("c", LOGGED).bias_aware
+        of_candidate, of_log = panel.estimate("c"), panel.estimate(LOGGED)
+        assert of_candidate.bias_aware is not None
+        assert of_candidate.bounds is not None
+        assert of_log.bias_aware == of_log.bounds  # weights of one stay as they are
+        moved = of_candidate.bounds.low - of_candidate.bias_aware.low
+        assert told.bounds.low - told.bias_aware.low == pytest.approx(moved)
+        assert panel.verdicts["c"].word == word, (cap, told)
+
+
+def test_repeated_ids_are_counted_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All repetitions are found while every id fits; beyond that they are estimated from ids chosen by their hashes, merged or not."""
+    rng = np.random.default_rng(0)
+    ids = hash_numbers(rng.permutation(np.concatenate([np.arange(50_000), np.arange(9000), np.arange(1000)])))
+
+    def counted(*parts: slice) -> RepeatedIds:
+        made = RepeatedIds()
+        for part in parts:
+            made.add(ids[part])
+        return made
+
+    halves = (slice(0, 31_000), slice(31_000, 60_000))
+    assert counted(*halves).count() == counted(halves[0]).merge(counted(halves[1])).count() == 10_000
+    assert RepeatedIds().count() == counted(slice(0, 1)).count() == 0
+    monkeypatch.setattr("offline_eval.summaries.MAX_IDS", 1 << 13)
+    few = counted(*halves)
+    assert few.held <= 1 << 13
+    assert few.count() == pytest.approx(10_000, rel=0.1)
+    merged = counted(halves[0]).merge(counted(halves[1]))
+    assert (merged.held, merged.count()) == (few.held, few.count())
+
+
+def test_many_resamples_are_drawn_as_few_are() -> None:
+    """More resamples than fit at once are the same draws, counted in parts."""
+    folded = np.random.default_rng(1).normal(size=(50, 3))
+    made = resampled(folded, n_resamples=600, rng=np.random.default_rng(2))
+    rng = np.random.default_rng(2)
+    by_hand = [folded[rng.integers(0, 50, size=50)].sum(axis=0) for _ in range(600)]
+    np.testing.assert_allclose(made, by_hand, atol=1e-12)
 
 
 def test_text_hash_does_not_depend_on_width() -> None:
