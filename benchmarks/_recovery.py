@@ -15,7 +15,7 @@ from simulator.calibrated import Calibrated, calibrate, values_with_spread
 from simulator.habit import HabitScenario
 from simulator.rollouts import rollout
 from simulator.scenarios.car_subscription import Scenario, reference
-from simulator.truth import true_value
+from simulator.truth import OUTCOMES, true_value
 
 OUTCOME = "kept_30d"
 # How far the parameters of a drawn site may lie from the reference site's: factors for what is positive, sums for the rest.
@@ -91,10 +91,32 @@ def known_truth(site: Scenario) -> dict[str, float]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Personal:
+    """Draws by softmax of random tastes for what the site sees of a visitor: a log that is confounded by what is in it."""
+
+    name = "personal"
+    traits = PolicyTraits()
+
+    def probabilities(self, table: DecisionTable) -> FloatArray:
+        """Softmax of scores linear in class searched for, share of deals bought and visits so far."""
+        columns = table.columns
+        seen = [
+            np.ones(len(table)),
+            columns["searched_class"] == "suv",
+            columns["searched_class"] == "city",
+            10.0 * (columns["deal_share"] - 0.3),
+            np.minimum(columns["n_visits"], 4.0) / 2.0,
+        ]
+        weights = np.random.default_rng(4).normal(0.0, 0.7, (len(seen), len(table.offers)))
+        odds = np.exp(np.column_stack(seen) @ weights) * table.eligible
+        return np.asarray(odds / odds.sum(axis=1, keepdims=True), dtype=np.float64)
+
+
 def four_policies() -> list[Policy]:
-    """Of the ten, one of each kind: for what is repeated over many logs."""
+    """Of the ten, a single offer, uniform and two personal rules: for what is repeated over many logs."""
     ten = ten_policies()
-    return [ten[3], ten[4], ten[6], ten[9]]
+    return [ten[3], ten[6], ten[8], ten[9]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,32 +125,49 @@ class Recovery:
 
     Attributes
     ----------
+    kind
+        What log it was.
     z
         Errors of identified parameters in standard errors, by name.
     covered
-        Whether the interval of each of the four policies holds its true value.
+        Whether the interval of each of the four policies holds its true value, by outcome.
     """
 
+    kind: str
     z: dict[str, float]
-    covered: list[bool]
+    covered: dict[str, list[bool]]
 
 
-def recover(site: Scenario, *, n_visitors: int, seed: int, n_members: int = 16, n_subjects: int = 8_000) -> Recovery:
-    """Log a site under the uniform policy, fit it, and hold estimates and intervals against the site.
+# Logs that are held against their sites: who chose, and how many visitors of ten thousand came.
+LOGS: dict[str, tuple[Policy, float]] = {
+    "uniform": (Uniform(), 1.0),
+    "personal": (Personal(), 1.0),
+    "personal, small": (Personal(), 0.25),
+}
+
+
+def recover(
+    site: Scenario, *, kind: str, n_visitors: int, seed: int, n_members: int = 16, n_subjects: int = 8_000
+) -> Recovery:
+    """Log a site, fit it, and hold estimates and intervals against the site.
 
     Parameters
     ----------
+    kind
+        Of ``LOGS``.
     n_visitors
-        In the log.
+        In a log that is not small.
     n_subjects
         Visitors for the value on each member; the true value gets eight times as many.
     """
-    made = calibrate(rollout(site, Uniform(), n_subjects=n_visitors, seed=seed), site)
-    values = values_with_spread(
-        made, four_policies(), outcome=OUTCOME, n_members=n_members, n_subjects=n_subjects, seed=seed + 1
-    )
-    true = [_true(site, p, n=8 * n_subjects, seed=seed + 2) for p in four_policies()]
-    return Recovery(_errors(made, site), [v.low <= t <= v.high for v, t in zip(values, true, strict=True)])
+    policy, share = LOGS[kind]
+    made = calibrate(rollout(site, policy, n_subjects=round(share * n_visitors), seed=seed), site)
+    values = values_with_spread(made, four_policies(), n_members=n_members, n_subjects=n_subjects, seed=seed + 1)
+    true = {p.name: true_value(site, p, n_subjects=8 * n_subjects, seed=seed + 2) for p in four_policies()}
+    covered: dict[str, list[bool]] = {outcome: [] for outcome in OUTCOMES}
+    for v in values:
+        covered[v.outcome].append(v.low <= true[v.policy].value(v.outcome)[0] <= v.high)
+    return Recovery(kind, _errors(made, site), covered)
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,3 +155,33 @@ def _holds_in(condition: Condition, column: NDArray[Any] | None, n: int) -> Bool
         return np.zeros(n, dtype=np.bool_)
     compare = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}[condition.operator]
     return np.asarray(compare(column, float(expected)) & ~is_missing, dtype=np.bool_)
+
+
+def rule_to_json(rule: EligibilityRule) -> dict[str, Any]:
+    """Plain JSON values of one rule."""
+    return {
+        "id": rule.id,
+        "offers": [condition_to_json(c) for c in rule.offers],
+        "requires": [condition_to_json(c) for c in rule.requires],
+    }
+
+
+def rule_from_json(document: Mapping[str, Any]) -> EligibilityRule:
+    """Read back what ``rule_to_json`` wrote."""
+    return EligibilityRule(
+        document["id"],
+        offers=tuple(condition_from_json(c) for c in document.get("offers", ())),
+        requires=tuple(condition_from_json(c) for c in document.get("requires", ())),
+    )
+
+
+def condition_to_json(condition: Condition) -> dict[str, Any]:
+    """Plain JSON values of one condition."""
+    value = list(condition.value) if isinstance(condition.value, tuple) else condition.value
+    return {"feature": condition.feature, "operator": condition.operator, "value": value}
+
+
+def condition_from_json(document: Mapping[str, Any]) -> Condition:
+    """Read back what ``condition_to_json`` wrote."""
+    value = document.get("value")
+    return Condition(document["feature"], document["operator"], tuple(value) if isinstance(value, list) else value)

@@ -19,14 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 from policies.errors import InvalidInputError, SchemaError
 from policies.records import FloatArray, IntArray
 from simulator.parameters import WorldParameters
-from simulator.rollouts import Rollout
-from simulator.world import MARKET_DAYS, MAX_DELAY_DAYS
+from simulator.times import returns_loss, settled
 
 SHIPPED = Path(__file__).with_name("fitted.json")
 # The bridge from buying to subscribing, assumed: a subscription costs 2.2 % of the car's price a month all in (so 100 EUR a
@@ -51,13 +49,18 @@ class Fitted:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChoiceFit:
-    """A conditional logit: coefficients, their standard errors, and the log-likelihood."""
+    """A conditional logit: coefficients, their covariance, and the log-likelihood."""
 
     names: tuple[str, ...]
     coefficients: FloatArray
-    standard_errors: FloatArray
+    covariance: FloatArray
     log_likelihood: float
     n_choices: int
+
+    @property
+    def standard_errors(self) -> FloatArray:
+        """Of the coefficients, shape ``(d,)``."""
+        return np.asarray(np.sqrt(np.diag(self.covariance)), dtype=np.float64)
 
 
 def conditional_logit(
@@ -107,107 +110,22 @@ def conditional_logit(
         meat = np.einsum("n,nd,ne->de", w**2, gradient, gradient)
         covariance = inverse @ meat @ inverse
     likelihood = float((w * np.log(p[np.arange(n), chosen])).sum())
-    return ChoiceFit(names, b, np.sqrt(np.diag(covariance)), likelihood, n)
+    return ChoiceFit(names, b, np.asarray(covariance, dtype=np.float64), likelihood, n)
 
 
 def fit_returns(n_returns: IntArray, n_days: IntArray, *, pace: FloatArray | None = None) -> tuple[Fitted, Fitted]:
     """Median daily return rate and the log-scale spread between people, from how often each came in the days observed.
 
-    Parameters
-    ----------
-    n_returns
-        Days with a return, shape ``(n,)``.
-    n_days
-        Days on which a return could have been seen (right-censored at the end), shape ``(n,)``.
-    pace
-        Known factor on each person's rate.
-
-    Notes
-    -----
-    ``r_i = rate * pace_i * exp(spread * z_i)``, ``z_i`` standard normal, integrated by 40-point Gauss-Hermite quadrature;
-    each day returns with chance ``r_i``. Who stops for good is read as slow.
+    By ``times.returns_loss`` alone, without a prior: for data of many people.
     """
-    if (n_returns > n_days).any() or (n_days < 0).any():
-        raise InvalidInputError("some people have more returns than days; expected at most one return a day")
-    nodes, node_weights = np.polynomial.hermite_e.hermegauss(40)
-    log_weights = np.log(node_weights / node_weights.sum())
-    offset = np.zeros(len(n_returns)) if pace is None else np.log(pace)
-    pairs, inverse = np.unique(np.stack([n_returns, n_days, offset], axis=1), axis=0, return_inverse=True)
-    counts = np.bincount(inverse.ravel())
-
-    def loss(theta: FloatArray) -> float:
-        log_rate = theta[0] + np.exp(theta[1]) * nodes[None, :] + pairs[:, 2:]
-        rate = np.exp(np.clip(log_rate, np.log(1e-9), np.log(0.95)))
-        logs = pairs[:, :1] * np.log(rate) + (pairs[:, 1:2] - pairs[:, :1]) * np.log1p(-rate)
-        return -float(counts @ logsumexp(logs + log_weights, axis=1))
-
     crude = max(n_returns.sum(), 1) / max(n_days.sum(), 1)
-    found = minimize(loss, np.asarray([np.log(crude), np.log(0.5)]), method="BFGS", options={"gtol": 1e-4})
-    covariance = np.linalg.inv(_hessian(loss, found.x))
-    rate, spread = np.exp(found.x)
+    found, covariance = settled(returns_loss(n_returns, n_days, pace=pace), np.asarray([np.log(crude), np.log(0.5)]))
+    rate, spread = np.exp(found)
     about = f"{len(n_returns):,} people, censored geometric returns with log-normal rates"
     return (
         Fitted(float(rate), float(rate * np.sqrt(covariance[0, 0])), about),
         Fitted(float(spread), float(spread * np.sqrt(covariance[1, 1])), about),
     )
-
-
-def _hessian(loss: Any, at: FloatArray, step: float = 1e-3) -> FloatArray:
-    d = len(at)
-    out = np.zeros((d, d))
-    eye = np.eye(d) * step
-    for i in range(d):
-        for j in range(d):
-            plus = loss(at + eye[i] + eye[j]) - loss(at + eye[i] - eye[j])
-            minus = loss(at - eye[i] + eye[j]) - loss(at - eye[i] - eye[j])
-            out[i, j] = (plus - minus) / (4 * step**2)
-    return out
-
-
-def fit_delay(delays: IntArray) -> tuple[Fitted, Fitted]:
-    """Share signed at once and mean of the other delays, from delays of signing in days cut at ``MAX_DELAY_DAYS``.
-
-    Zero-inflated geometric with a cut: the chance to stop on a day is stops over days at risk.
-    """
-    later = delays[delays > 0]
-    if not len(later):
-        raise InvalidInputError("no delay above zero; expected some to fit the mean of the rest")
-    share = float((delays == 0).mean())
-    n_stops = int((later < MAX_DELAY_DAYS).sum())
-    at_risk = int(np.minimum(later, MAX_DELAY_DAYS - 1).sum())
-    stop = n_stops / at_risk
-    stop_error = np.sqrt(stop * (1.0 - stop) / at_risk)
-    about = f"{len(delays):,} contracts, zero-inflated geometric"
-    return (
-        Fitted(share, float(np.sqrt(share * (1.0 - share) / len(delays))), about),
-        Fitted(1.0 / stop, float(stop_error / stop**2), about),
-    )
-
-
-def returns_of(run: Rollout) -> tuple[IntArray, IntArray]:
-    """Returns and days at risk of each subject seen in a log, as ``fit_returns`` takes them.
-
-    A subject is watched from its first visit to the end of the market window or of the log, or to the visit at which it decided
-    to sign.
-    """
-    n = len(run.subjects.n_visits)
-    first = np.full(n, np.iinfo(np.int64).max)
-    np.minimum.at(first, run.row, run.day)
-    signed_on = run.subjects.signed_day
-    before = (signed_on[run.row] < 0) | (run.day <= signed_on[run.row])
-    last = np.full(n, -1, dtype=np.int64)
-    np.maximum.at(last, run.row[before], run.day[before])
-    visits = np.bincount(run.row[before], minlength=n)
-    end = np.where(signed_on >= 0, last - first, np.minimum(MARKET_DAYS - 1, run.last_day - first))
-    seen = visits > 0
-    return (visits - 1)[seen], end[seen]
-
-
-def delays_of(run: Rollout) -> IntArray:
-    """Days from the last visit to signing, of contracts whose visit is old enough for every delay to have passed."""
-    credited = run.rewards["subscribed"] > 0
-    is_old = credited & (run.day + MAX_DELAY_DAYS <= run.last_day)
-    return np.asarray(run.subjects.signed_day[run.row[is_old]] - run.day[is_old], dtype=np.int64)
 
 
 CHOICE_NAMES = ("price", "range", "acc", "speed", "pollution", "size", "space", "cost", "station")
@@ -257,15 +175,22 @@ def fit_public_data(folder: Path) -> dict[str, Any]:
     choice = conditional_logit(attributes, chosen, names=names)
     price = choice.names.index("price")
     value, error = -choice.coefficients[price], choice.standard_errors[price]
-    returns, spread = fit_returns(*read_invoices(invoices))
+    n_returns, n_days = read_invoices(invoices)
+    returns, spread = fit_returns(n_returns, n_days)
+    sizes = {"customers": len(n_returns), "days_with_an_invoice": int(n_returns.sum()) + len(n_returns)}
     survey = (
         f"stated choice among six cars, {choice.n_choices:,} respondents, conditional logit; bridged to a monthly price by "
         f"{UNITS_PER_100_EUR:.2f} units of its price per 100 EUR a month (assumed)"
     )
     retail = "days with an invoice, Online Retail December 2010 to December 2011, "
     return {
-        "sources": {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in (cars, invoices)},
+        "command": "python -m simulator.calibrate --data DIR",
+        "sources": {
+            str(p.relative_to(folder)): {"sha256": hashlib.sha256(p.read_bytes()).hexdigest(), **size}
+            for p, size in ((cars, {"respondents": len(chosen)}), (invoices, sizes))
+        },
         "choice": {
+            "likelihood": "conditional logit of the car chosen among six, one answer a respondent",
             "names": choice.names,
             "coefficients": np.round(choice.coefficients, 6).tolist(),
             "standard_errors": np.round(choice.standard_errors, 6).tolist(),
@@ -286,7 +211,7 @@ def _rounded(fitted: Fitted, prefix: str) -> Fitted:
 def shipped_fits() -> dict[str, Fitted]:
     """The fitted parameters that come with the package, by name."""
     told: Mapping[str, Any] = json.loads(SHIPPED.read_text(encoding="utf-8"))
-    return {name: Fitted(**entry) for name, entry in told.items() if name not in ("sources", "choice")}
+    return {name: Fitted(**entry) for name, entry in told.items() if "value" in entry}
 
 
 def with_shipped(parameters: WorldParameters, *names: str) -> WorldParameters:

@@ -19,14 +19,15 @@ from policies.errors import InvalidInputError
 from policies.protocols import Policy
 from policies.records import FloatArray, IntArray
 from policies.sampling import DEFAULT_EXPLORE_SHARE
-from simulator.calibrate import Fitted, delays_of, fit_delay, fit_returns, returns_of
-from simulator.evidence import trait_design, traits_of
+from simulator.coefficients import Coefficient
+from simulator.evidence import seen_from_the_start, trait_design, traits_of
 from simulator.parameters import Parameter, WorldParameters
 from simulator.population import Population
 from simulator.response import ResponseFit, fit_response
 from simulator.rollouts import Rollout
 from simulator.scenarios.car_subscription import Scenario
-from simulator.truth import PolicyTruth, true_value
+from simulator.times import TIMES, TimesFit, TimesSeen, fit_times, times_seen
+from simulator.truth import OUTCOMES, PolicyTruth, true_value
 
 _TRAIT = "affinity:"
 
@@ -47,12 +48,21 @@ class Calibrated:
     response: ResponseFit
     identified: tuple[str, ...]
     unidentified: tuple[str, ...]
-    n_returns: IntArray
-    n_days: IntArray
-    delays: IntArray
+    times: TimesFit
+    seen: TimesSeen
     traits: FloatArray
     hidden: FloatArray
     people: Population
+
+    @property
+    def open_coefficients(self) -> list[tuple[Coefficient, float, float]]:
+        """Of the likelihoods, those the log leaves open, each with its estimate and standard deviation in the free form."""
+        out = []
+        for coefficients, fit in ((self.response.coefficients, self.response), (TIMES, self.times)):
+            known, spread = set(fit.identified()), np.sqrt(np.diag(fit.covariance))
+            each = zip(coefficients, fit.mode.tolist(), spread.tolist(), strict=True)
+            out += [(c, mode, sd) for c, mode, sd in each if c.name not in known]
+        return out
 
     def members(self, n: int, *, seed: int) -> list[Scenario]:
         """Sites drawn as the estimates spread; each rests on one bootstrap resample of the visitors.
@@ -68,39 +78,47 @@ class Calibrated:
         size = self.response.n_subjects
         counts = rng.multinomial(size, np.full(size, 1.0 / size), size=n)
         free = self.response.draws(counts, rng)
+        prior = np.asarray([(c.prior_mean, c.prior_sd) for c in TIMES])
         made = []
         for count, at in zip(counts, free, strict=True):
             who = np.repeat(np.arange(size), count)
-            delays = self.delays[rng.integers(len(self.delays), size=len(self.delays))]
-            made.append(self._site(at, *fit_returns(self.n_returns[who], self.n_days[who]), *fit_delay(delays)))
+            times = fit_times(self.seen.take(who), about=rng.normal(prior[:, 0], prior[:, 1]))
+            made.append(self._site(at, times.natural(), who))
         return made
 
     def where(self, **values: float) -> Scenario:
         """The site where some coefficients are held at given values and the others moved as the log asks."""
-        p = self.scenario.parameters
-        kept = [Fitted(getattr(p, n).value, 0.0, "") for n in _TIMES]
-        return self._site(self.response.given(**values), *kept)
+        of_times = {n: v for n, v in values.items() if n in {c.name for c in TIMES}}
+        of_response = {n: v for n, v in values.items() if n not in of_times}
+        response = self.response.given(**of_response) if of_response else self.response.mode
+        times = self.times.given(**of_times) if of_times else self.times.mode
+        natural = {c.name: c.natural(float(x)) for c, x in zip(TIMES, times, strict=True)}
+        return self._site(response, natural, np.arange(len(self.people)))
 
-    def _site(self, free: FloatArray, rate: Fitted, spread: Fitted, share: Fitted, mean: Fitted) -> Scenario:
+    def _site(self, free: FloatArray, times: Mapping[str, float], who: IntArray) -> Scenario:
+        """The site at these coefficients, its people the visitors named."""
         found = self.response.natural(free)
-        values = {n: f.value for n, f in zip(_TIMES, (rate, spread, share, mean), strict=True)}
         affinity, weight = _affinity(found, self.traits, self.hidden)
         shown = float(np.std(self.traits @ _loadings(found)) / weight)
-        values |= {"deal_affinity_weight": weight, "deal_affinity_shown": shown}
+        values = {**times, "deal_affinity_weight": weight, "deal_affinity_shown": shown}
         values |= {n: v for n, v in found.items() if n in self.scenario.parameters.values()}
+        people = self.people
         return replace(
             self.scenario,
             parameters=self.scenario.parameters.with_assumed(**values),
-            population=replace(self.people, deal_affinity=affinity),
+            population=Population(
+                columns={name: column[who] for name, column in people.columns.items()},
+                vectors={name: block[who] for name, block in people.vectors.items()},
+                deal_affinity=affinity[who],
+                pace=people.pace[who],
+                label=people.label,
+            ),
         )
 
     def table(self) -> list[dict[str, Any]]:
         """Parameters with provenance, standard error and whether the log identified them."""
         known = {**dict.fromkeys(self.identified, True), **dict.fromkeys(self.unidentified, False)}
         return [{**row, "is_identified": known.get(row["name"])} for row in self.scenario.parameters.table()]
-
-
-_TIMES = ("return_rate_per_day", "return_rate_spread", "delay_zero_share", "delay_mean_days")
 
 
 def calibrate(
@@ -124,18 +142,20 @@ def calibrate(
     seed
         Of the hidden part of the affinity of the people it draws.
     """
+    run = seen_from_the_start(run)
     response = fit_response(
         run, scenario, with_history_effects=with_history_effects, is_weighted=is_weighted, n_nodes=n_nodes
     )
-    n_returns, n_days = returns_of(run)
-    delays = delays_of(run)
-    times = dict(zip(_TIMES, (*fit_returns(n_returns, n_days), *fit_delay(delays)), strict=True))
+    seen = times_seen(run)
+    times = fit_times(seen)
     columns = traits_of(run)
     n = response.n_subjects
     design = trait_design(columns)[0] if columns else np.zeros((n, 0))
     hidden = np.random.default_rng(seed).normal(size=n)
-    found, errors, identified = response.natural(), response.standard_errors(), set(response.identified())
-    affinity, _ = _affinity(found, design, hidden)
+    found = {**response.natural(), **times.natural()}
+    errors = {**response.standard_errors(), **times.standard_errors()}
+    identified = {*response.identified(), *times.identified()}
+    affinity, _ = _affinity(response.natural(), design, hidden)
     _, first = np.unique(run.row, return_index=True)
     people = Population(
         columns=columns,
@@ -144,16 +164,27 @@ def calibrate(
         pace=np.ones(n),
         label=f"{n:,} visitors of a log",
     )
-    about = f"{n:,} visitors and {response.n_visits:,} visits, likelihood of clicks, contracts and stays"
-    made = {n: Parameter(f.value, "fitted", f.source, f.standard_error) for n, f in times.items()}
+    about = {
+        **dict.fromkeys(
+            response.names,
+            f"{n:,} visitors and {response.n_visits:,} visits, likelihood of clicks, contracts and stays",
+        ),
+        **dict.fromkeys(
+            (TIMES[0].name, TIMES[1].name), f"{n:,} visitors, censored geometric returns with log-normal rates"
+        ),
+        **dict.fromkeys(
+            (TIMES[2].name, TIMES[3].name),
+            f"{int((seen.delay >= 0).sum()):,} contracts, zero-inflated geometric delays",
+        ),
+    }
     names = WorldParameters().values()
-    for key, value in found.items():
-        if key in names:
-            made[key] = _told(value, errors[key], about, key in identified)
+    made = {
+        key: _told(value, errors[key], about[key], key in identified) for key, value in found.items() if key in names
+    }
     is_known = "affinity_hidden" in identified
     (weight, shown), (weight_error, shown_error) = _weight_and_share(response, design)
-    made["deal_affinity_weight"] = _told(float(weight), float(weight_error), about, is_known)
-    made["deal_affinity_shown"] = _told(float(shown), float(shown_error), about, is_known)
+    made["deal_affinity_weight"] = _told(float(weight), float(weight_error), about["affinity_hidden"], is_known)
+    made["deal_affinity_shown"] = _told(float(shown), float(shown_error), about["affinity_hidden"], is_known)
     laws = replace(scenario.parameters, **made)
     fitted = tuple(n for n, p in made.items() if p.provenance == "fitted")
     return Calibrated(
@@ -161,9 +192,8 @@ def calibrate(
         response=response,
         identified=fitted,
         unidentified=tuple(n for n in made if n not in fitted),
-        n_returns=n_returns,
-        n_days=n_days,
-        delays=delays,
+        times=times,
+        seen=seen,
         traits=design,
         hidden=hidden,
         people=people,
@@ -191,7 +221,9 @@ def _weight_and_share(response: ResponseFit, traits: FloatArray) -> tuple[FloatA
 def _told(value: float, error: float, about: str, is_identified: bool) -> Parameter:
     if is_identified:
         return Parameter(value, "fitted", about, error)
-    return Parameter(value, "assumed", f"the log hardly narrows it: near its prior, spread {error:.2g}", error)
+    return Parameter(
+        value, "assumed", f"the log hardly narrows what was plausible before it: standard deviation {error:.2g}", error
+    )
 
 
 def _loadings(found: Mapping[str, float]) -> FloatArray:
@@ -210,26 +242,27 @@ class ValueWithSpread:
     """What a policy is worth on a fitted site: at the estimates, and a 95 % interval that carries their errors."""
 
     policy: str
+    outcome: str
     mean: float
     low: float
     high: float
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"policy": self.policy, "mean": self.mean, "low": self.low, "high": self.high, "in_simulation": True}
+        return {n: getattr(self, n) for n in ValueWithSpread.__slots__} | {"in_simulation": True}
 
 
 def values_with_spread(
     calibrated: Calibrated,
     policies: Sequence[Policy],
     *,
-    outcome: str = "kept_30d",
+    outcomes: Sequence[str] = OUTCOMES,
     n_members: int = 16,
     n_subjects: int = 10_000,
     seed: int = 1,
     explore_share: float = DEFAULT_EXPLORE_SHARE,
 ) -> list[ValueWithSpread]:
-    """Values of policies per visitor, each with an interval over an ensemble.
+    """Values of policies per visitor, each with an interval over an ensemble: policy by policy, outcome by outcome.
 
     Parameters
     ----------
@@ -238,17 +271,20 @@ def values_with_spread(
 
     Notes
     -----
-    All members meet the same luck, so that their values differ by their parameters; the interval is Student's over members,
-    widened by the error of the simulated mean.
+    All members meet the same luck, so that their values differ by their parameters and their people; the interval is Student's over
+    members, widened by the error of the simulated mean.
     """
     members = calibrated.members(n_members, seed=seed)
     quantile = float(student.ppf(0.975, n_members - 1))
     out = []
     for policy in policies:
-        centre, error = _value(calibrated.scenario, policy, 5 * n_subjects, seed, explore_share).value(outcome)
-        each = [_value(m, policy, n_subjects, seed, explore_share).value(outcome)[0] for m in members]
-        half = quantile * float(np.sqrt(np.var(each, ddof=1) + error**2))
-        out.append(ValueWithSpread(policy.name, centre, centre - half, centre + half))
+        centre = _value(calibrated.scenario, policy, 5 * n_subjects, seed, explore_share)
+        each = [_value(m, policy, n_subjects, seed, explore_share) for m in members]
+        for outcome in outcomes:
+            mean, error = centre.value(outcome)
+            spread = np.var([value.value(outcome)[0] for value in each], ddof=1)
+            half = quantile * float(np.sqrt(spread + error**2))
+            out.append(ValueWithSpread(policy.name, outcome, mean, mean - half, mean + half))
     return out
 
 
@@ -261,19 +297,30 @@ def value_grid(
     seed: int = 1,
     explore_share: float = DEFAULT_EXPLORE_SHARE,
 ) -> list[dict[str, Any]]:
-    """Value of a policy where each unidentified coefficient is at the ends of what is plausible, the others moved along."""
+    """Value of a policy where each coefficient that the log leaves open is at the ends of what is still plausible.
+
+    Notes
+    -----
+    The ends are two standard deviations either side of the estimate in the free form, the other coefficients moved along. All places
+    meet the same luck: ``difference`` to the estimates is paired, and ``standard_error`` is its.
+    """
     rows = []
-    known = set(calibrated.response.identified())
-    for c in calibrated.response.coefficients:
-        if c.name in known:
-            continue
-        for place, shift in (("low", -1.0), ("middle", 0.0), ("high", 1.0)):
-            at = c.natural(c.prior_mean + shift * c.prior_sd)
-            mean, error = _value(calibrated.where(**{c.name: at}), policy, n_subjects, seed, explore_share).value(
-                outcome
-            )
-            rows.append({"parameter": c.name, "place": place, "at": at, "mean": mean, "standard_error": error})
-    return rows
+    centre = _value(calibrated.scenario, policy, n_subjects, seed, explore_share)
+    middle = centre.value(outcome)[0]
+    for c, mode, spread in calibrated.open_coefficients:
+        rows.append(_place(c.name, "middle", c.natural(mode), middle, (0.0, 0.0)))
+        for place, shift in (("low", -2.0), ("high", 2.0)):
+            at = c.natural(mode + shift * spread)
+            there = _value(calibrated.where(**{c.name: at}), policy, n_subjects, seed, explore_share)
+            rows.append(_place(c.name, place, at, middle, there.difference(centre, outcome)))
+    return sorted(rows, key=lambda r: (r["parameter"], r["at"]))
+
+
+def _place(name: str, place: str, at: float, middle: float, moved: tuple[float, float]) -> dict[str, Any]:
+    return {
+        "parameter": name, "place": place, "at": at, "mean": middle + moved[0], "difference": moved[0],
+        "standard_error": moved[1],
+    }  # fmt: skip
 
 
 def _value(scenario: Scenario, policy: Policy, n: int, seed: int, explore_share: float) -> PolicyTruth:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.errors import InvalidInputError
+from policies.errors import InvalidInputError, SchemaError
 from policies.records import BoolArray, FloatArray, IntArray
 from simulator import world
 from simulator.rollouts import Rollout
@@ -17,6 +17,8 @@ from simulator.scenarios.car_subscription import CAR_CLASSES, FAMILIES, Scenario
 Floats = NDArray[np.float32]
 _CARE_DAYS = 14
 _MAX_LAG = 64
+_MAX_WEIGHT = 10.0
+_MAX_VALUES = 8
 # Columns that are not traits of the person but of the visit, or that the model takes in another way.
 _NOT_TRAITS = frozenset(
     ("stage", "searched_class", "device", "channel", "n_visits", "days_since_last_visit", "tenure_days",
@@ -41,7 +43,7 @@ class Evidence:
     signs
         1 signed, 0 not, -1 not known, shape ``(n_visits,)``.
     weight
-        Of each visit, mean 1 within the whole log.
+        Of what each visit adds to those before it; None: all alike.
     contract
         Subjects with a contract, and of each: hazard covariates ``(m, n_hazard)``, group, days at risk without and with care,
         whether it was cancelled, and whether cared for on that day.
@@ -56,7 +58,7 @@ class Evidence:
     lags: NDArray[np.int8]
     clicked: Floats
     signs: NDArray[np.int8]
-    weight: Floats
+    weight: Floats | None
     contract: IntArray
     hazard: FloatArray
     hazard_names: tuple[str, ...]
@@ -73,16 +75,25 @@ class Evidence:
 
 
 def trait_design(columns: dict[str, NDArray[Any]]) -> tuple[FloatArray, tuple[str, ...]]:
-    """Traits as centred numbers of unit spread, text as indicators of all values but the first: ``(n, d)`` and names."""
+    """Traits as centred numbers of unit spread, text as indicators of its commonest values: ``(n, d)`` and names.
+
+    Of a text all values but the first get one where they are few; of many only the commonest ``_MAX_VALUES`` do, the others are one
+    group. Numbers that are all missing, or all the same, are no trait.
+    """
     blocks, names = [], []
     for name in sorted(columns):
         column = columns[name]
         if column.dtype.kind in "US":
-            values = np.unique(column)[1:]
+            found, counts = np.unique(column, return_counts=True)
+            common = np.sort(np.argsort(-counts, kind="stable")[:_MAX_VALUES])
+            values = found[1:] if len(found) <= _MAX_VALUES + 1 else found[common]
             blocks += [(column == v).astype(np.float64) for v in values]
             names += [f"{name}={v}" for v in values]
         else:
             numbers = np.asarray(column, dtype=np.float64)
+            known = numbers[~np.isnan(numbers)]
+            if not len(known) or known.min() == known.max():
+                continue
             blocks.append(np.where(np.isnan(numbers), np.nanmean(numbers), numbers))
             names.append(name)
     if not blocks:
@@ -104,14 +115,15 @@ def evidence_of(run: Rollout, scenario: Scenario, *, is_weighted: bool = False) 
     Parameters
     ----------
     is_weighted
-        Weigh visits by inverse propensity, cut at ten times the mean: for models that are wrong, the fit is then best for offers
-        shown at random instead of for those the log prefers.
+        Weigh what each visit adds by its inverse propensity, cut at ten times the mean: for models that are wrong, the fit is then
+        best for offers shown at random instead of for those the log prefers.
 
     Raises
     ------
     InvalidInputError
         If contracts begin with a trial, or some visitors had one before. Dates are not known to the likelihood either: what they do is read as chance.
     """
+    check_log(run)
     if (run.table.columns["stage"] == world.STAGES[world.TRIAL]).any():
         raise InvalidInputError(
             "the log has subjects on trial; expected a site without trials: the likelihood knows no end of one"
@@ -155,11 +167,7 @@ def evidence_of(run: Rollout, scenario: Scenario, *, is_weighted: bool = False) 
         **{f"affinity:{n}": discount * traits[at, j] for j, n in enumerate(trait_names)},
     }
     lags = _family_lags(start, day, offers.family[chosen])
-    weight = np.ones(len(row))
-    if is_weighted:
-        weight = 1.0 / run.probabilities[order][np.arange(len(row)), chosen]
-        weight = np.minimum(weight / weight.mean(), 10.0)
-        weight /= weight.mean()
+    weight = _weights(run, order, start, is_visitor) if is_weighted else None
     stays = _contracts(
         scenario, offers, at, day, chosen, clicked, credited, dependence + (discount > 0),
         signed=run.subjects.signed_day[subjects], cancelled=run.subjects.cancelled_day[subjects], last_day=last_day,
@@ -175,10 +183,83 @@ def evidence_of(run: Rollout, scenario: Scenario, *, is_weighted: bool = False) 
         lags=lags,
         clicked=clicked.astype(np.float32),
         signs=signs,
-        weight=weight.astype(np.float32),
+        weight=weight,
         traits=traits,
         **stays,
     )
+
+
+def check_log(run: Rollout) -> None:
+    """Refuse a log whose columns the likelihood cannot read.
+
+    Raises
+    ------
+    SchemaError
+        If a column is missing, or has words that the site does not know.
+    """
+    columns = run.table.columns
+    missing = [name for name in ("stage", "searched_class", "n_visits") if name not in columns]
+    if missing:
+        raise SchemaError(
+            f"the log has no column {', '.join(missing)}; expected stage, searched_class and n_visits of every visit"
+        )
+    for name, known in (("stage", world.STAGES), ("searched_class", CAR_CLASSES)):
+        unknown = sorted(set(np.unique(columns[name]).tolist()) - set(known))
+        if unknown:
+            told = ", ".join(repr(u) for u in unknown[:3])
+            raise SchemaError(f"column {name} of the log has {told}; expected one of {', '.join(known)}")
+
+
+def seen_from_the_start(run: Rollout) -> Rollout:
+    """The visitors of a log that it has seen since their first visit; of the others nobody knows what they were shown before.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are none.
+    """
+    check_log(run)
+    order = np.lexsort((run.day, run.row))
+    subjects, start = np.unique(run.row[order], return_index=True)
+    is_new = run.table.columns["n_visits"][order][start] == 0
+    if not is_new.any():
+        raise InvalidInputError(
+            "the log has no visitor whose first visit it saw (column n_visits counts the visits before, from 0); expected some"
+        )
+    if is_new.all():
+        return run
+    keep = np.flatnonzero(np.isin(run.row, subjects[is_new]))
+    return replace(
+        run,
+        table=run.table.take(keep),
+        chosen=run.chosen[keep],
+        probabilities=run.probabilities[keep],
+        row=run.row[keep],
+        day=run.day[keep],
+        rewards={name: values[keep] for name, values in run.rewards.items()},
+    )
+
+
+def _weights(run: Rollout, order: IntArray, start: IntArray, is_visitor: BoolArray) -> Floats:
+    """Inverse propensities of visits, cut at ``_MAX_WEIGHT`` times their mean, mean 1; shape ``(n_visits,)``.
+
+    What follows a contract (how long it lasts, clicks on the way) is one piece of evidence: it weighs what the last visit before it
+    does.
+    """
+    n = len(order)
+    propensity = run.probabilities[order, run.chosen[order]]
+    if not (propensity > 0).all():
+        raise InvalidInputError(
+            f"{int((~(propensity > 0)).sum()):,} of {n:,} visits have no propensity above 0; weights need one for every visit: fit "
+            "without weights"
+        )
+    weight = 1.0 / propensity
+    weight = np.minimum(weight / weight[is_visitor].mean(), _MAX_WEIGHT) if is_visitor.any() else weight
+    position = np.arange(n)
+    before = np.maximum.accumulate(np.where(is_visitor, position, -1))
+    first = np.repeat(start, np.diff(np.append(start, n)))
+    weight = np.where(before >= first, weight[before], 1.0)
+    return np.asarray(weight / weight.mean(), dtype=np.float32)
 
 
 def _count_before(start: IntArray, flag: BoolArray) -> IntArray:
@@ -200,7 +281,8 @@ def _family_lags(start: IntArray, day: IntArray, family: IntArray) -> NDArray[np
         if not len(rows):
             return out
         same = rows[(family[rows] == family[rows - back]) & (family[rows] != 0)]
-        out[same, np.minimum(day[same] - day[same - back], span - 1)] += 1
+        lag = np.minimum(day[same] - day[same - back], span - 1)
+        out[same, lag] = np.minimum(out[same, lag], 126) + 1
         back += 1
 
 

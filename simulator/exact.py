@@ -342,7 +342,7 @@ def visible_market(scenario: Scenario) -> tuple[Market, NDArray[np.str_]]:
     order = np.argsort(segment)
     m = len(people)
     zeros = np.zeros(m)
-    rate = np.clip(p["return_rate_per_day"] * people.pace[order], 0.01, 0.95)
+    rate = np.clip(p["return_rate_per_day"] * people.pace[order], world.MIN_RETURN_RATE, world.MAX_RETURN_RATE)
     subjects = world.Subjects(
         ids=np.arange(m, dtype=np.int64),
         person=order.astype(np.int64),

@@ -249,7 +249,7 @@ class VisitKernel:
         person = (which * len(people)).astype(np.int64)
         pace *= np.float32(p["return_rate_spread"])
         rate = people.pace[person].astype(np.float32) * np.exp(pace) * np.float32(p["return_rate_per_day"])
-        np.clip(rate, 0.01, 0.95, out=rate)
+        np.clip(rate, world.MIN_RETURN_RATE, world.MAX_RETURN_RATE, out=rate)
         combo = np.argmax(signs, axis=0) * len(DEVICES)
         combo += is_desktop >= 0.6
         combo = combo * len(CHANNELS) + (channel * len(CHANNELS)).astype(np.int64)

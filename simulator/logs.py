@@ -7,7 +7,7 @@ rewarded_at and what the site knew. What is not known yet is missing there, neve
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,16 @@ import pyarrow.parquet as pq
 
 from policies.errors import InvalidInputError, SchemaError
 from policies.records import DecisionTable, FloatArray, OfferSet
+from simulator.parameters import WorldParameters
+from simulator.population import Population
 from simulator.rollouts import REWARDS, RewardName, Rollout, SubjectOutcomes
+from simulator.scenarios.car_subscription import Scenario
+from simulator.scenarios.files import save_scenario
 from simulator.site import DAY, KEPT_AFTER_DAYS, START
 from simulator.world import MAX_DELAY_DAYS
 
 FORMAT = 1
+SITE = "site"
 # How many days after a decision its reward may still come.
 _MAY_COME_DAYS: dict[RewardName, int] = {
     "clicked": 0, "subscribed": MAX_DELAY_DAYS, "kept_30d": MAX_DELAY_DAYS + KEPT_AFTER_DAYS,
@@ -98,6 +103,12 @@ def _rewarded_at(run: Rollout, name: RewardName) -> pa.Array:
         signed = run.subjects.signed_day[run.row] + (KEPT_AFTER_DAYS if name == "kept_30d" else 0)
         at = START + (signed + 1) * DAY - np.timedelta64(1, "s")
     return pa.array(at, mask=run.rewards[name] == 0).cast(pa.timestamp("us", tz="UTC"))
+
+
+def save_site(site: Scenario, folder: Path) -> Path:
+    """Write offers and rules of the site beside its log, and nothing else of it: what a fit may know."""
+    known = replace(site, parameters=WorldParameters(), population=Population.synthetic(size=2), calendar=None)
+    return save_scenario(known, folder / SITE)
 
 
 def load_log(folder: Path, offers: OfferSet) -> Rollout:

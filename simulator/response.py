@@ -14,44 +14,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit, logsumexp
+from scipy.special import logsumexp
 from scipy.stats import norm, qmc
 
 from policies.errors import InvalidInputError
 from policies.records import FloatArray, IntArray
 from simulator import world
+from simulator.coefficients import Coefficient, moved, positive, share
 from simulator.evidence import Evidence, Floats, evidence_of
 from simulator.rollouts import Rollout
 from simulator.scenarios.car_subscription import CAR_CLASSES, Scenario
 
-
-@dataclass(frozen=True, slots=True)
-class Coefficient:
-    """One unknown of the likelihood.
-
-    Parameters
-    ----------
-    prior_mean, prior_sd
-        Of its free form, weak: about half the width of what is plausible. Where the log says nothing they stay.
-    free, natural
-        Into and out of the form without limits that is searched.
-    """
-
-    name: str
-    prior_mean: float
-    prior_sd: float
-    free: Callable[[float], float] = float
-    natural: Callable[[float], float] = float
-
-
-def _positive(name: str, mean: float, log_sd: float) -> Coefficient:
-    return Coefficient(name, float(np.log(mean)), log_sd, lambda x: float(np.log(x)), lambda x: float(np.exp(x)))
-
-
-def _share(name: str, mean: float, logit_sd: float) -> Coefficient:
-    return Coefficient(name, float(logit(mean)), logit_sd, lambda x: float(logit(x)), lambda x: float(expit(x)))
-
-
+_CURVATURE_SUBJECTS = 2_000
 # Prior means are round numbers, not the values of the reference site: what a log does not say is not known.
 COEFFICIENTS = (
     Coefficient("click_base", -1.5, 1.5),
@@ -61,14 +35,14 @@ COEFFICIENTS = (
     Coefficient("term_dislike", 0.02, 0.05),
     Coefficient("engagement_gain", 0.0, 0.3),
     Coefficient("fatigue_per_view", 0.2, 0.3),
-    _share("fatigue_decay_per_day", 0.8, 0.8),
+    share("fatigue_decay_per_day", 0.8, 0.8),
     Coefficient("price_sensitivity", 0.7, 0.7),
-    _positive("price_sensitivity_spread", 0.4, 0.5),
-    _positive("taste_spread", 0.7, 0.7),
-    _share("taste_shown", 0.6, 0.9),
-    _positive("affinity_hidden", 1.0, 0.7),
+    positive("price_sensitivity_spread", 0.4, 0.5),
+    positive("taste_spread", 0.7, 0.7),
+    share("taste_shown", 0.6, 0.9),
+    positive("affinity_hidden", 1.0, 0.7),
     Coefficient("convert_base", -4.0, 2.0),
-    _positive("cancel_per_day", 0.01, 1.0),
+    positive("cancel_per_day", 0.01, 1.0),
     Coefficient("cancel_per_discount", 1.0, 2.0),
     Coefficient("cancel_per_term", -0.05, 0.06),
     Coefficient("cancel_per_perk", -0.3, 0.5),
@@ -91,15 +65,15 @@ class ResponseFit:
     ----------
     mode
         Shape ``(d,)``.
-    information
-        Of the log and the priors, shape ``(d, d)``; its inverse is the covariance.
+    curvature
+        Of the log-likelihood with its priors at the mode, shape ``(d, d)``.
     scores
         Derivative of each visitor's log-likelihood at the mode, shape ``(n_subjects, d)``.
     """
 
     coefficients: tuple[Coefficient, ...]
     mode: FloatArray
-    information: FloatArray
+    curvature: FloatArray
     scores: FloatArray
     log_likelihood: float
     n_subjects: int
@@ -112,8 +86,18 @@ class ResponseFit:
 
     @property
     def covariance(self) -> FloatArray:
-        """Of the free forms, shape ``(d, d)``."""
-        return np.asarray(np.linalg.inv(self.information), dtype=np.float64)
+        """Of the free forms, shape ``(d, d)``: a sandwich, which holds for weighted visits and for laws that are not the log's.
+
+        References
+        ----------
+        White (1982), "Maximum likelihood estimation of misspecified models".
+        """
+        bread = np.linalg.inv(self.curvature)
+        return np.asarray(bread @ (self.scores.T @ self.scores + self._prior) @ bread, dtype=np.float64)
+
+    @property
+    def _prior(self) -> FloatArray:
+        return np.diag([c.prior_sd**-2.0 for c in self.coefficients])
 
     def natural(self, free: FloatArray | None = None) -> dict[str, float]:
         """Values in their own units, by name; default: of the mode."""
@@ -123,11 +107,9 @@ class ResponseFit:
     def standard_errors(self) -> dict[str, float]:
         """In their own units, by the delta method."""
         sd = np.sqrt(np.diag(self.covariance))
-        slope = [
-            (c.natural(x + 1e-5) - c.natural(x - 1e-5)) / 2e-5
-            for c, x in zip(self.coefficients, self.mode, strict=True)
-        ]
-        return {c.name: float(abs(s) * e) for c, s, e in zip(self.coefficients, slope, sd, strict=True)}
+        return {
+            c.name: abs(c.slope(float(x))) * float(e) for c, x, e in zip(self.coefficients, self.mode, sd, strict=True)
+        }
 
     def identified(self) -> tuple[str, ...]:
         """Coefficients of which the log leaves less than half of the spread that was plausible before it."""
@@ -153,20 +135,21 @@ class ResponseFit:
         """
         prior = np.asarray([1.0 / c.prior_sd for c in self.coefficients])
         moved = (counts - 1.0) @ self.scores + rng.normal(size=(len(counts), len(prior))) * prior
-        return np.asarray(self.mode + np.linalg.solve(self.information, moved.T).T, dtype=np.float64)
+        return np.asarray(self.mode + np.linalg.solve(self.curvature, moved.T).T, dtype=np.float64)
 
     def given(self, **values: float) -> FloatArray:
         """Free forms of all coefficients where some are held at natural values, the others moved as the log asks."""
-        names = list(self.names)
-        held = np.asarray([names.index(n) for n in values])
-        wanted = np.asarray([self.coefficients[i].free(v) for i, v in zip(held, values.values(), strict=True)])
-        cov = self.covariance
-        shift = np.linalg.solve(cov[np.ix_(held, held)], wanted - self.mode[held])
-        return np.asarray(self.mode + cov[:, held] @ shift, dtype=np.float64)
+        inverse = np.asarray(np.linalg.inv(self.curvature), dtype=np.float64)
+        return moved(self.coefficients, self.mode, inverse, values)
 
 
 class Likelihood:
     """Log-likelihood and its derivatives of every visitor, over fixed nodes of what is hidden.
+
+    Attributes
+    ----------
+    is_weighted
+        Whether visits weigh what the evidence says; a search may begin without.
 
     Parameters
     ----------
@@ -179,6 +162,7 @@ class Likelihood:
         self, evidence: Evidence, coefficients: tuple[Coefficient, ...], *, n_nodes: int, rows_a_chunk: int
     ) -> None:
         self.evidence, self.coefficients = evidence, coefficients
+        self.is_weighted = evidence.weight is not None
         self.at = {c.name: i for i, c in enumerate(coefficients)}
         n_cars = len(CAR_CLASSES)
         points = qmc.Sobol(2 * n_cars + 2, scramble=True, rng=np.random.default_rng(0)).random(n_nodes)
@@ -196,8 +180,14 @@ class Likelihood:
         self._z_price, self._z_affinity = z[:, -2], z[:, -1]
         self._chunks = _chunks(evidence.start, len(evidence.clicked), rows_a_chunk)
 
-    def __call__(self, free: FloatArray, subjects: IntArray | None = None) -> tuple[float, FloatArray]:
-        """Sum of the log-likelihoods, and their derivatives by subject in the free form, ``(n_subjects, d)``."""
+    def __call__(self, free: FloatArray, *, every: int = 1) -> tuple[float, FloatArray]:
+        """Sum of the log-likelihoods, and their derivatives by subject in the free form, ``(n_subjects, d)``.
+
+        Parameters
+        ----------
+        every
+            Only one in so many chunks of visitors; the sum and the derivatives of the others are nought.
+        """
         v = {c.name: c.natural(float(x)) for c, x in zip(self.coefficients, free, strict=True)}
         rho = v["taste_shown"]
         rest = np.sqrt(1.0 - rho**2)
@@ -219,15 +209,37 @@ class Likelihood:
         effects = np.asarray([v[n] for n in e.linear_names], dtype=np.float32)
         fading = np.stack([faded, slope], axis=1).astype(np.float32)
         small = {name: np.ascontiguousarray(t, dtype=np.float32) for name, t in tables.items()}
-        for first, last, row_first, row_last in self._chunks:
+        for first, last, row_first, row_last in self._chunks[::every]:
             part = slice(row_first, row_last)
             fatigue = e.lags[part].astype(np.float32) @ fading
             fixed = e.linear[part] @ effects - np.float32(v["fatigue_per_view"]) * fatigue[:, 0]
             total += self._chunk(v, scores, slice(first, last), part, fixed, fatigue, small, tables, basis)
         for i, c in enumerate(self.coefficients):
-            x = float(free[i])
-            scores[:, i] *= (c.natural(x + 1e-5) - c.natural(x - 1e-5)) / 2e-5
+            scores[:, i] *= c.slope(float(free[i]))
         return total, scores
+
+    def curvature(self, free: FloatArray, steps: FloatArray) -> FloatArray:
+        """Minus the second derivatives of the log-likelihood in the free form, by differences of scores, ``(d, d)``.
+
+        Parameters
+        ----------
+        steps
+            How far to go in each coefficient, shape ``(d,)``; 0: its row is left at nought.
+
+        Notes
+        -----
+        On a spread of chunks where the log is long: their share of the visitors is known, and some thousands say enough.
+        """
+        n = self.evidence.n_subjects
+        every = max(n // _CURVATURE_SUBJECTS, 1)
+        counted = sum(last - first for first, last, _, _ in self._chunks[::every])
+        out = np.zeros((len(free), len(free)))
+        for i in np.flatnonzero(steps):
+            step = np.zeros(len(free))
+            step[i] = steps[i]
+            ends = [self(free + sign * step, every=every)[1].sum(axis=0) for sign in (1.0, -1.0)]
+            out[i] = (ends[1] - ends[0]) / (2.0 * steps[i])
+        return np.asarray(0.5 * (out + out.T) * (n / counted), dtype=np.float64)
 
     def _chunk(
         self, v: dict[str, float], scores: FloatArray, who: slice, part: slice, fixed: Floats,
@@ -236,7 +248,7 @@ class Likelihood:
         e, at = self.evidence, self.at
         start = e.start[who] - part.start
         owner = np.repeat(np.arange(len(start)), np.diff(np.append(start, part.stop - part.start)))
-        group, weight = e.group[part], e.weight[part]
+        group = e.group[part]
         price, discount = e.price[part], e.discount[part]
         design = np.stack(
             [fixed, -np.float32(v["price_sensitivity"]) * price, np.float32(v["affinity_hidden"]) * discount], axis=1
@@ -253,16 +265,17 @@ class Likelihood:
         likelihood[signs] += np.log(np.where(signed > 0, contract, 1.0 - contract) + np.float32(1e-30))
         slope_sign = signed - contract
         slope[signs] += slope_sign
-        likelihood *= weight[:, None]
-        slope *= weight[:, None]
-        slope_sign *= weight[signs][:, None]
         per_node = np.add.reduceat(likelihood, start, axis=0).astype(np.float64)
         stay = self._stay(v, who, tables)
         if stay is not None:
             per_node[stay.local] += stay.likelihood
+        per_node -= np.log(per_node.shape[1])
         top = logsumexp(per_node, axis=1)
         posterior = np.exp(per_node - top[:, None])
-        of_row = posterior.astype(np.float32)[owner]
+        if e.weight is None or not self.is_weighted:
+            value, of_row = float(top.sum()), posterior.astype(np.float32)[owner]
+        else:
+            value, posterior, of_row = _weighted(likelihood, top, posterior, start, e.weight[part])
         slope *= of_row
         sums = slope @ basis
         self._add(scores, who, start, sums[:, :1] * e.linear[part], [at[n] for n in e.linear_names])
@@ -282,7 +295,7 @@ class Likelihood:
         scores[who, at["click_base"]] -= moved
         if stay is not None:
             self._add_stay(scores, who, stay, posterior[stay.local], tables)
-        return float((top - np.log(per_node.shape[1])).sum())
+        return value
 
     @staticmethod
     def _add(scores: FloatArray, who: slice, start: IntArray, rows: NDArray[Any], columns: list[int]) -> None:
@@ -328,6 +341,52 @@ class Likelihood:
         weight = v["cancel_per_taste"]
         scores[rows, at["taste_spread"]] += weight * (slope * tables["spread"][stay.group]).sum(axis=1)
         scores[rows, at["taste_shown"]] += weight * (slope * tables["shown"][stay.group]).sum(axis=1)
+
+
+def _weighted(
+    likelihood: Floats, top: FloatArray, posterior: FloatArray, start: IntArray, weight: Floats
+) -> tuple[float, FloatArray, Floats]:
+    """Weigh what each visit adds to the log-likelihood of the visits before it.
+
+    Parameters
+    ----------
+    likelihood
+        Of each visit at each node, shape ``(n, n_nodes)``.
+    top, posterior
+        Log-likelihood of all of a visitor's visits and of the contract, and its share by node.
+
+    Returns
+    -------
+    tuple
+        The sum; the share by node of what follows the last visit; that of each visit, shape ``(n, n_nodes)``.
+
+    Notes
+    -----
+    With ``l_j`` the log-likelihood of the first j visits the sum is ``w_1 l_1 + w_2 (l_2 - l_1) + …``. Given the past and the offer,
+    what a visit adds has slope nought on average under the right laws, so any weight known by then leaves the estimates
+    consistent. Weights inside the mean over nodes would not: they make visitors look more different than they are.
+    """
+    bounds = np.append(start, len(likelihood))
+    lengths = np.diff(bounds)
+    # Converted before they are added up: a cumulative sum that converts on the way takes eight times as long.
+    sums = np.cumsum(likelihood.astype(np.float64), axis=0)
+    sums -= np.repeat(sums[start] - likelihood[start], lengths, axis=0)
+    largest = sums.max(axis=1)
+    shares = np.exp((sums - largest[:, None]).astype(np.float32))
+    mass = shares.sum(axis=1)
+    so_far = largest + np.log(mass) - np.log(shares.shape[1])
+    last = bounds[1:] - 1
+    drop = weight.astype(np.float64) - np.append(weight[1:], 0.0)
+    drop[last] = weight[last]
+    so_far[last] = top
+    shares *= (drop / mass).astype(np.float32)[:, None]
+    shares[last] = posterior * weight[last][:, None]
+    value = float(drop @ so_far)
+    # Each visit is in the sums of all that follow it: their shares added up from the visitor's last visit backwards.
+    total = np.cumsum(shares[::-1].astype(np.float64), axis=0)[::-1]
+    after = np.append(total, np.zeros((1, total.shape[1])), axis=0)[bounds[1:]]
+    total = total - np.repeat(after, lengths, axis=0)
+    return value, shares[last], total.astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -405,29 +464,84 @@ def fit_response(
             scores,
         )
 
+    # Without weights the outer product is the curvature, nearly: the way is found without.
+    of.is_weighted = False
     at = mean.copy()
     value, gradient, scores = judge(at)
     for _ in range(max_steps):
         information = scores.T @ scores + np.diag(precision)
-        step = np.linalg.solve(information, gradient)
-        promised = float(gradient @ step)
-        size, trial = 1.0, judge(at + step)
-        # A whole step gains half of what the gradient promises where the outer product is the curvature. Where the laws are not
-        # the log's, it is not: steps overshoot and climb by crumbs, so one that gains little is halved as long as that helps.
-        while size > 1e-3 and trial[0] - value < 0.25 * size * promised:
-            half = judge(at + 0.5 * size * step)
-            if trial[0] > value and half[0] <= trial[0]:
-                break
-            size, trial = 0.5 * size, half
-        at = at + size * step
-        value, gradient, scores = trial
-        if float(gradient @ np.linalg.solve(scores.T @ scores + np.diag(precision), gradient)) < 1e-3:
+        at, (value, gradient, scores) = _climb(judge, at, (value, gradient, scores), information)
+        if float(gradient @ np.linalg.solve(scores.T @ scores + np.diag(precision), gradient)) < 1e-2:
             break
     else:
         raise InvalidInputError(
             f"the response model did not settle in {max_steps} steps; expected a log with more visitors"
         )
+    # Weighted visits and laws that are not the log's have another curvature than the outer product: the last steps take it.
+    of.is_weighted = is_weighted
+    steps = np.where(is_used, 0.2 / np.sqrt(np.diag(scores.T @ scores + np.diag(precision))), 0.0)
+    if is_weighted:
+        value, gradient, scores = judge(at)
+
+    def curvature_at(free: FloatArray) -> FloatArray:
+        return _no_flatter_than(of.curvature(free, steps) + np.diag(precision), precision)
+
+    start, metric = at, curvature_at(at)
+    for _ in range(max_steps):
+        if float(gradient @ np.linalg.solve(metric, gradient)) < 1e-3:
+            break
+        before = at, gradient
+        at, (value, gradient, scores) = _climb(judge, at, (value, gradient, scores), metric)
+        metric = _learned(metric, at - before[0], before[1] - gradient)
+    else:
+        raise InvalidInputError("the response model did not settle; expected a log with more visitors")
+    # Near the start its curvature still holds.
+    is_near = float((at - start) @ metric @ (at - start)) < 1.0
+    curvature = metric if is_near else curvature_at(at)
     used = np.flatnonzero(is_used)
-    information = (scores.T @ scores + np.diag(precision))[np.ix_(used, used)]
     kept = tuple(coefficients[i] for i in used)
-    return ResponseFit(kept, at[used], information, scores[:, used], value, evidence.n_subjects, len(evidence.clicked))
+    return ResponseFit(
+        kept,
+        at[used],
+        curvature[np.ix_(used, used)],
+        scores[:, used],
+        value,
+        evidence.n_subjects,
+        len(evidence.clicked),
+    )
+
+
+_Judged = tuple[float, FloatArray, FloatArray]
+
+
+def _climb(
+    judge: Callable[[FloatArray], _Judged], at: FloatArray, known: _Judged, metric: FloatArray
+) -> tuple[FloatArray, _Judged]:
+    """One step up, halved as long as that helps."""
+    value, gradient, _ = known
+    step = np.linalg.solve(metric, gradient)
+    promised = float(gradient @ step)
+    size, trial = 1.0, judge(at + step)
+    # A whole step gains half of what the gradient promises where the metric is the curvature. Where the laws are not the log's,
+    # the outer product is not: steps overshoot and climb by crumbs, so one that gains little is halved as long as that helps.
+    while size > 1e-3 and trial[0] - value < 0.25 * size * promised:
+        half = judge(at + 0.5 * size * step)
+        if trial[0] > value and half[0] <= trial[0]:
+            break
+        size, trial = 0.5 * size, half
+    return at + size * step, trial
+
+
+def _learned(metric: FloatArray, step: FloatArray, change: FloatArray) -> FloatArray:
+    """The curvature put right by what a step has shown (Broyden, Fletcher, Goldfarb and Shanno)."""
+    if change @ step <= 1e-3 * float(step @ metric @ step):
+        return metric
+    seen = metric @ step
+    return metric + np.outer(change, change) / (change @ step) - np.outer(seen, seen) / (step @ seen)
+
+
+def _no_flatter_than(curvature: FloatArray, precision: FloatArray) -> FloatArray:
+    """The curvature with the prior's in every direction in which it is less: a log does not make known less than before."""
+    root = np.sqrt(precision)
+    values, vectors = np.linalg.eigh(curvature / np.outer(root, root))
+    return np.asarray((vectors * np.maximum(values, 1.0)) @ vectors.T * np.outer(root, root), dtype=np.float64)

@@ -24,6 +24,8 @@ TRIAL_GAP_DAYS = 2
 # How often a discount can make a visitor more dependent on discounts: a small number keeps exact recursions small.
 MAX_DEPENDENCE = 3
 MAX_HAZARD = 0.5
+# Chance to come back on a day: whoever comes back more rarely than once in 27 years does not.
+MIN_RETURN_RATE, MAX_RETURN_RATE = 1e-4, 0.95
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +77,7 @@ class Subjects:
             taste=taste,
             price_sensitivity=sensitivity,
             deal_affinity=people.deal_affinity[person],
-            return_rate=np.clip(p["return_rate_per_day"] * pace, 0.01, 0.95),
+            return_rate=np.clip(p["return_rate_per_day"] * pace, MIN_RETURN_RATE, MAX_RETURN_RATE),
             searched_class=np.argmax(shown, axis=1),
             is_lapsed=uniforms(seed, ids, Purpose.TRAITS, 7) < p["lapsed_share"],
             device=np.where(uniforms(seed, ids, Purpose.TRAITS, 5) < 0.6, "mobile", "desktop").astype(np.str_),

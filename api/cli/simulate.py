@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
+
+from api.cli.opening import HERE, Where
 
 if TYPE_CHECKING:
     from simulator.rollouts import Rollout
@@ -66,7 +69,6 @@ def simulate(
     """
     import tempfile
 
-    from api.cli.opening import Where
     from engine.simulation.report import page, write_page
     from engine.simulation.sweep import run_cells, run_on_ray
     from simulator.experiments import plan, read_lives, summarise, with_baseline
@@ -135,8 +137,10 @@ def log(
     """
     from policies.errors import InvalidInputError, UnknownNameError
     from simulator.confounded import believed_probabilities
-    from simulator.logs import save_log
+    from simulator.logs import save_log, save_site
     from simulator.rollouts import REWARDS
+    from simulator.scenarios.car_subscription import Scenario
+    from simulator.scenarios.suite import site_named
 
     if reward not in REWARDS:
         raise UnknownNameError("reward", reward, REWARDS)
@@ -150,8 +154,65 @@ def log(
         confounded=confounded,
     )  # fmt: skip
     save_log(run, out, reward=reward, believed=None if confounded is None else believed_probabilities(run))
+    site = site_named(scenario, setting)
+    if isinstance(site, Scenario):
+        save_site(site, out)
     n_matured = int(run.subjects.is_matured.sum())
     _say(f"{len(run.chosen):,} decisions of {subjects:,} visitors, {n_matured:,} of them with a closed window: {out}")
+    return 0
+
+
+@app.command(name="service-log")
+def service_log(
+    *,
+    where: Where = HERE,
+    out: Path,
+    placement: str = "home",
+    as_of: datetime | None = None,
+    clicked: str = "clicked",
+    subscribed: str = "subscribed",
+    kept: str = "active_30d",
+    margin: str = "margin_eur",
+    cancelled: str = "cancelled",
+) -> int:
+    """Write the log of a service in the form that calibration and fidelity read, with the site's offers and rules beside it.
+
+    Parameters
+    ----------
+    out
+        Folder of the log.
+    placement
+        Whose decisions; its offers have to be described as the simulator's are.
+    as_of
+        Last moment that is read; default: that of the last decision or fact. Windows that are open then are in the log and censored.
+    clicked, subscribed, kept, margin, cancelled
+        Kinds of facts in which the service is told of these.
+    """
+    from datetime import UTC
+
+    from engine.offers.stored import placement_in
+    from engine.simulation.store_log import last_told, rollout_of, scenario_of
+    from simulator.logs import save_log, save_site
+
+    kinds = {
+        "clicked": clicked,
+        "subscribed": subscribed,
+        "kept_30d": kept,
+        "margin_eur": margin,
+        "cancelled": cancelled,
+    }
+    with where.stored() as (database, _):
+        found, _ = placement_in(database, placement)
+        site = scenario_of(found)
+        until = last_told(database, placement) if as_of is None else as_of
+        run = rollout_of(database, found, site, kinds=kinds, as_of=until if until.tzinfo else until.replace(tzinfo=UTC))
+    save_log(run, out)
+    save_site(site, out)
+    n_signed, n_left = int(run.subjects.subscribed.sum()), int((run.subjects.cancelled_day >= 0).sum())
+    _say(
+        f"{len(run.chosen):,} decisions of {len(run.subjects.n_visits):,} visitors in {run.last_day + 1} days, {n_signed:,} contracts, "
+        f"{n_left:,} of them cancelled: {out}"
+    )
     return 0
 
 
@@ -212,7 +273,7 @@ def calibrate(
     *,
     log: Path,
     out: Path,
-    scenario: ScenarioName = "reference",
+    scenario: str | None = None,
     policy: tuple[str, ...] = ("uniform",),
     members: int = 16,
     subjects: int = 10_000,
@@ -225,11 +286,11 @@ def calibrate(
     Parameters
     ----------
     log
-        Folder that `nextoffer simulate log` wrote, or one of the same form.
+        Folder that `nextoffer simulate log` or `service-log` wrote, or one of the same form.
     out
         Where the fitted world (`world/`, a scenario of `nextoffer simulate`), `calibration.json` and `report.html` go.
     scenario
-        Where offers and rules come from; its parameters are not read.
+        Where offers and rules come from, if not from the log; its parameters are not read.
     policy
         Repeat it: policies to value on an ensemble of fits and over the grid of what is not identified.
     members
@@ -248,21 +309,22 @@ def calibrate(
     from simulator.calibrated import value_grid, values_with_spread
     from simulator.named_policies import policy_named
     from simulator.scenarios.files import save_scenario
+    from simulator.truth import OUTCOMES
 
-    site = _first_family(scenario)
+    site = _site_of(log, scenario)
     made = fit(_read(log, site), site, with_history_effects=history, is_weighted=weighted)
     _say(f"{'parameter':26s} {'value':>9s} {'error':>8s}")
     for row in made.table():
         if row["is_identified"] is not None:
-            word = "" if row["is_identified"] else "   not identified: near its prior"
+            word = "" if row["is_identified"] else "   not identified"
             _say(f"{row['name']:26s} {row['value']:9.4f} {row['standard_error']:8.4f}{word}")
     policies = [policy_named(name, made.scenario, seed=seed) for name in policy]
     values = values_with_spread(made, policies, n_members=members, n_subjects=subjects, seed=seed)
     grid = {name: value_grid(made, p, n_subjects=subjects, seed=seed) for name, p in zip(policy, policies, strict=True)}
     _say(f"kept 30 days per visitor, in simulation, 95 % over {members} members of the ensemble")
-    for name, value in zip(policy, values, strict=True):
-        ends = [row["mean"] for row in grid[name]]
-        over = f"; {min(ends):.4f} to {max(ends):.4f} over what is not identified" if ends else ""
+    for name, value in zip(policy, [v for v in values if v.outcome == "kept_30d"], strict=True):
+        moves = [row["difference"] for row in grid[name]]
+        over = f"; {min(moves):+.4f} to {max(moves):+.4f} over what is not identified" if moves else ""
         _say(f"{Path(name).name:26s} {value.mean:.4f} [{value.low:.4f}, {value.high:.4f}]{over}")
     save_scenario(made.scenario, out / "world")
     told = {
@@ -272,7 +334,10 @@ def calibrate(
         "parameters": made.table(),
         "identified": made.identified,
         "unidentified": made.unidentified,
-        "values": [{**v.to_json(), "policy": name} for name, v in zip(policy, values, strict=True)],
+        "values": [
+            {**v.to_json(), "policy": name}
+            for name, v in zip((n for n in policy for _ in OUTCOMES), values, strict=True)
+        ],
         "grid": grid,
     }
     _write_json(out / "calibration.json", told)
@@ -283,52 +348,85 @@ def calibrate(
 
 @app.command
 def fidelity(
-    *, log: Path, against: str, scenario: ScenarioName = "reference", seed: int = 1, json: Path | None = None
+    *,
+    log: Path,
+    against: str,
+    scenario: str | None = None,
+    policy: str | None = None,
+    seed: int = 1,
+    json: Path | None = None,
 ) -> int:
     """Say how far a log is from another, or from what a world gives: marginals, survival, autocorrelation, a classifier.
+
+    Exit code 1 where the classifier tells them apart.
 
     Parameters
     ----------
     log
         Folder of a log.
     against
-        Folder of another log, a world's name, or the folder of a saved world, which is then lived under the uniform policy with as
-        many visitors: the log has to be one of the uniform policy too.
+        Folder of another log, a world's name, or the folder of a saved world, which is then lived with as many visitors.
     scenario
-        Where the offers of the log come from.
+        Where the offers of the log come from, if not from the log.
+    policy
+        Under which the world is lived; default: as the log shows offers on average, by stage, class searched for and visits so far.
     seed
         Of the rollout and of the classifier's halves.
     json
         Write the figures here.
     """
-    from policies.errors import InvalidInputError
-    from policies.fixed import Uniform
+    from policies.sampling import DEFAULT_EXPLORE_SHARE
+    from simulator.fidelity import AsLogged, days_of_arrival
     from simulator.fidelity import fidelity as compare
+    from simulator.named_policies import policy_named
     from simulator.rollouts import rollout
+    from simulator.scenarios.suite import site_named
 
-    first = _read(log, _first_family(scenario))
+    site = _site_of(log, scenario)
+    first = _read(log, site)
     if (Path(against) / "log.json").exists():
-        second = _read(Path(against), _first_family(scenario))
+        second = _read(Path(against), site)
     else:
-        if first.policy != "uniform":
-            raise InvalidInputError(
-                f"the log is one of {first.policy!r}; a world is lived under 'uniform' to be held against a log: write a log of the "
-                "same policy in that world and name its folder"
-            )
-        site = _first_family(against)
-        visit_days = int(first.day[first.table.columns["n_visits"] == 0].max()) + 1
+        world = site_named(against)
         n = len(first.subjects.n_visits)
-        second = rollout(site, Uniform(), n_subjects=n, visit_days=visit_days, as_of=first.last_day, seed=seed)
+        second = rollout(
+            world,
+            AsLogged.of(first) if policy is None else policy_named(policy, world, seed=seed),
+            n_subjects=n,
+            visit_days=days_of_arrival(first),
+            as_of=first.last_day,
+            seed=seed,
+            explore_share=0.0 if policy is None else DEFAULT_EXPLORE_SHARE,
+        )
     told = compare(first, second, seed=seed)
-    _say(f"{'':42s} {'log':>9s} {'against':>9s} {'p':>9s}")
+    _say(f"{told.n_first:,} visitors against {told.n_second:,}, followed for 30 days; differences with 95 % intervals")
+    _say(f"{'':42s} {'log':>9s} {'against':>9s} {'difference':>28s} {'adjusted p':>11s}")
+    differing = told.differing()
     for d in told.distances:
-        _say(f"{d.name:42s} {d.first:9.4f} {d.second:9.4f} {d.p_value:9.2g}")
+        row = d.to_json()
+        if row["difference"] is None or row["low"] is None:
+            _say(f"{d.name:42s} {'no contracts to compare':>48s}")
+            continue
+        difference = f"{row['difference']:.4f} [{row['low']:.4f}, {row['high']:.4f}]"
+        mark = "  differs" if d.name in differing else ""
+        _say(f"{d.name:42s} {d.first:9.4f} {d.second:9.4f} {difference:>28s} {d.adjusted_p:11.2g}{mark}")
+    low, high = told.auc_interval
+    word = "it tells them apart" if told.is_told_apart else "it cannot tell them apart"
     _say(
-        f"a classifier assigns {told.accuracy:.3f} +- {told.accuracy_error:.3f} of visitors to the right one (0.5: it cannot tell)"
+        f"a classifier of 30-day sequences: area under the curve {told.auc:.3f} [{low:.3f}, {high:.3f}] (0.5 is chance): {word}"
     )
     if json is not None:
         _write_json(json, told.to_json())
-    return 0
+    return int(told.is_told_apart)
+
+
+def _site_of(log: Path, scenario: str | None) -> Scenario:
+    """Offers and rules of a log: those of a named site, else those that lie beside the log, else the reference site's."""
+    from simulator.logs import SITE
+
+    if scenario is None:
+        scenario = str(log / SITE) if (log / SITE).is_dir() else "reference"
+    return _first_family(scenario)
 
 
 def _lived(

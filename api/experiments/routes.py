@@ -32,8 +32,8 @@ from engine.experiments.audit import read_audit
 from engine.experiments.checklist import checklist
 from engine.experiments.controls import Controls, controls_of, set_controls
 from engine.experiments.records import Counting, Experiment, Plan, Ramp, document_of, variants_json
-from engine.offers.placement import condition_from_json
 from policies.allocation import Variant
+from policies.eligibility import condition_from_json
 from policies.errors import InvalidInputError
 
 if TYPE_CHECKING:

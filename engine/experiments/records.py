@@ -7,13 +7,12 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, TypeGuard
 
-from engine.offers.placement import condition_from_json, condition_to_json
 from engine.rewards.definition import DAY_S
 from engine.store.facts import check_text
 from offline_eval.abtest import ExperimentPlan, standard_metrics
 from offline_eval.abtest import Phase as PlanPhase
 from policies.allocation import WEIGHT_TOTAL_BP, Split, Variant
-from policies.eligibility import Condition
+from policies.eligibility import Condition, condition_from_json, condition_to_json
 from policies.errors import InvalidInputError, UnknownNameError
 
 State = Literal["draft", "scheduled", "running", "stopped", "archived"]

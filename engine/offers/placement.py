@@ -11,7 +11,7 @@ from typing import Any
 from engine.offers.candidates import MAX_CATALOGUE, MAX_OFFERS, CandidateRule, candidates_from_json
 from engine.offers.limits import Limits, limits_from_json
 from engine.rewards.definition import RewardDefinition
-from policies.eligibility import Condition, EligibilityRule
+from policies.eligibility import EligibilityRule, rule_from_json, rule_to_json
 from policies.errors import InvalidInputError, UnknownNameError
 from policies.records import Offer, OfferId, OfferSet
 from policies.sampling import DEFAULT_EXPLORE_SHARE
@@ -168,33 +168,3 @@ def offer_from_json(document: Mapping[str, Any]) -> CatalogueOffer:
         ends_at=None if ends_at is None else datetime.fromisoformat(ends_at),
         stock=document.get("stock"),
     )
-
-
-def rule_to_json(rule: EligibilityRule) -> dict[str, Any]:
-    """Plain JSON values of one rule."""
-    return {
-        "id": rule.id,
-        "offers": [condition_to_json(c) for c in rule.offers],
-        "requires": [condition_to_json(c) for c in rule.requires],
-    }
-
-
-def rule_from_json(document: Mapping[str, Any]) -> EligibilityRule:
-    """Read back what ``rule_to_json`` wrote."""
-    return EligibilityRule(
-        document["id"],
-        offers=tuple(condition_from_json(c) for c in document.get("offers", ())),
-        requires=tuple(condition_from_json(c) for c in document.get("requires", ())),
-    )
-
-
-def condition_to_json(condition: Condition) -> dict[str, Any]:
-    """Plain JSON values of one condition."""
-    value = list(condition.value) if isinstance(condition.value, tuple) else condition.value
-    return {"feature": condition.feature, "operator": condition.operator, "value": value}
-
-
-def condition_from_json(document: Mapping[str, Any]) -> Condition:
-    """Read back what ``condition_to_json`` wrote."""
-    value = document.get("value")
-    return Condition(document["feature"], document["operator"], tuple(value) if isinstance(value, list) else value)

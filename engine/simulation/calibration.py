@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from engine.simulation.report import TITLES
 from offline_eval.report import (
     SHARE,
     Callout,
@@ -32,7 +33,7 @@ def calibration_page(told: dict[str, Any]) -> Page:
         As ``nextoffer simulate calibrate`` writes it: ``parameters``, ``values`` and ``grid``.
     """
     return Page(
-        f"A site fitted on the log {told['log']}",
+        f"A site fitted on a log: {told['log']}",
         [_values(told), *_grid(told), _parameters(told)],
         in_simulation=True,
         subtitle="What the log identifies, what it leaves open, and what policies are worth on the fitted site",
@@ -56,11 +57,15 @@ def _summary(told: dict[str, Any]) -> Callout:
 
 
 def _values(told: dict[str, Any]) -> Section:
-    rows = {Path(v["policy"]).name: Interval(v["mean"], v["low"], v["high"]) for v in told["values"]}
-    chart = interval_chart(
-        "Kept 30 days per visitor, with the spread of the ensemble", rows, unit=SHARE, reference=None
-    )
-    return Section("Policies on the fitted site", [chart], in_simulation=True)
+    charts = []
+    for outcome, (title, unit) in TITLES.items():
+        rows = {
+            Path(v["policy"]).name: Interval(v["mean"], v["low"], v["high"])
+            for v in told["values"]
+            if v["outcome"] == outcome
+        }
+        charts.append(interval_chart(f"{title}, with the spread of the ensemble", rows, unit=unit, reference=None))
+    return Section("Policies on the fitted site", charts, in_simulation=True)
 
 
 def _grid(told: dict[str, Any]) -> list[Section]:
@@ -86,7 +91,10 @@ def _grid(told: dict[str, Any]) -> list[Section]:
             for policy, rows in told["grid"].items()
         ]
         charts.append(line_chart(name, lines, unit=SHARE, axis="kept 30 days", x_axis=name))
-    lead = "Each is taken over what is plausible, the other parameters moved as the log asks. Bands: 95 %, of the simulation alone."
+    lead = (
+        "Each goes two standard deviations either side of its estimate, the other parameters moved as the log asks; all places meet the "
+        "same luck. Bands: 95 % of the difference to the middle, of the simulation alone."
+    )
     return [Section("Over what the log leaves open", charts, in_simulation=True, lead=lead)]
 
 

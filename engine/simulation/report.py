@@ -29,7 +29,7 @@ from simulator.experiments import Cell as Life
 from simulator.experiments import Lives, curve, n_days_of
 
 _MONEY = money("€")
-_TITLES: dict[str, tuple[str, Unit]] = {
+TITLES: dict[str, tuple[str, Unit]] = {
     "subscribed": ("Conversion", SHARE),
     "kept_30d": ("Kept 30 days, per visitor", SHARE),
     "margin_eur": ("Margin per visitor", _MONEY),
@@ -55,7 +55,7 @@ def page(cells: Sequence[Life], lives: dict[tuple[float, str], Lives], told: dic
             "seeds": ", ".join(str(s) for s in told["seeds"]),
             "days of arrivals": told["visit_days"],
             "explore share": told["explore_share"],
-            "scored outcome": _TITLES[told["outcome"]][0].lower(),
+            "scored outcome": TITLES[told["outcome"]][0].lower(),
             "baseline of scores": told["baseline"],
         },
     )
@@ -71,10 +71,10 @@ def write_page(
 def _verdict(told: dict[str, Any]) -> Callout:
     winners = [_short(_winner(entry, told["outcome"])) for entry in told["settings"]]
     if len(winners) == 1:
-        text = f"{winners[0]} has the highest {_TITLES[told['outcome']][0].lower()} of the policies compared."
+        text = f"{winners[0]} has the highest {TITLES[told['outcome']][0].lower()} of the policies compared."
     else:
         at = [f"{told['setting']} {entry['at']:g}: {w}" for entry, w in zip(told["settings"], winners, strict=True)]
-        text = f"Highest {_TITLES[told['outcome']][0].lower()} by setting: " + "; ".join(at) + "."
+        text = f"Highest {TITLES[told['outcome']][0].lower()} by setting: " + "; ".join(at) + "."
     turns = "".join(f" {crossing_text(turn, told['setting'])}." for turn in told["crossings"])
     return Callout(
         "What was found", f"{text}{turns} Intervals are over visitors, 95 %; see below which of them overlap."
@@ -99,7 +99,7 @@ def _winner(entry: dict[str, Any], outcome: str) -> str:
 def _sweep(told: dict[str, Any]) -> Section:
     names = [row["policy"] for row in told["settings"][0]["policies"]][:_MAX_LINES]
     blocks = []
-    for outcome, (title, unit) in _TITLES.items():
+    for outcome, (title, unit) in TITLES.items():
         lines = [Line(_short(name), [_point(entry, name, outcome) for entry in told["settings"]]) for name in names]
         if outcome == told["outcome"] and all("best_possible" in e for e in told["settings"]):
             points = [LinePoint(e["at"], e["best_possible"]["value"]) for e in told["settings"]]
@@ -136,7 +136,7 @@ def _setting(
     rows: list[dict[str, Cell]] = [
         {
             "policy": _short(row["policy"]),
-            **{o: _as_interval(row[o]) for o in _TITLES},
+            **{o: _as_interval(row[o]) for o in TITLES},
             "difference": _as_interval(row["against_first"][told["outcome"]]) if i else None,
             **({"score": _as_interval(row["score_interval"])} if "score" in row else {}),
         }
@@ -144,7 +144,7 @@ def _setting(
     ]
     columns = [
         Column("policy", "policy"),
-        *(Column(o, t, u) for o, (t, u) in _TITLES.items()),
+        *(Column(o, t, u) for o, (t, u) in TITLES.items()),
         Column("difference", f"{_SHORT[told['outcome']]} against {_short(names[0])}", POINTS, signed=True),
     ]
     note = ""
@@ -165,12 +165,12 @@ def _setting(
         }
         blocks.append(
             interval_chart(
-                f"{_TITLES[told['outcome']][0]}: difference to {_short(names[0])}, same visitors, same luck",
+                f"{TITLES[told['outcome']][0]}: difference to {_short(names[0])}, same visitors, same luck",
                 differences,
                 unit=POINTS,
             )
         )
-    for outcome, (name, unit) in _TITLES.items():
+    for outcome, (name, unit) in TITLES.items():
         lines = [_line(p, curve(lives[at, p], outcome, n_days=n_days)) for p in shown]
         blocks.append(line_chart(f"{name}, cumulative", lines, unit=unit, x_axis="day since the first arrival"))
     if len(names) > 1:
@@ -178,9 +178,9 @@ def _setting(
         lines = [_line(p, curve(lives[at, p], told["outcome"], n_days=n_days, minus=leader)) for p in shown]
         blocks.append(
             line_chart(
-                f"Regret: {_TITLES[told['outcome']][0].lower()} lost against {_short(_winner(entry, told['outcome']))}",
+                f"Regret: {TITLES[told['outcome']][0].lower()} lost against {_short(_winner(entry, told['outcome']))}",
                 lines,
-                unit=_TITLES[told["outcome"]][1],
+                unit=TITLES[told["outcome"]][1],
                 x_axis="day since the first arrival",
             )
         )

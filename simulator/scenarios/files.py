@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.artifact import Artifact, load_artifact, save_artifact
-from policies.eligibility import Condition, EligibilityRule
+from policies.eligibility import EligibilityRule, rule_from_json, rule_to_json
 from policies.errors import ArtifactError
 from policies.records import Offer, OfferSet
 from simulator.calendar import Calendar, Shock
@@ -34,7 +34,7 @@ def save_scenario(scenario: Scenario, folder: Path) -> Path:
         "calendar": None if scenario.calendar is None else asdict(scenario.calendar),
         "offers": None if scenario.offers is OFFERS else [asdict(offer) for offer in scenario.offers],
         "usual_price_eur": None if scenario.usual_price_eur is None else dict(scenario.usual_price_eur),
-        "rules": _named(scenario.rules) or [asdict(rule) for rule in scenario.rules],
+        "rules": _named(scenario.rules) or [rule_to_json(rule) for rule in scenario.rules],
         "parameters": {f.name: asdict(getattr(scenario.parameters, f.name)) for f in fields(scenario.parameters)},
     }
     return save_artifact(Artifact(KIND, manifest, arrays), folder)
@@ -51,6 +51,8 @@ def load_scenario(folder: Path) -> Scenario:
     artifact = load_artifact(folder)
     if artifact.kind != KIND:
         raise ArtifactError(f"{folder} holds a {artifact.kind!r}; expected a {KIND!r}")
+    if "offers" not in artifact.manifest:
+        raise ArtifactError(f"{folder} was saved before worlds kept their offers; save the world again")
     arrays, manifest = artifact.arrays, artifact.manifest
 
     def named(prefix: str) -> dict[str, NDArray[Any]]:
@@ -84,15 +86,7 @@ def _named(rules: tuple[EligibilityRule, ...]) -> str | None:
 def _rules(told: str | list[dict[str, Any]]) -> tuple[EligibilityRule, ...]:
     if isinstance(told, str):
         return _KNOWN_RULES[told]
-
-    def conditions(of: list[dict[str, Any]]) -> tuple[Condition, ...]:
-        return tuple(
-            Condition(**{**c, "value": tuple(c["value"]) if isinstance(c["value"], list) else c["value"]}) for c in of
-        )
-
-    return tuple(
-        EligibilityRule(r["id"], offers=conditions(r["offers"]), requires=conditions(r["requires"])) for r in told
-    )
+    return tuple(rule_from_json(rule) for rule in told)
 
 
 def _calendar(told: dict[str, Any] | None) -> Calendar | None:

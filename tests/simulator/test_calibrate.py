@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +14,15 @@ from policies.errors import InvalidInputError, SchemaError
 from simulator.calibrate import (
     SHIPPED,
     conditional_logit,
-    delays_of,
-    fit_delay,
     fit_public_data,
     fit_returns,
     read_car_choice,
-    returns_of,
     shipped_fits,
     with_shipped,
 )
 from simulator.parameters import WorldParameters
-from simulator.rollouts import rollout
 from simulator.scenarios.car_subscription import reference
-from tests.simulator.test_site import Uniform
+from simulator.world import Subjects
 
 
 def _data(*parts: str) -> Path:
@@ -70,27 +67,6 @@ def test_return_rates_of_a_known_population_are_recovered() -> None:
     assert abs(spread.value - 0.6) < 3 * spread.standard_error
 
 
-def test_delay_by_hand() -> None:
-    """Four of ten at once; the others stop 5 times in 1 + 2 + 2 + 3 + 4 + 13 days at risk."""
-    share, mean = fit_delay(np.asarray([0, 0, 0, 0, 1, 2, 2, 3, 4, 14]))
-    assert share.value == 0.4
-    np.testing.assert_allclose(mean.value, 25 / 5)
-
-
-def test_returns_and_delays_of_a_log_cut_short() -> None:
-    """Nobody is watched longer than the log lasts, and contracts too young for every delay are left out."""
-    run = rollout(reference(), Uniform(), n_subjects=600, visit_days=20, follow_days=0, seed=3)
-    n_returns, n_days = returns_of(run)
-    assert (n_returns <= n_days).all()
-    first = np.full(600, 99)
-    np.minimum.at(first, run.row, run.day)
-    assert (n_days <= np.maximum(19 - first[np.unique(run.row)], 0)).all()
-    delays = delays_of(run)
-    signed_early = (run.subjects.signed_day >= 0) & (run.subjects.signed_day < 6)
-    assert 0 < len(delays) <= (run.subjects.signed_day >= 0).sum()
-    assert len(delays) >= signed_early.sum()
-
-
 def test_shipped_fits_fill_in_parameters_with_their_sources() -> None:
     """What was fitted on public data says so, with file sums beside it; asking for another parameter is refused."""
     parameters = with_shipped(WorldParameters(), "price_sensitivity")
@@ -109,8 +85,6 @@ def test_bad_inputs_are_named() -> None:
         conditional_logit(np.zeros((3, 4, 2)), np.zeros(2, dtype=np.int64), names=("a", "b"))
     with pytest.raises(InvalidInputError, match="more returns than days"):
         fit_returns(np.asarray([3]), np.asarray([2]))
-    with pytest.raises(InvalidInputError, match="no delay above zero"):
-        fit_delay(np.zeros(4, dtype=np.int64))
 
 
 def test_car_choice_gives_what_the_literature_reports() -> None:
@@ -143,11 +117,45 @@ def test_car_choice_agrees_with_an_established_package() -> None:
 
 
 @pytest.mark.slow
+def test_an_established_package_has_its_maximum_where_ours_is() -> None:
+    """On all respondents and all attributes statsmodels' likelihood is ours at our coefficients, flat there, and as curved there."""
+    attributes, chosen, names = read_car_choice(_data("car_choice", "car.csv.gz"))
+    fit = conditional_logit(attributes, chosen, names=names)
+    conditional = pytest.importorskip("statsmodels.discrete.conditional_models")
+    n, j, d = attributes.shape
+    taken = (np.arange(j)[None, :] == chosen[:, None]).astype(np.float64)
+    model = conditional.ConditionalLogit(taken.ravel(), attributes.reshape(n * j, d), groups=np.repeat(np.arange(n), j))
+    np.testing.assert_allclose(model.loglike(fit.coefficients), fit.log_likelihood, rtol=1e-10)
+    # In standard errors: the maximum is nearer than a thousandth of one.
+    score = np.asarray(model.score(fit.coefficients))
+    assert (np.abs(score * fit.standard_errors) < 1e-3).all()
+    for i in (0, 1, 9):
+        step = np.zeros(d)
+        step[i] = 0.05 * fit.standard_errors[i]
+        slope = (model.score(fit.coefficients + step) - model.score(fit.coefficients - step)) / (2 * step[i])
+        np.testing.assert_allclose(-slope, np.linalg.inv(fit.covariance)[i], rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.slow
 def test_the_shipped_file_is_what_the_data_give() -> None:
-    """Fitting the public files again gives the shipped file."""
-    made = fit_public_data(_data())
+    """Fitting the public files again gives the shipped file, every number of it, sums and sizes of the sources included."""
+    made = json.loads(json.dumps(fit_public_data(_data())))
     shipped = json.loads(SHIPPED.read_text())
-    assert made["sources"] == shipped["sources"]
+    assert made.keys() == shipped.keys()
+    assert (made["sources"], made["command"]) == (shipped["sources"], shipped["command"])
+    for name in ("coefficients", "standard_errors", "log_likelihood"):
+        np.testing.assert_allclose(made["choice"][name], shipped["choice"][name], rtol=1e-5, atol=2e-6)
     for name, fitted in shipped_fits().items():
-        np.testing.assert_allclose(made[name]["value"], fitted.value, rtol=1e-3)
-        np.testing.assert_allclose(made[name]["standard_error"], fitted.standard_error, rtol=2e-2)
+        assert made[name]["source"] == fitted.source
+        np.testing.assert_allclose(made[name]["value"], fitted.value, rtol=1e-4)
+        np.testing.assert_allclose(made[name]["standard_error"], fitted.standard_error, rtol=1e-3)
+
+
+def test_a_shipped_return_rate_is_lived_as_it_was_fitted() -> None:
+    """Rates of a wholesaler's customers, most below one in a hundred a day, come out of the world with their median and spread."""
+    site = reference(parameters=with_shipped(WorldParameters(), "return_rate_per_day", "return_rate_spread"))
+    one = replace(site, population=replace(site.population, pace=np.ones(len(site.population))))
+    rate = np.log(Subjects.draw(one, np.arange(20_000), seed=1).return_rate)
+    fits = shipped_fits()
+    assert abs(np.median(rate) - np.log(fits["return_rate_per_day"].value)) < 0.04
+    assert abs(rate.std() - fits["return_rate_spread"].value) < 0.03

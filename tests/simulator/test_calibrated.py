@@ -10,7 +10,8 @@ from policies.errors import InvalidInputError
 from policies.fixed import FixedOrder, Uniform
 from simulator.calibrated import Calibrated, calibrate, value_grid, values_with_spread
 from simulator.rollouts import rollout
-from simulator.truth import true_value
+from simulator.times import TIMES
+from simulator.truth import OUTCOMES, true_value
 
 SITE = drawn_site(7)
 
@@ -55,20 +56,26 @@ def test_members_spread_as_the_errors_do(made: Calibrated) -> None:
 def test_the_interval_of_a_policy_holds_its_true_value(made: Calibrated) -> None:
     """A deal's value on the real site lies in the interval that the ensemble of fits gives."""
     deal = FixedOrder(("compact_deal",))
-    (value,) = values_with_spread(made, [deal], n_members=8, n_subjects=2_000)
-    truth, _ = true_value(SITE, deal, n_subjects=20_000, seed=8).value("kept_30d")
-    assert value.low < truth < value.high
-    assert value.to_json()["in_simulation"] is True
+    values = values_with_spread(made, [deal], n_members=8, n_subjects=2_000)
+    truth = true_value(SITE, deal, n_subjects=20_000, seed=8)
+    assert [v.outcome for v in values] == list(OUTCOMES)
+    for value in values:
+        assert value.low < truth.value(value.outcome)[0] < value.high
+    assert values[0].to_json()["in_simulation"] is True
 
 
 @pytest.mark.slow
 def test_the_grid_covers_what_is_not_known(made: Calibrated) -> None:
     """Each unidentified coefficient is taken to both ends of what is plausible, and nothing else is."""
     rows = value_grid(made, FixedOrder(("suv_care",)), n_subjects=1_000)
-    assert {r["parameter"] for r in rows} == {n for n in made.response.names if n not in made.response.identified()}
+    known = {*made.response.identified(), *made.times.identified()}
+    assert {r["parameter"] for r in rows} == {*made.response.names, *(c.name for c in TIMES)} - known
     spread = [r["at"] for r in rows if r["parameter"] == "price_sensitivity_spread"]
     assert spread == sorted(spread)
-    assert spread[0] < spread[2]
+    assert spread[0] < spread[1] < spread[2]
+    middle = {r["mean"] for r in rows if r["place"] == "middle"}
+    assert len(middle) == 1  # all places meet the same luck: the middle is the site at the estimates
+    assert spread[1] == made.scenario.parameters.price_sensitivity_spread.value
 
 
 def test_one_member_is_no_ensemble(made: Calibrated) -> None:

@@ -148,8 +148,10 @@ def test_from_a_log_to_a_fitted_world_and_back(tmp_path: Path, capsys: pytest.Ca
     assert simulate(scenario=str(tmp_path / "fit" / "world"), policy=("suv_care",), subjects=300, seeds=1) == 0
     assert fidelity(log=tmp_path / "log", against=str(tmp_path / "fit" / "world"), json=tmp_path / "f.json") == 0
     far = json.loads((tmp_path / "f.json").read_text())
-    assert all(d["p_value"] > 1e-4 for d in far["distances"])
-    assert abs(far["classifier"]["accuracy"] - 0.5) < 4 * far["classifier"]["standard_error"]
+    assert far["differing"] == []
+    assert far["classifier"]["low"] < 0.5 < far["classifier"]["high"]
     assert "not identified" in capsys.readouterr().out
+    assert fidelity(log=tmp_path / "log", against="habit") == 1
+    assert "it tells them apart" in capsys.readouterr().out
     with pytest.raises(InvalidInputError, match="other laws"):
-        fidelity(log=tmp_path / "log", against="habit")
+        calibrate(log=tmp_path / "log", out=tmp_path / "no", scenario="habit")

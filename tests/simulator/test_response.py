@@ -8,9 +8,10 @@ from scipy.special import expit
 
 from policies.errors import InvalidInputError
 from policies.fixed import Uniform
+from simulator.coefficients import Coefficient
 from simulator.evidence import evidence_of, trait_design
 from simulator.habit import HabitScenario
-from simulator.response import COEFFICIENTS, HISTORY, Coefficient, Likelihood, ResponseFit, fit_response
+from simulator.response import COEFFICIENTS, HISTORY, Likelihood, ResponseFit, fit_response
 from simulator.rollouts import Rollout, rollout
 from simulator.scenarios.car_subscription import reference
 from simulator.scenarios.named import retention, trial
