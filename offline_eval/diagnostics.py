@@ -467,9 +467,9 @@ def _drift(log: LogRecord) -> Check:
     )
 
 
-def value_over_time(log: LogRecord, *, n_parts: int = 10) -> list[dict[str, Any]]:
-    """Mean reward in consecutive stretches of about equal numbers of rows, by time."""
-    return [] if log.time is None else log.time.parts(n_parts)
+def value_over_time(record: LogRecord | CandidateRecord, *, n_parts: int = 10) -> list[dict[str, Any]]:
+    """Mean reward in consecutive stretches of about equal numbers of rows, by time: of the log, or weighted for a candidate."""
+    return [] if record.time is None else record.time.parts(n_parts)
 
 
 def _normal_tail(z: float) -> float:

@@ -30,18 +30,30 @@ class TailValue:
 
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
 WORST_SHARE = 0.1
+CURVE_SHARES = tuple(j / 100 for j in range(1, 100))
 
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """Quantiles of the reward of a decision (or of a subject's return) under a candidate, and the mean of the worst part."""
+    """Quantiles of the reward of a decision (or of a subject's return) under a candidate, and the mean of the worst part.
+
+    Attributes
+    ----------
+    curve
+        The quantile function at every hundredth: shares and values.
+    """
 
     quantiles: tuple[TailValue, ...]
     worst: TailValue
+    curve: tuple[tuple[float, float], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"quantiles": [t.to_json() for t in self.quantiles], "worst_mean": self.worst.to_json()}
+        return {
+            "quantiles": [t.to_json() for t in self.quantiles],
+            "worst_mean": self.worst.to_json(),
+            "curve": [list(point) for point in self.curve],
+        }
 
 
 def distribution(
@@ -70,7 +82,10 @@ def weighted_distribution(
     """Quantiles and the mean of the worst tenth of weighted values, with intervals from resampled groups."""
     wanted = [(share, False) for share in SHARES] + [(WORST_SHARE, True)]
     *quantiles, worst = _tails(values, weights, groups, n_groups, wanted, n_resamples, seed)
-    return Distribution(tuple(quantiles), worst)
+    order = np.argsort(values, kind="stable")
+    cumulative = np.cumsum(weights[order])
+    curve = tuple((share, _quantile(values[order], cumulative, share)) for share in CURVE_SHARES)
+    return Distribution(tuple(quantiles), worst, curve)
 
 
 def quantile(

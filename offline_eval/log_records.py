@@ -39,6 +39,8 @@ class CandidateRecord:
         0; None where distributions are not known.
     weight_by_offer
         Total weight of the rows that showed each offer.
+    time
+        Weighted rewards over time; None where rows have no times.
     n_heaviest
         How many to keep: enough for 1 % of the rows, where their number is known beforehand.
     lowest, at_lowest, at_zero
@@ -60,6 +62,7 @@ class CandidateRecord:
     lowest: float = np.inf
     at_lowest: FloatArray = field(default_factory=lambda: np.zeros(3))
     at_zero: FloatArray = field(default_factory=lambda: np.zeros(3))
+    time: TimeSums | None = None
     n_heaviest: int = MAX_HEAVIEST
     _least_kept: float = -np.inf
     _heavy: list[FloatArray] = field(default_factory=list)
@@ -96,14 +99,17 @@ class CandidateRecord:
         n, weight, weight2 = np.asarray([self.n_shown, self.weight, self.weight2]) - usually
         return round(n), float(weight**2 / weight2) if n > 0 and weight2 > 0 else 0.0
 
-    def add(self, rows: Rows) -> None:
-        """Add rows."""
+    def add(self, rows: Rows, at: NDArray[np.datetime64] | None = None) -> None:
+        """Add rows, with their times where they are known."""
         w = rows.weight
         self.n_rows += len(w)
         self.weight += float(w.sum())
         self.weight2 += float(w @ w)
         self.n_shown += int(np.count_nonzero(w))
         self.n_counting += int(np.count_nonzero(w > 1))
+        if at is not None:
+            self.time = self.time or TimeSums()
+            self.time.add(at, rows.reward, w)
         heavy = w if self._least_kept < 0 else w[w > self._least_kept]
         self._heavy.append(heavy)
         self._n_heavy += len(heavy)
@@ -163,6 +169,7 @@ class CandidateRecord:
         out.lowest = min(self.lowest, other.lowest)
         out.at_lowest = sum((r.at_lowest for r in (self, other) if r.lowest == out.lowest), np.zeros(3))
         out.at_zero = self.at_zero + other.at_zero
+        out.time = _either(self.time, other.time)
         return out
 
 

@@ -192,7 +192,7 @@ def read_once(
         for name, candidate in candidates.items():
             rows = _rows(name, candidate, part, q, q_chosen, explore_share)
             blocks.extend(rows.column(column) for column in own[name])
-            state.candidates[name].add(rows)
+            state.candidates[name].add(rows, part.at)
         state.add_log(part, q, q_chosen)
         state.add_blocks(blocks, part)
     if state is None or state.n_rows == 0:

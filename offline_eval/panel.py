@@ -20,6 +20,7 @@ from offline_eval.intervals import Bounds, bias_aware, normal, percentile, z_val
 from offline_eval.moments import degrees_of_freedom, gradient_vector
 from offline_eval.moments import resampled as resample
 from offline_eval.one_pass import SEPARATOR, Candidate, DistributedLog, Log, Model, Pass, read_once
+from offline_eval.panel_figures import figures_under
 from offline_eval.reward_models import FitReward, cross_fit, fit_reward_model
 from offline_eval.verdict import Incumbent, Verdict, judge
 from policies.errors import InvalidInputError, SchemaError, UnknownNameError
@@ -177,6 +178,7 @@ class Panel:
                 for name in self.estimates
             },
             "distributions": {name: d.to_json() for name, d in self.distributions.items()},
+            **figures_under(self),
             "settings": dict(self.settings),
             "notes": list(self.notes),
         }
@@ -184,7 +186,7 @@ class Panel:
     def to_table(self) -> str:
         """The panel as plain text: per candidate its verdict, its estimates, and the checks that did not pass."""
         lines = [
-            f"{self.n_rows:,} rows, mean reward {self.mean_reward:.5g}; incumbent: {self.incumbent}",
+            f"{self.n_rows:,} rows{self._of_subjects()}, mean reward {self.mean_reward:.5g}; incumbent: {self.incumbent}",
         ]
         for name, by_estimator in self.estimates.items():
             verdict = self.verdicts.get(name)
@@ -212,6 +214,11 @@ class Panel:
             ]
         loud = [f"{c.status}: {c.name}: {c.sentence}" for c in self.log_checks if c.status in ("warn", "fail")]
         return "\n".join([*lines, *(["", "the log", *(f"  {x}" for x in loud)] if loud else []), *self.notes])
+
+    def _of_subjects(self) -> str:
+        if self.data.moments.rows_are_units:
+            return ", each for itself (no subjects)"
+        return "" if self.n_units is None else f" of {self.n_units:,} subjects"
 
     def page(self, *, title: str = "Off-policy evaluation", in_simulation: bool = False) -> Page:
         """The panel as a report page with charts; needs the drawing packages."""

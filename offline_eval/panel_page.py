@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from offline_eval.diagnostics import Check, calibration_table, value_over_time
+from offline_eval.diagnostics import Check, calibration_table
+from offline_eval.panel_figures import MIN_ROWS_OF_A_STRETCH, offer_figures, over_time
 from offline_eval.report import (
     Bar,
     Block,
@@ -45,6 +46,8 @@ _TONES = {
 }
 _ORDER = {"fail": 0, "warn": 1, "not known": 2, "pass": 3}
 MAX_OFFERS_SHOWN = 15
+# More lines than these cannot be told apart.
+MAX_LINES = 5
 
 
 def panel_page(panel: Panel, *, title: str, in_simulation: bool) -> Page:
@@ -57,7 +60,7 @@ def panel_page(panel: Panel, *, title: str, in_simulation: bool) -> Page:
             f"Estimates of {name}",
             _estimate_blocks(panel, name),
             in_simulation=in_simulation,
-            lead=f"Per decision, and less {panel.incumbent}, judged on the same rows.",
+            lead=_lead(panel, name),
         )
         for name in panel.verdicts
     ]
@@ -80,17 +83,24 @@ def panel_page(panel: Panel, *, title: str, in_simulation: bool) -> Page:
         title,
         sections,
         in_simulation=in_simulation,
-        subtitle=f"{panel.n_rows:,} logged decisions; incumbent: {panel.incumbent}; verdicts rest on {panel.headline}",
+        subtitle=f"{format_value(panel.n_rows)} logged decisions of {_subjects(panel)}; incumbent: {panel.incumbent}; "
+        f"verdicts rest on {panel.headline}",
         summary=summary,
         facts={
             "rows": panel.n_rows,
-            "subjects": panel.n_units,
+            "subjects": None if panel.data.moments.rows_are_units else panel.n_units,
             "mean reward of the log": panel.mean_reward,
             "confidence": 1 - panel.alpha,
             **panel.settings,
             **{f"note {i}": note for i, note in enumerate(panel.notes, start=1)},
         },
     )
+
+
+def _subjects(panel: Panel) -> str:
+    if panel.data.moments.rows_are_units:
+        return "unnamed subjects, each row for itself"
+    return "many subjects" if panel.n_units is None else f"{format_value(panel.n_units)} subjects"
 
 
 def _verdict(panel: Panel, name: str) -> Callout:
@@ -111,7 +121,7 @@ def _key_figures(panel: Panel, name: str) -> KeyFigures:
             [replace(rows, tone="bad"), KeyFigure("largest weight", panel.largest_weight[name]), incumbent]
         )
     figures = [
-        KeyFigure(f"difference to {panel.incumbent}", _shown(difference), tone=_side(difference)),
+        KeyFigure(f"difference to {panel.incumbent}", _shown(difference), tone=_side(difference), signed=True),
         KeyFigure("estimated value", _shown(panel.estimates[name][panel.headline])),
         incumbent,
         rows,
@@ -133,6 +143,12 @@ def _interval(value: float | None, bounds: Bounds | None) -> Shown | None:
     if value is None or bounds is None:
         return None
     return Shown(value, bounds.low, bounds.high)
+
+
+def _lead(panel: Panel, name: str) -> str:
+    said = f"Per decision, and less {panel.incumbent}, judged on the same rows."
+    is_refused = panel.verdicts[name].word == "this log cannot answer"
+    return f"The log cannot answer: none of these figures is one to act on. {said}" if is_refused else said
 
 
 def _estimate_blocks(panel: Panel, name: str) -> list[Block]:
@@ -163,7 +179,8 @@ def _estimate_blocks(panel: Panel, name: str) -> list[Block]:
                 "wide": _interval(e.value, e.bias_aware),
             }
         )
-    blocks.append(Table(columns, rows, caption="In figures", highlight=panel.headline))
+    refused = panel.verdicts[name].word == "this log cannot answer"
+    blocks.append(Table(columns, rows, caption="In figures", highlight="" if refused else panel.headline))
     note = "Bias-aware: moved out by the largest bias that shrinking the weights can cause; for a shrunk estimator, read this one."
     blocks.append(Details("Other intervals of the value", [Table(others, more, note=note)]))
     return blocks
@@ -229,26 +246,21 @@ def _weight_blocks(panel: Panel) -> list[Block]:
 
 
 def _offer_table(panel: Panel) -> Table:
-    counts = panel.data.log.counts
-    assert counts is not None
     columns = [
         Column("offer", "offer"),
         Column("rows", "rows in the log"),
         Column("stands", "rows stand for", note="1 if propensities are true"),
     ]
     columns += [Column(f"share {c}", f"share under {c}", unit=SHARE) for c in panel.verdicts]
-    rows: list[dict[str, Cell]] = []
-    for j, offer in enumerate(panel.offer_ids):
-        could = float(counts.could[j])
-        row: dict[str, Cell] = {
-            "offer": offer,
-            "rows": int(counts.shown[j]),
-            "stands": float(counts.inverse[j]) / could if could else None,
+    rows: list[dict[str, Cell]] = [
+        {
+            "offer": found["offer"],
+            "rows": found["rows"],
+            "stands": found["rows_stand_for"],
+            **{f"share {name}": found["shares"][name] for name in panel.verdicts},
         }
-        for name in panel.verdicts:
-            target = panel.data.candidates[name].target_by_offer
-            row[f"share {name}"] = None if target is None else float(target[j])
-        rows.append(row)
+        for found in offer_figures(panel)
+    ]
     note = "Mean of 1 / propensity over the rows in which the offer could be shown, counting those that showed it."
     return Table(columns, rows, note=note)
 
@@ -264,9 +276,19 @@ def _distribution_blocks(panel: Panel) -> list[Block]:
         row: dict[str, Cell] = {"policy": name, "worst": _interval(found.worst.value, found.worst.bounds)}
         row |= {f"q{t.share}": _interval(t.value, t.bounds) for t in found.quantiles}
         rows.append(row)
-    return [
-        Table(columns, rows, caption="Reward of a decision", note="Weighted by the candidate; intervals by bootstrap.")
+    table = Table(columns, rows, caption="In figures", note="Weighted by the candidate; intervals by bootstrap.")
+    lines = [
+        Line(name, [LinePoint(share, value) for share, value in found.curve], is_dashed=name == panel.incumbent)
+        for name, found in list(panel.distributions.items())[:MAX_LINES]
     ]
+    chart = line_chart(
+        "Reward of a decision, from the worst to the best",
+        lines,
+        x_axis="share of decisions that earn at most this",
+        axis="reward",
+        note="Where a line lies lower on the left, the worst off earn less, whatever the mean says.",
+    )
+    return [chart, table]
 
 
 def _tenth(panel: Panel) -> float:
@@ -286,9 +308,18 @@ def _under_blocks(panel: Panel) -> list[Block]:
                 x_axis="model's value of the shown offer", axis="mean reward",
             )
         )  # fmt: skip
-    parts = value_over_time(panel.data.log)
-    if len(parts) > 1:
-        start = np.datetime64(parts[0]["from"])
+    chart = _time_chart(panel)
+    return [*blocks, chart] if chart is not None else blocks
+
+
+def _time_chart(panel: Panel) -> Block | None:
+    """Value of every candidate in consecutive stretches of the log's time."""
+    found = over_time(panel)
+    start = min((np.datetime64(p["from"]) for p in found["log"]), default=None)
+    if start is None or len(found["log"]) < 2:
+        return None
+
+    def line(name: str, shown: str) -> Line:
         points = [
             LinePoint(
                 float((np.datetime64(p["from"]) - start) / np.timedelta64(1, "D")),
@@ -296,12 +327,16 @@ def _under_blocks(panel: Panel) -> list[Block]:
                 p["mean"] - 1.96 * p["standard_error"],
                 p["mean"] + 1.96 * p["standard_error"],
             )
-            for p in parts
+            for p in found[name]
         ]
-        blocks.append(
-            line_chart(
-                "Reward over the log's time", [Line("mean reward", points)], x_axis="days since the log began",
-                axis="mean reward", note="Stretches of equal numbers of rows, each at its beginning, with 95 % intervals.",
-            )
-        )  # fmt: skip
-    return blocks
+        return Line(shown, points, is_dashed=name == panel.incumbent)
+
+    names = sorted(panel.data.candidates, key=lambda name: name != panel.incumbent)[:MAX_LINES]
+    lines = [line(name, name) for name in names if len(found[name]) > 1]
+    if panel.data.candidates and not lines:
+        lines = [line("log", "what the log earned")]
+    return line_chart(
+        "Value over the log's time", lines, x_axis="days since the log began", axis="reward of a decision",
+        note="Stretches of equal numbers of rows, each at its beginning, by self-normalised weights with 95 % intervals that take rows "
+        f"for independent; dashed: the incumbent. Stretches that tell as little as {MIN_ROWS_OF_A_STRETCH} rows are left out.",
+    )  # fmt: skip

@@ -173,77 +173,92 @@ class CountsByOffer:
 
 @dataclass(slots=True, eq=False)
 class TimeSums:
-    """Sums of rewards in time buckets: number, reward, squared reward, by ``microseconds >> shift``."""
+    """Sums of weighted rewards in time buckets, by ``microseconds >> shift``.
+
+    Attributes
+    ----------
+    keys
+        Numbers of the buckets that have rows, ascending.
+    sums
+        By bucket: rows, weight, weight x reward, and squared weight x (1, reward, squared reward); shape ``(n_buckets, 6)``.
+    """
 
     shift: int = 0
-    sums: dict[int, FloatArray] = field(default_factory=dict)
+    keys: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    sums: FloatArray = field(default_factory=lambda: np.zeros((0, 6)))
 
-    def add(self, at: NDArray[np.datetime64], reward: FloatArray) -> None:
-        """Add rows."""
+    def add(self, at: NDArray[np.datetime64], reward: FloatArray, weight: FloatArray | None = None) -> None:
+        """Add rows; each weighs 1 where there is no weight."""
         us = at.astype("datetime64[us]").astype(np.int64)
         first, last = int(us.min()), int(us.max())
         while (last >> self.shift) - (first >> self.shift) > 4 * MAX_TIME_BUCKETS:
             self._widen()
         key = us >> self.shift
+        w = np.ones(len(key)) if weight is None else weight
+        w2 = w if weight is None else w * w
+        columns = (None, w, w * reward, w2, w2 * reward, w2 * reward**2)
         offset = int(key.min())
-        where = key - offset
-        found = np.stack([np.bincount(where, weights=w) for w in (np.ones(len(key)), reward, reward**2)], axis=1)
-        for j in np.flatnonzero(found[:, 0]):
-            self._put(offset + int(j), found[j])
-        while len(self.sums) > MAX_TIME_BUCKETS:
-            self._widen()
+        found = np.stack([np.bincount(key - offset, weights=column) for column in columns], axis=1)
+        has_rows = np.flatnonzero(found[:, 0])
+        self._put(has_rows.astype(np.int64) + offset, np.asarray(found[has_rows], dtype=np.float64))
 
     def merge(self, other: TimeSums) -> TimeSums:
         """Both, in the wider buckets."""
-        out, theirs = TimeSums(self.shift, dict(self.sums)), TimeSums(other.shift, dict(other.sums))
+        out, theirs = (TimeSums(s.shift, s.keys, s.sums) for s in (self, other))
         while out.shift != theirs.shift:
             (out if out.shift < theirs.shift else theirs)._widen()
-        for key, value in theirs.sums.items():
-            out._put(key, value)
-        while len(out.sums) > MAX_TIME_BUCKETS:
-            out._widen()
+        out._put(theirs.keys, theirs.sums)
         return out
 
     def span_days(self) -> float:
         """Days from the first row to the last, to the width of a bucket."""
-        if len(self.sums) < 2:
-            return 0.0
-        return float((max(self.sums) - min(self.sums)) << self.shift) / 86_400e6
+        return 0.0 if len(self.keys) < 2 else float(int(self.keys[-1] - self.keys[0]) << self.shift) / 86_400e6
 
     def parts(self, n_parts: int) -> list[dict[str, Any]]:
-        """Consecutive stretches of about equal numbers of rows: start, mean, its standard error, rows."""
-        keys = sorted(self.sums)
-        table = np.asarray([self.sums[k] for k in keys]).reshape(-1, 3)
-        before = np.cumsum(table[:, 0]) - table[:, 0] / 2
-        part = np.minimum((before / max(table[:, 0].sum(), 1.0) * n_parts).astype(np.int64), n_parts - 1)
+        """Weighted mean reward in consecutive stretches of about equal numbers of rows: start, mean, its standard error, rows.
+
+        The standard error is that of a ratio of sums over independent rows; a stretch without weight is left out.
+        """
+        rows = self.sums[:, 0]
+        before = np.cumsum(rows) - rows / 2
+        part = np.minimum((before / max(rows.sum(), 1.0) * n_parts).astype(np.int64), n_parts - 1)
         out = []
         for p in np.unique(part):
-            rows = part == p
-            n, total, square = table[rows].sum(axis=0)
-            if n < 2:
+            mine = part == p
+            n, weight, earned, square, crossed, earned2 = self.sums[mine].sum(axis=0)
+            if n < 2 or not weight > 0:
                 continue
-            mean = total / n
-            variance = (square / n - mean**2) * n / (n - 1)
-            variance = variance if variance > 1e-12 * mean**2 else 0.0  # what rounding leaves of a constant
-            start = np.datetime64(keys[int(np.argmax(rows))] << self.shift, "us")
+            mean = earned / weight
+            scatter = earned2 - 2 * mean * crossed + mean**2 * square
+            variance = (
+                scatter / weight**2 * n / (n - 1) if scatter > 1e-12 * mean**2 * square else 0.0
+            )  # what rounding leaves
+            start = np.datetime64(int(self.keys[int(np.argmax(mine))]) << self.shift, "us")
             out.append(
                 {
                     "from": str(start),
                     "mean": float(mean),
-                    "standard_error": float(np.sqrt(variance / n)),
+                    "standard_error": float(np.sqrt(variance)),
                     "rows": int(n),
+                    "effective_rows": float(weight**2 / square),
                 }
             )
         return out
 
-    def _put(self, key: int, value: FloatArray) -> None:
-        known = self.sums.get(key)
-        self.sums[key] = value if known is None else known + value
+    def _put(self, keys: IntArray, sums: FloatArray) -> None:
+        """Add sums to their buckets, in wider ones where there are too many."""
+        self._gather(np.concatenate([self.keys, keys]), np.concatenate([self.sums, sums]))
+        while len(self.keys) > MAX_TIME_BUCKETS:
+            self._widen()
 
     def _widen(self) -> None:
-        old, self.sums, self.shift = self.sums, {}, self.shift + 1
-        for key, value in old.items():
-            self._put(key >> 1, value)
+        self.shift += 1
+        self._gather(self.keys >> 1, self.sums)
+
+    def _gather(self, keys: IntArray, sums: FloatArray) -> None:
+        self.keys, where = np.unique(keys, return_inverse=True)
+        self.sums = np.zeros((len(self.keys), sums.shape[1]))
+        np.add.at(self.sums, where.ravel(), sums)
 
 
 @dataclass(slots=True, eq=False)
@@ -282,6 +297,16 @@ class Calibration:
         """Both, if their bins are the same."""
         assert np.array_equal(self.edges, other.edges)
         return Calibration(self.edges, self.sums + other.sums)
+
+
+def log_bins(weights: FloatArray, *, n_bins: int = 40) -> tuple[FloatArray, IntArray]:
+    """Edges of equally wide bins on a logarithmic axis, and how many weights above 0 lie in each; both empty without any."""
+    positive = weights[np.isfinite(weights) & (weights > 0)]
+    if not len(positive):
+        return np.zeros(0), np.zeros(0, dtype=np.int64)
+    low, high = np.floor(np.log10(positive.min()) * 4) / 4, np.ceil(np.log10(positive.max()) * 4) / 4
+    edges = np.logspace(low, max(high, low + 0.25), n_bins + 1)
+    return edges, np.histogram(positive, bins=edges)[0]
 
 
 def merged(a: Any, b: Any) -> Any:

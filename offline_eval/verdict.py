@@ -192,7 +192,7 @@ def _settle(
         out.append(
             f"Rewards that differ: all {log.n_rows:,} are {log.lowest:g}, so no number of such rows tells offers apart."
         )
-    elif names & lacks or (mean is not None and not is_false):
+    elif names & lacks or is_false is False:
         out.append(_exploration(effect, bounds, record, log, offer_ids))
     elif names & {"positives in the log", "positives behind the estimate"}:
         ess = record.effective_rows

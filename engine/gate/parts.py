@@ -139,15 +139,16 @@ def ope_part(panel: Panel, candidate: str) -> Part:
         "effective_sample_size": panel.effective_rows[candidate],
         "difference": difference.to_json(),
     }
+    word = f"{verdict.word.capitalize()}: "  # as the report has it, beside the gate's own
+    reasons = (word + verdict.reasons[0], *verdict.reasons[1:])
     if verdict.word == "recommend":
-        return Part("off-policy evaluation", "pass", verdict.reasons, figures)
+        return Part("off-policy evaluation", "pass", reasons, figures)
     if verdict.word == "do not use":
-        return Part("off-policy evaluation", "refuse", verdict.reasons, figures)
+        return Part("off-policy evaluation", "refuse", reasons, figures)
     if verdict.word == "caution" and difference.bounds is not None and difference.bounds.low <= 0:
-        return Part(
-            "off-policy evaluation", "refuse", verdict.reasons, figures
-        )  # no gain, and none that matters is likely
-    return Part("off-policy evaluation", "open", (*verdict.reasons, *verdict.would_settle), figures)
+        return Part("off-policy evaluation", "refuse", reasons, figures)  # no gain, and none that matters is likely
+    settling = tuple(f"What would settle it: {data}" for data in verdict.would_settle)
+    return Part("off-policy evaluation", "open", (*reasons, *settling), figures)
 
 
 def guardrail_part(name: str, panel: Panel, candidate: str, *, limits: Limits) -> Part:

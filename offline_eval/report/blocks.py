@@ -67,18 +67,20 @@ class KeyFigure:
     unit: Unit = NUMBER
     note: str = ""
     tone: Tone = "note"
+    signed: bool = False
 
     @property
     def shown(self) -> str:
         """The figure as written, without its limits."""
-        return format_cell(self.value.estimate if isinstance(self.value, Interval) else self.value, self.unit)
+        value = self.value.estimate if isinstance(self.value, Interval) else self.value
+        return format_cell(value, self.unit, signed=self.signed)
 
     @property
     def limits(self) -> str:
         """The limits as written; empty where there are none."""
         if not isinstance(self.value, Interval):
             return ""
-        low, high = format_value(self.value.low, self.unit), format_value(self.value.high, self.unit)
+        low, high = (format_value(v, self.unit, signed=self.signed) for v in (self.value.low, self.value.high))
         return f"{low} to {high}"
 
 

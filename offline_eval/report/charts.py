@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from offline_eval.report.blocks import Chart
 from offline_eval.report.formatting import NUMBER, Interval, Unit, finite_or_none, format_interval, format_value
+from offline_eval.summaries import log_bins
 from policies.errors import InvalidInputError
 
 WIDE_PX = 660
@@ -348,9 +348,7 @@ def weight_histogram(title: str, weights: NDArray[np.float64], *, n_bins: int = 
     finite = weights[np.isfinite(weights)]
     positive = finite[finite > 0]
     _need(positive, title)
-    low, high = math.floor(math.log10(positive.min()) * 4) / 4, math.ceil(math.log10(positive.max()) * 4) / 4
-    edges = np.logspace(low, max(high, low + 0.25), n_bins + 1)
-    counts, _ = np.histogram(positive, bins=edges)
+    edges, counts = log_bins(positive, n_bins=n_bins)
     data = [
         {"from": float(a), "to": float(b), "rows": int(c)}
         for a, b, c in zip(edges[:-1], edges[1:], counts, strict=True)

@@ -123,7 +123,8 @@ def format_value(value: float | None, unit: Unit = NUMBER, *, signed: bool = Fal
     signed = signed or unit.kind in ("points", "relative")
     if unit.kind == "probability" and 0 <= value < 0.001:
         return "< 0.001"
-    text = f"{abs(scaled):,.{_digits(scaled, unit)}f}".replace(",", _NO_BREAK)
+    digits = 0 if isinstance(value, int) and unit is NUMBER else _digits(scaled, unit)
+    text = f"{abs(scaled):,.{digits}f}".replace(",", _NO_BREAK)
     is_zero = not any(c in "123456789" for c in text)
     sign = "" if is_zero else _MINUS if scaled < 0 else "+" if signed else ""
     return sign + _with_symbol(text, unit)

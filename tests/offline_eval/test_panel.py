@@ -278,6 +278,10 @@ def test_readings_of_parts_merge_into_the_reading_of_the_whole() -> None:
     assert b.positives(0.0) == pytest.approx(a.positives(0.0))
     np.testing.assert_allclose(b.at_lowest, a.at_lowest)
     np.testing.assert_allclose(b.top(), a.top())
+    assert b.n_counting == a.n_counting
+    for of_both, of_whole in zip(value_over_time(b), value_over_time(a), strict=True):
+        assert of_both.pop("from") == of_whole.pop("from")
+        assert of_both == pytest.approx(of_whole)
     np.testing.assert_allclose(log_figures(both.log), log_figures(whole.log), rtol=1e-9)
     assert whole.log.n_duplicates == both.log.n_duplicates == 0
     assert both.log.counts_by_group.keys() == whole.log.counts_by_group.keys()

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from engine.alerts.outbox import newest
@@ -17,18 +18,21 @@ from engine.experiments.automation import tick
 from engine.experiments.records import Counting, Ramp
 from engine.gate.canary import CanarySettings, base_rate
 from engine.gate.forecasts import forecasts_of
+from engine.gate.parts import ope_part
 from engine.gate.promotion import ACTOR, Promotion
 from engine.gate.records import GateVerdict, Part, Word, conclude
 from engine.gate.verdicts import approve, keep_verdict
 from engine.gate.watch import look_after
 from engine.rewards.definition import DAY_S, RewardDefinition, RewardTerm
 from engine.store.changes import Change
+from offline_eval import evaluate
 from policies.errors import ConflictError, StateError
 from policies.features import FeatureSpace
 from policies.fixed import FixedOrder
 from policies.linear import LinTS
 from policies.records import Context, DecisionTable, SubjectId
 from tests.engine.service_world import START, Clock, open_shop, shop
+from tests.offline_eval.worlds import world
 
 COUNTING = Counting(conversion_window_s=DAY_S, kept_window_s=2 * DAY_S)
 SETTINGS = CanarySettings(ramp=Ramp((0.5, 1.0), hold_s=3_600.0), small_steps=(0.2,), counting=COUNTING, min_shadow_decisions=30, n_looks=1, relative_effect=1.0)  # fmt: skip
@@ -97,6 +101,20 @@ def test_the_outcomes_follow_from_the_parts() -> None:
     assert "A person may approve it" in answered.next_step
     not_needed = [Part("calibration", "open", ("it has none",), is_needed=False)]
     assert conclude(not_needed, placement="s", policy="n@1", incumbent="o@1", at=START, inputs="").outcome == "pass"
+
+
+@pytest.mark.parametrize(("rows", "word"), [(6000, "recommend"), (60, "this log cannot answer")])
+def test_the_gate_says_the_word_of_the_report(rows: int, word: str) -> None:
+    """What the off-policy part of the gate is told begins with the report's verdict, and ends with what would settle it."""
+    w = world(n=6000)
+    panel = evaluate(w.log.take(np.arange(rows)), {"c": w.better[:rows]}, n_resamples=0)
+    part = ope_part(panel, "c")
+    assert panel.verdicts["c"].word == word
+    assert part.sentences[0].startswith(f"{word.capitalize()}: {panel.verdicts['c'].reasons[0]}")
+    assert part.word == ("pass" if word == "recommend" else "open")
+    assert [s for s in part.sentences if s.startswith("What would settle it: ")] == [
+        f"What would settle it: {data}" for data in panel.verdicts["c"].would_settle
+    ]
 
 
 def test_a_guardrail_that_crosses_takes_the_canary_back(tmp_path: Path) -> None:
