@@ -154,8 +154,8 @@ def cross_fit(
 ) -> CrossFitted:
     """Fit a model for each fold on the rows of the others.
 
-    Folds are drawn by subject (by row where no subjects are known), separately for subjects with and without a reward
-    above the lowest one, so that rare positives are spread evenly.
+    Folds are drawn by subject (by row where no subjects are known), separately for subjects with and without another reward
+    than the usual one (the lowest, or 0 where that is more frequent), so that rare positives are spread evenly.
 
     Raises
     ------
@@ -168,7 +168,7 @@ def cross_fit(
 
 
 def subject_folds(batch: InteractionBatch, *, n_folds: int, seed: int) -> IntArray:
-    """Fold of each row, shape ``(n,)``: whole subjects, stratified by whether they have a reward above the lowest."""
+    """Fold of each row, shape ``(n,)``: whole subjects, stratified by whether they have another reward than the usual one."""
     subjects = batch.table.subjects
     units = np.arange(len(batch)) if subjects is None else hash_text(subjects)
     return stratified_folds(units, batch.reward, n_folds=n_folds, seed=seed)
@@ -188,7 +188,12 @@ def stratified_folds(units: NDArray[np.integer], reward: FloatArray, *, n_folds:
             "pass reward_model=, or leave the model out with fit_reward=None"
         )
     positive = np.zeros(n_units, dtype=np.bool_)
-    np.logical_or.at(positive, number, reward > reward.min())
+    lowest = float(reward.min())
+    is_zero = reward == 0.0
+    usual = (
+        0.0 if np.count_nonzero(is_zero) > np.count_nonzero(reward == lowest) else lowest
+    )  # a refund may be below it
+    np.logical_or.at(positive, number, reward != usual)
     rng = np.random.default_rng(seed)
     fold = np.empty(n_units, dtype=np.int64)
     start = 0

@@ -292,15 +292,24 @@ def _distinct_offers(data: Any, names: Columns) -> set[str]:
     if any(pa.types.is_map(kind) or pa.types.is_struct(kind) for kind in kinds):
         wanted.append(names.probabilities)
     found: set[str] = set()
-    for batch in data.to_batches(columns=wanted):
+    for batch in _batches(data, columns=wanted, n_rows=1 << 17):
         found |= reading.distinct_offers(pa.Table.from_batches([batch]), names)
     return found
 
 
 def _tables(path: Path | str, names: Columns, n_rows: int) -> Iterator[pa.Table]:
     with _readable(path):
-        for batch in _dataset(path, names).to_batches(batch_size=n_rows, batch_readahead=1, fragment_readahead=1):
+        for batch in _batches(_dataset(path, names), columns=None, n_rows=n_rows):
             yield pa.Table.from_batches([batch])
+
+
+def _batches(data: Any, *, columns: list[str] | None, n_rows: int) -> Iterator[pa.RecordBatch]:
+    """Rows of all files in order, a row group at a time: one scan of all of them runs ahead of its reader without bound."""
+    for file in data.get_fragments():
+        for rows in file.split_by_row_group():
+            for batch in rows.to_batches(schema=data.schema, columns=columns, batch_size=n_rows, batch_readahead=1):
+                if batch.num_rows:
+                    yield batch
 
 
 def _closed_rows(table: pa.Table, names: Columns, window: RewardWindow | None) -> pa.Table:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from offline_eval import Estimate, evaluate
@@ -62,6 +64,22 @@ def test_streamed_log_gives_the_same_figures(tmp_path: Path, n: int, n_subjects:
             for key, e in by_estimator.items():
                 assert _figures(of_parts[name][key]) == pytest.approx(_figures(e), rel=1e-9, abs=1e-12), (name, key)
     assert whole.estimate("uniform").value == pytest.approx(w.truth(w.uniform), abs=0.05)
+
+
+def test_a_folder_is_not_read_ahead_of_its_reader(tmp_path: Path) -> None:
+    """While the first part of forty files is looked at, the others are not in memory; all rows come in the files' order."""
+    log = world(n=4000, n_subjects=500).log
+    for i in range(40):
+        big = to_arrow(log.take(np.zeros(5000, dtype=np.int64) + 100 * i))
+        pq.write_table(big, tmp_path / f"part-{i:02d}.parquet", row_group_size=2500)
+    before = pa.total_allocated_bytes()
+    chunks = ParquetLog(tmp_path).chunks(1000)
+    first = next(chunks)
+    time.sleep(0.2)  # for those who would read ahead
+    assert pa.total_allocated_bytes() - before < 4 * big.nbytes
+    rest = [first, *chunks]
+    assert sum(map(len, rest)) == 40 * 5000
+    np.testing.assert_array_equal(np.concatenate([part.chosen for part in rest])[::5000], log.chosen[::100])
 
 
 def _figures(e: Estimate) -> list[float]:

@@ -427,6 +427,12 @@ def test_folds_keep_subjects_together_and_spread_positives() -> None:
     positive = set(subjects[w.log.reward > 0])
     per_fold = [len(set(subjects[folds == f]) & positive) for f in range(3)]
     assert max(per_fold) - min(per_fold) <= 1
+    # One refund does not make everybody else a subject with a reward.
+    refunded = w.log.with_reward(np.where(np.arange(3000) == 7, -1.0, w.log.reward))
+    folds = subject_folds(refunded, n_folds=3, seed=0)
+    positive |= {subjects[7]}
+    per_fold = [len(set(subjects[folds == f]) & positive) for f in range(3)]
+    assert max(per_fold) - min(per_fold) <= 1
 
 
 def test_cross_fitting_judges_rows_by_models_that_did_not_see_them() -> None:
