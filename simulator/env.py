@@ -277,11 +277,12 @@ class CarSubscriptionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64],
             raise InvalidInputError(
                 f"actions have shape {given.shape} and type {given.dtype}; expected ({self.num_envs},) integers, one offer a slot"
             )
-        if given.min() < 0 or given.max() >= k:
+        chosen = given.astype(np.int64)
+        if chosen.view(np.uint64).max() >= k:  # a negative one is a large one here: one look instead of two
             raise InvalidInputError(
                 f"actions lie in {given.min()}..{given.max()}; expected 0..{k - 1}, positions of offers"
             )
-        return given.astype(np.int64)
+        return chosen
 
     def _renew(self, kernel: VisitKernel, rows: IntArray) -> None:
         kernel.renew(rows, np.arange(self._next_id, self._next_id + len(rows), dtype=np.int64))

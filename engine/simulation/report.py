@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,12 @@ def _verdict(told: dict[str, Any]) -> Callout:
     if len(winners) == 1:
         text = f"{winners[0]} has the highest {TITLES[told['outcome']][0].lower()} of the policies compared."
     else:
-        at = [f"{told['setting']} {entry['at']:g}: {w}" for entry, w in zip(told["settings"], winners, strict=True)]
-        text = f"Highest {TITLES[told['outcome']][0].lower()} by setting: " + "; ".join(at) + "."
+        stretches = [
+            (name, [entry["at"] for entry, _ in of])
+            for name, of in groupby(zip(told["settings"], winners, strict=True), key=lambda pair: pair[1])
+        ]
+        at = [f"{n} at {of[0]:g}" if len(of) == 1 else f"{n} from {of[0]:g} to {of[-1]:g}" for n, of in stretches]
+        text = f"Highest {TITLES[told['outcome']][0].lower()} by {told['setting']}: " + ", ".join(at) + "."
     turns = "".join(f" {crossing_text(turn, told['setting'])}." for turn in told["crossings"])
     return Callout(
         "What was found", f"{text}{turns} Intervals are over visitors, 95 %; see below which of them overlap."
@@ -138,7 +143,7 @@ def _setting(
             "policy": _short(row["policy"]),
             **{o: _as_interval(row[o]) for o in TITLES},
             "difference": _as_interval(row["against_first"][told["outcome"]]) if i else None,
-            **({"score": _as_interval(row["score_interval"])} if "score" in row else {}),
+            **({"score": row["score"]} if "score" in row else {}),
         }
         for i, row in enumerate(entry["policies"])
     ]

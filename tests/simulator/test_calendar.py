@@ -40,6 +40,21 @@ def test_a_shock_acts_on_its_days_and_offers() -> None:
     assert week[:, 0].tolist() == [1, 2, 3, 4, 5, 6, 7, 1, 2]
 
 
+def test_a_season_is_a_cosine_and_sells_more_in_its_height() -> None:
+    """Highest on the first day, lowest half a season later, the same for all offers; first visits click more at its height than in its depth."""
+    made = Calendar(season_log_odds=0.8, season_days=40.0, n_days=81).log_odds(OFFERS)
+    assert (made == made[:, :1]).all()
+    np.testing.assert_allclose(made[[0, 10, 20, 40, 60], 0], [0.8, 0.0, -0.8, 0.8, -0.8], atol=1e-12)
+    assert reference().calendar is None
+    site = replace(reference(), calendar=Calendar(season_log_odds=0.8, season_days=40.0))
+    run = rollout(site, Always("suv_deal"), n_subjects=6_000, visit_days=40, seed=2)
+    first = run.table.columns["n_visits"] == 0
+    height, depth = (
+        run.rewards["clicked"][first & np.isin(run.day, days)] for days in ((0, 1, 2, 38, 39), range(18, 23))
+    )
+    assert height.mean() - depth.mean() > 4 * np.sqrt(0.25 / len(height) + 0.25 / len(depth))
+
+
 def test_offers_come_late_sell_out_and_are_shown_a_limited_number_of_times() -> None:
     """In the log no offer is eligible outside its days, and none is shown to one visitor more often than allowed."""
     site = changing()

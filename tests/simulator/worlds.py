@@ -30,6 +30,7 @@ def drawn_world(number: int) -> Scenario:
     """The world of a number: every parameter drawn, and on most of them dates of all kinds."""
     rng = np.random.default_rng(number)
     site = everything()
+    begins = rng.integers(0, 30, size=2).tolist()
     laws = {name: float(rng.uniform(*span)) for name, span in _RANGES.items()}
     laws["trial_days"] = float(rng.integers(0, 40))
     calendar = Calendar(
@@ -37,9 +38,12 @@ def drawn_world(number: int) -> Scenario:
         season_log_odds=float(rng.uniform(-1, 1)),
         season_days=float(rng.uniform(5, 200)),
         drift_per_day=float(rng.uniform(0, 0.2)),
-        shocks=(Shock(int(rng.integers(0, 20)), int(rng.integers(10, 60)), -1.5, ("suv_deal",)), Shock(3, 9, 0.7)),
+        shocks=(
+            Shock(begins[0], begins[0] + int(rng.integers(0, 40)), -1.5, ("suv_deal",)),
+            Shock(3, 9, 0.7),
+        ),
         offered={
-            "compact_year": (int(rng.integers(0, 30)), int(rng.integers(20, 99))),
+            "compact_year": (begins[1], begins[1] + int(rng.integers(0, 60))),
             "suv_care": (0, int(rng.integers(0, 60))),
             "loyal_care": (int(rng.integers(0, 20)), 999),
         },

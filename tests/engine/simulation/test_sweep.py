@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import secrets
 import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -78,3 +86,72 @@ def test_an_address_where_nobody_listens_is_named(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
     with pytest.raises(InvalidInputError, match=rf"127\.0\.0\.1:{port}.*ray start --head"):
         run_on_ray(_cells()[:1], tmp_path, address=f"127.0.0.1:{port}")
+
+
+@pytest.fixture
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
+    """A real cluster of two processors in processes of its own: its address, and the environment that its token is in."""
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32),
+                   "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}  # fmt: skip
+    with socket.socket() as taken, tempfile.TemporaryDirectory(prefix="ray") as folder:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        taken.close()
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}", "--num-cpus=2",
+                   "--include-dashboard=false", "--object-store-memory=200000000", f"--temp-dir={folder}"]  # fmt: skip
+        with (tmp_path_factory.mktemp("ray") / "log").open("wb") as log:
+            running = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+            try:
+                _until(lambda: _answers(port), seconds=90)
+                yield f"127.0.0.1:{port}", environment
+            finally:
+                running.terminate()
+                running.wait(timeout=60)
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _until(is_so: Callable[[], bool], *, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+@pytest.mark.rllib
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_on_a_cluster(cluster: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+    """Killed half way on a cluster, the same command lives what is left there, and the cells are those lived here."""
+    address, environment = cluster
+    asked = [
+        "--scenario",
+        "retention",
+        "--policy",
+        "suv_deal",
+        "--subjects",
+        "2500",
+        "--seeds",
+        "3",
+        "--out",
+        str(tmp_path / "there"),
+    ]
+    command = [sys.executable, "-m", "api.cli", "simulate", *asked, "--ray", address]
+    done = tmp_path / "there" / "cells"
+    first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _until(lambda: len(list(done.glob("*.parquet"))) >= 3, seconds=120)
+    first.kill()
+    first.wait()
+    n_before = len(list(done.glob("*.parquet")))
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr[-2000:]
+    told = re.search(r"(\d+) of 36 rollouts were new", again.stderr)
+    assert told is not None
+    assert 0 < int(told[1]) <= 36 - n_before + 2  # what the killed one had begun may have ended by itself
+    assert not list(done.glob("*.part"))
+    cells = plan("retention", ["suv_deal", "uniform"], n_subjects=2_500, visit_days=14, seeds=(1, 2, 3))
+    run_cells(cells[:2], tmp_path / "here")
+    for cell in cells[:2]:
+        assert pq.read_table(cell.path(tmp_path / "there")).equals(pq.read_table(cell.path(tmp_path / "here")))
