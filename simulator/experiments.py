@@ -21,7 +21,7 @@ from scipy.stats import t as student
 
 from policies.artifact import load_artifact
 from policies.errors import InvalidInputError
-from policies.records import FloatArray
+from policies.records import FloatArray, IntArray
 from policies.sampling import DEFAULT_EXPLORE_SHARE
 from simulator.crossings import crossings
 from simulator.exact import solve
@@ -29,9 +29,12 @@ from simulator.named_policies import policy_named
 from simulator.rollouts import WINDOW_DAYS, rollout
 from simulator.scenarios.car_subscription import Scenario
 from simulator.scenarios.suite import Study, study_named
+from simulator.site import KEPT_AFTER_DAYS
 from simulator.truth import OUTCOMES, upper_bound
 
 Z95 = 1.959964
+# With fewer seeds Student's interval over them is wider than anything it could be about.
+MIN_SEEDS = 5
 # A bound is known well enough from so many visitors, and dates make each of them dear.
 _N_BOUND = 20_000
 
@@ -283,40 +286,64 @@ def _interval(values: FloatArray) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
-    """An outcome per visitor by day, cumulative, with a 95 % interval over seeds; all of shape ``(n_days,)``.
+    """An outcome per visitor by day, cumulative, with a 95 % interval; all of shape ``(n_days,)``.
 
-    With a single seed the interval is empty: limits equal the mean.
+    Attributes
+    ----------
+    is_over_seeds
+        Whether the interval is Student's over seeds; with fewer than ``MIN_SEEDS`` of them, where that says little, it is over visitors.
     """
 
     day: FloatArray
     mean: FloatArray
     low: FloatArray
     high: FloatArray
+    is_over_seeds: bool
 
 
 def curve(lives: Lives, outcome: str, *, n_days: int, minus: Lives | None = None) -> Curve:
-    """Cumulative outcome per visitor of the cohort by day; ``minus`` another policy's, seed by seed, for regret.
+    """Cumulative outcome per visitor of the cohort by day; ``minus`` another policy's, visitor by visitor, for regret.
 
     A contract counts on the day of signing, keeping on the day it is known (30 days later), margin on the day of signing.
     """
     seeds = np.unique(lives.seed)
-    each = np.stack([_by_day(lives, outcome, s, n_days) for s in seeds])
-    if minus is not None:
-        each = np.stack([_by_day(minus, outcome, s, n_days) for s in seeds]) - each
-    mean = each.mean(axis=0)
-    half = np.zeros(n_days)
-    if len(seeds) > 1:
+    mine, theirs = _Steps.of(lives, outcome, n_days), None if minus is None else _Steps.of(minus, outcome, n_days)
+    if len(seeds) >= MIN_SEEDS:
+        each = np.stack([_difference(mine, theirs, np.flatnonzero(lives.seed == s), n_days)[0] for s in seeds])
+        mean = each.mean(axis=0)
         half = float(student.ppf(0.975, len(seeds) - 1)) * each.std(axis=0, ddof=1) / np.sqrt(len(seeds))
-    return Curve(np.arange(n_days, dtype=np.float64), mean, mean - half, mean + half)
+    else:
+        n = len(lives.seed)
+        mean, square = _difference(mine, theirs, np.arange(n), n_days)
+        half = Z95 * np.sqrt(np.maximum(square - mean**2, 0.0) / n)
+    return Curve(np.arange(n_days, dtype=np.float64), mean, mean - half, mean + half, len(seeds) >= MIN_SEEDS)
 
 
-def _by_day(lives: Lives, outcome: str, seed: float, n_days: int) -> FloatArray:
-    mine = lives.seed == seed
-    signed = lives.signed_day[mine]
-    day = np.where(signed >= 0, signed + (30 if outcome == "kept_30d" else 0), 0).astype(np.int64)
-    values = np.where(signed >= 0, lives.outcomes[outcome][mine], 0.0)
-    total = np.bincount(np.minimum(day, n_days - 1), weights=values, minlength=n_days)
-    return np.asarray(np.cumsum(total) / mine.sum(), dtype=np.float64)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Steps:
+    """What each visitor brings, and from which day on it counts, each of shape ``(n,)``."""
+
+    day: IntArray
+    value: FloatArray
+
+    @classmethod
+    def of(cls, lives: Lives, outcome: str, n_days: int) -> _Steps:
+        has = lives.signed_day >= 0
+        day = np.where(has, lives.signed_day + (KEPT_AFTER_DAYS if outcome == "kept_30d" else 0), 0).astype(np.int64)
+        return cls(np.minimum(day, n_days - 1), np.where(has, lives.outcomes[outcome], 0.0))
+
+
+def _difference(mine: _Steps, theirs: _Steps | None, rows: IntArray, n_days: int) -> tuple[FloatArray, FloatArray]:
+    """Mean and mean square by day of what some visitors bring, or of how much more they bring under the other policy."""
+
+    def total(day: IntArray, value: FloatArray) -> FloatArray:
+        return np.asarray(np.cumsum(np.bincount(day[rows], weights=value[rows], minlength=n_days)) / len(rows))
+
+    mean, square = total(mine.day, mine.value), total(mine.day, mine.value**2)
+    if theirs is None:
+        return mean, square
+    both = total(np.maximum(mine.day, theirs.day), mine.value * theirs.value)
+    return total(theirs.day, theirs.value) - mean, square + total(theirs.day, theirs.value**2) - 2.0 * both
 
 
 def n_days_of(cell: Cell) -> int:

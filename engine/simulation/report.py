@@ -20,14 +20,13 @@ from offline_eval.report import (
     Page,
     Section,
     Table,
-    Text,
     Unit,
     interval_chart,
     line_chart,
     money,
 )
+from simulator.experiments import MIN_SEEDS, Lives, curve, n_days_of
 from simulator.experiments import Cell as Life
-from simulator.experiments import Lives, curve, n_days_of
 
 _MONEY = money("€")
 TITLES: dict[str, tuple[str, Unit]] = {
@@ -189,9 +188,8 @@ def _setting(
                 x_axis="day since the first arrival",
             )
         )
-    lead = "Bands of curves are 95 % intervals over seeds." if len(told["seeds"]) > 1 else ""
-    if len(told["seeds"]) == 1:
-        blocks.append(Text("One seed: curves have no bands. More seeds give intervals over seeds."))
+    over = "seeds" if len(told["seeds"]) >= MIN_SEEDS else f"visitors (over seeds from {MIN_SEEDS} seeds on)"
+    lead = f"Bands of curves are 95 % intervals over {over}."
     return Section(title, blocks, in_simulation=True, lead=lead)
 
 

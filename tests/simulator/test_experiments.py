@@ -99,6 +99,33 @@ def test_curves_by_hand() -> None:
     assert curve(lives, "margin_eur", n_days=40, minus=lives).mean.tolist() == [0.0] * 40
 
 
+def test_bands_of_curves_are_those_of_the_visitors_or_of_the_seeds() -> None:
+    """Few seeds: the standard error of visitors on each day, pairs kept together. Many: Student's interval over the seeds."""
+    rng = np.random.default_rng(3)
+
+    def lives(n_seeds: int) -> Lives:
+        n, share = 60 * n_seeds, rng.random()
+        signed = np.where(rng.random(n) < share, rng.integers(0, 9, n), -1).astype(np.float64)
+        values = {
+            o: np.where(signed >= 0, rng.normal(5.0, 2.0, n), 0.0) for o in ("subscribed", "kept_30d", "margin_eur")
+        }
+        return Lives(np.repeat(np.arange(n_seeds), 60).astype(np.float64), np.zeros(n), signed, values)
+
+    one, two = lives(2), lives(2)
+    made = curve(one, "margin_eur", n_days=12, minus=two)
+    day = 6
+    by_hand = [np.where((x.signed_day >= 0) & (x.signed_day <= day), x.outcomes["margin_eur"], 0.0) for x in (one, two)]
+    gap = by_hand[1] - by_hand[0]
+    assert not made.is_over_seeds
+    assert made.mean[day] == pytest.approx(gap.mean())
+    assert made.high[day] - made.mean[day] == pytest.approx(1.959964 * gap.std() / np.sqrt(len(gap)))
+    many = lives(6)
+    over = curve(many, "margin_eur", n_days=12)
+    means = np.asarray([many.outcomes["margin_eur"][many.seed == s].mean() for s in range(6)])
+    assert over.is_over_seeds
+    assert over.high[-1] - over.mean[-1] == pytest.approx(2.5706 * means.std(ddof=1) / np.sqrt(6), rel=1e-3)
+
+
 @pytest.mark.parametrize("name", sorted(STUDIES))
 def test_every_study_has_its_worlds(name: str) -> None:
     """Each setting of each study makes a world with its baseline, and no two studies share a name with other content."""
