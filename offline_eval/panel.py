@@ -286,7 +286,8 @@ def evaluate(
     _check_kinds(log, candidates)
     if not candidates:
         raise InvalidInputError("there is no candidate; expected at least one policy or array of probabilities by name")
-    _check_estimators(used := tuple(default_estimators() if estimators is None else estimators))
+    used = tuple(default_estimators() if estimators is None else estimators)
+    _check_estimators(used, n_offers=len(_offer_ids(log)))
     everyone, incumbent_name = _everyone(candidates, incumbent)
     _check_size(log, everyone)
     notes: list[str] = []
@@ -641,11 +642,21 @@ def _everyone(
     return everyone, name
 
 
-def _check_estimators(estimators: Sequence[Estimator]) -> None:
+def _check_estimators(estimators: Sequence[Estimator], *, n_offers: int) -> None:
     names = [e.name for e in estimators]
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice or not names:
         raise InvalidInputError(f"estimators {twice} appear twice or there is none; expected one of each name")
+    known = default_estimators()
+    if any(e not in known for e in estimators):  # of somebody's own
+        from offline_eval.checks import same_names_differ
+
+        shared = same_names_differ((*known, *estimators), n_offers=n_offers)
+        if shared is not None:
+            raise InvalidInputError(
+                f"two estimators make a column named {shared!r} differently, and columns of one name are computed once; expected one "
+                "meaning of each name: call one of them otherwise, and run check_estimator on your own"
+            )
 
 
 def _check_size(log: InteractionBatch | Log, everyone: Mapping[str, Candidate | None]) -> None:

@@ -507,7 +507,7 @@ def test_attribute_weights_by_hand_and_for_two_attributes() -> None:
         log, {"c": target}, estimators=[MarginalizedIPS((0, 1, 2, 3, 4)), SelfNormalisedIPS()], fit_reward=None
     )
     assert alone.estimate("c", "MIPS").value == pytest.approx(value.estimate("c", "IPS").value)
-    check_estimator(MarginalizedIPS((0, 1, 0), is_normalised=True))
+    check_estimator(MarginalizedIPS((0, 1, 0), is_normalised=True), right="never")
     with pytest.raises(InvalidInputError, match="attribute"):
         attribute_groups(offers, ["weight"])
 

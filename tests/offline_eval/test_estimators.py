@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.special import stdtrit
 
 from offline_eval import LOGGED, evaluate
-from offline_eval.checks import check_estimator
+from offline_eval.checks import Right, check_estimator
 from offline_eval.estimators import (
     BaselineCorrectedIPS,
     ClippedIPS,
@@ -31,6 +31,7 @@ from offline_eval.estimators import (
 )
 from offline_eval.intervals import t_value, z_value
 from offline_eval.moments import degrees_of_freedom
+from policies.contract import ContractError
 from policies.records import FloatArray, IntArray, InteractionBatch
 from tests.offline_eval.worlds import tiny_log
 
@@ -101,8 +102,14 @@ def test_three_rows_by_hand() -> None:
 
 @pytest.mark.parametrize("estimator", ALL, ids=[e.name for e in ALL])
 def test_satisfies_the_estimator_contract(estimator: Estimator) -> None:
-    """Gradients, row order, chunks and scale: what every estimator owes, shipped for a researcher's own."""
-    check_estimator(estimator)
+    """Gradients, row order, chunks, scale and truth: what every estimator owes, shipped for a researcher's own."""
+    right: Right | None = {"DM": "with a true model", "replay": "never", "stochastic replay": "never"}.get(
+        estimator.name
+    )  # type: ignore[assignment]  # words of the literal
+    check_estimator(estimator, right=right)
+    if right == "never":
+        with pytest.raises(ContractError, match="on all of a population"):
+            check_estimator(estimator, right="always")
 
 
 @settings(max_examples=30, deadline=None)
