@@ -3,7 +3,8 @@
 The plain version is what one writes by hand: for each estimator its weights, its model terms, its mean, and for each
 resample the counts of each subject taken to the rows. It computes the same numbers, which is checked. With ``--peer PYTHON``,
 an interpreter that has Open Bandit Pipeline (obp 0.5.7, Python 3.10 at most, matplotlib below 3.8), obp runs on the same log and
-its estimates are compared.
+its estimates are compared, and all estimators that both have on a smaller log with several loggers, attributes and slates; with
+``--sequence-peer PYTHON`` the sequential ones with scope-rl.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks._figures import Figure, finish, parser
+from benchmarks._peers import agreement_with_obp, agreement_with_scope
 from offline_eval import evaluate
 from offline_eval.estimators import (
     ClippedIPS,
@@ -281,12 +283,17 @@ def main() -> int:
     made = parser(__doc__)
     made.add_argument("--stream-rows", type=int, default=20_000_000, help="rows of the streamed log")
     made.add_argument("--peer", help="Python with obp, to be measured beside")
+    made.add_argument("--sequence-peer", help="Python with scope-rl, to be compared with")
     options = made.parse_args()
     n = 100_000 if options.quick else 1_000_000
     figures = speed(n, 80, runs=3, seed=options.seed, can_judge=not options.quick, peer=options.peer)
     figures += streamed(
         500_000 if options.quick else options.stream_rows, 4, seed=options.seed, can_judge=not options.quick
     )
+    if options.peer is not None:
+        figures += agreement_with_obp(options.peer, seed=options.seed)
+    if options.sequence_peer is not None:
+        figures += agreement_with_scope(options.sequence_peer, seed=options.seed)
     return finish("ope", figures, quick=options.quick, path=options.json, seed=options.seed)
 
 

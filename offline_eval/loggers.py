@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
 from offline_eval.candidates import Candidate, target_of
-from offline_eval.estimators import Estimator, InversePropensity
+from offline_eval.estimators import Column, Estimator, InversePropensity
+from offline_eval.estimators.base import MODEL, Total, Value, add, mean_of
 from offline_eval.intervals import normal
-from offline_eval.panel import Estimate, evaluate
+from offline_eval.panel import Estimate, Panel, evaluate
 from policies.errors import InvalidInputError, UnknownNameError
-from policies.records import FloatArray, InteractionBatch
+from policies.records import FloatArray, IntArray, InteractionBatch
 
 
 def balanced(
@@ -92,6 +95,9 @@ def weighted(
 ) -> Estimate:
     """Each variant's rows judged by themselves, the estimates averaged with weights of 1 / variance.
 
+    With a reward model the average is over the corrections; the model's mean is that of all rows, for contexts do not depend on the
+    variant.
+
     Never worse supported than the best variant alone, and needs no other variant's policy; but where a variant lacks support its
     estimate is wrong and may look certain. ``balanced`` is better wherever the loggers' policies are at hand.
 
@@ -109,7 +115,8 @@ def weighted(
 
     References
     ----------
-    Agarwal, Basu, Schnabel and Joachims (2017), as above: the weighted estimator.
+    Agarwal, Basu, Schnabel and Joachims (2017), as above: the weighted estimator; Kallus, Saito and Uehara (2021), "Optimal
+    off-policy evaluation from multiple logging policies": its doubly robust form.
     """
     if log.variants is None:
         raise InvalidInputError("the log has no variants; expected the name of the variant in every row")
@@ -118,23 +125,57 @@ def weighted(
         raise InvalidInputError(
             f"{used.name} needs reward_model=; pass expected rewards of shape {log.table.eligible.shape}"
         )
-    values, precisions, certain = [], [], []
-    for name in np.unique(log.variants):
-        rows = np.flatnonzero(log.variants == name)
+
+    def judged(rows: IntArray, by: Estimator) -> Panel:
         mine = candidate[rows] if isinstance(candidate, np.ndarray) else candidate
         model = None if reward_model is None else reward_model[rows]
-        panel = evaluate(
-            log.take(rows), {"c": mine}, estimators=(used,), reward_model=model, fit_reward=None, n_resamples=0
+        return evaluate(
+            log.take(rows), {"c": mine}, estimators=(by,), reward_model=model, fit_reward=None, n_resamples=0
         )
-        found = panel.estimate("c", used.name)
+
+    strata = [np.flatnonzero(log.variants == name) for name in np.unique(log.variants)]
+    certain = np.zeros(len(strata))
+    for k, rows in enumerate(strata):
+        panel = judged(rows, used)
+        found, m = panel.estimate("c", used.name), panel.data.moments.n_scattered
         if found.value is None or not found.standard_error:
             raise InvalidInputError(
-                f"the rows of variant {str(name)!r} give no estimate with a spread; leave them out, or use balanced()"
+                f"the rows of variant {str(log.variants[rows[0]])!r} give no estimate with a spread; leave them out, or use balanced()"
             )
-        values.append(found.value)
-        m = panel.data.moments.n_scattered
-        precisions.append(found.standard_error**-2)
-        certain.append(precisions[-1] * m / (m - 1))  # by the plain mean of squares, as the paper has it
-    value = float(np.average(values, weights=certain))
-    error = float(np.sum(precisions)) ** -0.5
+        certain[k] = found.standard_error**-2 * m / (m - 1)  # by the plain mean of squares, as the paper has it
+    parts = [
+        judged(rows, _Part(used, share=len(rows) / len(log), trust=float(trust))).estimate("c", _Part.name)
+        for rows, trust in zip(strata, certain / certain.sum(), strict=True)
+    ]
+    value = sum(e.value or 0.0 for e in parts)
+    error = math.sqrt(sum((e.standard_error or 0.0) ** 2 for e in parts))  # rows of different variants are independent
     return Estimate("c", f"weighted {used.name}", value, error, normal(value, error, alpha=alpha), None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one variant's rows add: their share of the model's mean, which needs no weights, and what is trusted of the rest."""
+
+    whole: Estimator
+    share: float
+    trust: float
+
+    name: ClassVar[str] = "part"
+
+    @property
+    def needs_model(self) -> bool:
+        return self.whole.needs_model
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return (*self.whole.columns, *((MODEL,) if self.needs_model else ()))
+
+    def from_totals(self, totals: Mapping[str, Total]) -> Value:
+        rest = _times(self.trust, self.whole.from_totals(totals))
+        if not self.needs_model:
+            return rest
+        return add(_times(self.share - self.trust, mean_of(MODEL.name, totals)), rest)
+
+
+def _times(factor: float, of: Value) -> Value:
+    return Value(factor * of.value, {name: factor * slope for name, slope in of.gradient.items()})

@@ -190,9 +190,8 @@ def stratified_folds(units: NDArray[np.integer], reward: FloatArray, *, n_folds:
     positive = np.zeros(n_units, dtype=np.bool_)
     lowest = float(reward.min())
     is_zero = reward == 0.0
-    usual = (
-        0.0 if np.count_nonzero(is_zero) > np.count_nonzero(reward == lowest) else lowest
-    )  # a refund may be below it
+    # A refund may lie below what a row earns where nothing happens.
+    usual = 0.0 if np.count_nonzero(is_zero) > np.count_nonzero(reward == lowest) else lowest
     np.logical_or.at(positive, number, reward != usual)
     rng = np.random.default_rng(seed)
     fold = np.empty(n_units, dtype=np.int64)

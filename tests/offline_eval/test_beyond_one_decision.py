@@ -370,11 +370,19 @@ def test_balanced_loggers_have_no_more_variance_and_the_same_mean() -> None:
     by_hand = sum(p * (e.value or 0.0) for p, e in zip(precision, halves, strict=True)) / sum(precision)
     assert between.value == pytest.approx(by_hand, rel=1e-12)
     model = np.tile(q + 0.05, (n, 1))
-    terms = model @ target[0] + (target[0] / p)[np.arange(n), chosen] * (log.reward - model[0][chosen])
-    strata = [terms[variant == v] for v in "ab"]
-    doubly = sum(len(x) / x.var() * x.mean() for x in strata) / sum(len(x) / x.var() for x in strata)
+    model += rng.normal(0.0, 0.1, size=(n, 1))  # of the context
+    direct = model @ target[0]
+    correction = (target[0] / p)[np.arange(n), chosen] * (log.reward - model[np.arange(n), chosen])
+    strata = [variant == v for v in "ab"]
+    trust = np.array([m.sum() / (direct + correction)[m].var() for m in strata])
+    trust /= trust.sum()
+    doubly = direct.mean() + sum(t * correction[m].mean() for t, m in zip(trust, strata, strict=True))
     robust = weighted(log, target, estimator=DoublyRobust(), reward_model=model)
     assert robust.value == pytest.approx(doubly, rel=1e-9)
+    spread = [
+        (direct[m] * m.mean() + t * correction[m]).var(ddof=1) / m.sum() for t, m in zip(trust, strata, strict=True)
+    ]
+    assert robust.standard_error == pytest.approx(np.sqrt(sum(spread)), rel=1e-9)
     with pytest.raises(InvalidInputError, match="DR needs reward_model="):
         weighted(log, target, estimator=DoublyRobust())
     with pytest.raises(UnknownNameError):
