@@ -102,10 +102,11 @@ class CandidateRecord:
     def add(self, rows: Rows, at: NDArray[np.datetime64] | None = None) -> None:
         """Add rows, with their times where they are known."""
         w = rows.weight
+        whole = _weighed(w)
         self.n_rows += len(w)
-        self.weight += float(w.sum())
-        self.weight2 += float(w @ w)
-        self.n_shown += int(np.count_nonzero(w))
+        self.n_shown += int(whole[0])
+        self.weight += float(whole[1])
+        self.weight2 += float(whole[2])
         self.n_counting += int(np.count_nonzero(w > 1))
         if at is not None:
             self.time = self.time or TimeSums()
@@ -128,11 +129,11 @@ class CandidateRecord:
         low = float(rows.reward.min())
         if low < self.lowest:
             self.lowest, self.at_lowest = low, np.zeros(3)
-        of_low = _weighed(w[rows.reward == low])
+        of_low = _weighed_where(rows.reward == low, w, whole)
         if low == self.lowest:
             self.at_lowest += of_low
         if low <= 0:
-            self.at_zero += of_low if low == 0 else _weighed(w[rows.reward == 0])
+            self.at_zero += of_low if low == 0 else _weighed_where(rows.reward == 0, w, whole)
 
     def settle(self) -> None:
         """Cut the heaviest weights to their number."""
@@ -171,6 +172,13 @@ class CandidateRecord:
         out.at_zero = self.at_zero + other.at_zero
         out.time = _either(self.time, other.time)
         return out
+
+
+def _weighed_where(mask: BoolArray, weights: FloatArray, whole: FloatArray) -> FloatArray:
+    """Of the rows in the mask; where these are most rows, what the others leave of the whole, which takes a fraction of the time."""
+    if 2 * np.count_nonzero(mask) <= len(mask):
+        return _weighed(weights[mask])
+    return np.asarray(whole - _weighed(weights[~mask]))
 
 
 def _weighed(weights: FloatArray) -> FloatArray:
