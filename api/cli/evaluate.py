@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     AnyLog = InteractionBatch | Log | EstimatedLog
 
-STREAM_ABOVE_BYTES = 256 * 1024 * 1024
+# Rows, not bytes: how far a file's text is compressed says nothing of the memory it takes.
+STREAM_ABOVE_ROWS = 1_000_000
 
 
 def evaluate(
@@ -264,16 +265,14 @@ def _log(
     estimate: bool,
 ) -> tuple[AnyLog, list[str]]:
     """The log, and what has to be said of it."""
-    from offline_eval.interop.arrow import ParquetLog, estimated_from_arrow, from_arrow, is_csv, read_table
+    from offline_eval.interop.arrow import ParquetLog, count_rows, estimated_from_arrow, from_arrow, is_csv, read_table
     from offline_eval.interop.dsjson import read_dsjson
 
     if not path.exists():
         raise InvalidInputError(f"{path} does not exist; expected a log as Parquet, separated values or dsjson")
     if _is_dsjson(path):
         return read_dsjson(path), []
-    files = [path] if path.is_file() else list(path.rglob("*.parquet"))
-    is_large = not is_csv(path) and sum(f.stat().st_size for f in files) > STREAM_ABOVE_BYTES
-    if is_large and not estimate and not weigh_open:
+    if not (is_csv(path) or estimate or weigh_open) and count_rows(path) > STREAM_ABOVE_ROWS:
         return ParquetLog(path, offers, columns, window), []
     table = read_table(path, columns=columns)
     notes = []
@@ -320,7 +319,7 @@ def _in_memory(data: AnyLog, option: str) -> InteractionBatch:
     if isinstance(data, InteractionBatch):
         return data
     raise InvalidInputError(
-        f"{option} needs the log in memory and its propensities; expected less than {STREAM_ABOVE_BYTES >> 20} MiB of Parquet "
+        f"{option} needs the log in memory and its propensities; expected at most {STREAM_ABOVE_ROWS:,} rows, "
         "without --estimate-propensities: write the rows of one phase to a log of their own"
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,18 @@ OURS = "_nextoffer"
 
 def read_dsjson(path: Path | str) -> InteractionBatch:
     """A log from a file of dsjson lines, or a folder of ``.dsjson`` files; lines without a decision that was shown are skipped."""
+    if not Path(path).exists():
+        raise InvalidInputError(f"{path} does not exist; expected a file of dsjson lines or a folder of .dsjson files")
     files = [Path(path)] if Path(path).is_file() else sorted(Path(path).rglob("*.dsjson"))
     return from_dsjson(line for file in files for line in _lines(file))
 
 
 def _lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8") as lines:
-        yield from lines
+    try:
+        with path.open(encoding="utf-8") as lines:
+            yield from lines
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"{path} is no text in UTF-8 ({error}); expected one dsjson event per line") from error
 
 
 def from_dsjson(lines: Iterable[str]) -> InteractionBatch:
@@ -53,6 +58,8 @@ def from_dsjson(lines: Iterable[str]) -> InteractionBatch:
             raise InvalidInputError(
                 f"line {number} is not JSON ({error}); expected one dsjson event per line"
             ) from error
+        if not isinstance(event, dict):
+            raise InvalidInputError(f"line {number} holds a {type(event).__name__}; expected one dsjson event per line")
         # An event that was never activated was seen by nobody, and holds no reward.
         if "c" not in event or "_multi" not in event.get("c", {}) or event.get("_skipLearn"):
             continue
@@ -108,6 +115,12 @@ def _event(
         )
     if sorted(actions) != list(range(1, len(choices) + 1)):
         raise InvalidInputError(f"line {number} has 'a' {actions}; expected the numbers 1 to {len(choices)} once each")
+    is_number = all(isinstance(x, int | float) and not isinstance(x, bool) and 0 <= x <= 1 for x in p)
+    if not is_number or not p[0] > 0:
+        raise InvalidInputError(
+            f"line {number} has 'p' {p[:5]}{'…' if len(p) > 5 else ''}; expected a probability for each offer, the shown one's first "
+            "and above 0"
+        )
     cost = event.get("_label_cost")
     if not isinstance(cost, int | float):
         raise InvalidInputError(f"line {number} has _label_cost {cost!r}; expected a number (minus the reward)")
@@ -124,11 +137,23 @@ def _event(
     ordered = [ids[a - 1] for a in actions]
     total = sum(p)
     if is_ours:
-        at = datetime.fromisoformat(event["Timestamp"])
+        at = _timestamp(event, number)
         context = Context(SubjectId(event[OURS]["subject"]), shared["context"], shared.get("vectors", {}), at)
     else:
-        context = Context(SubjectId(event_id), flatten([shared], where=f"line {number}"))
+        context = Context(SubjectId(event_id), flatten([shared], where=f"line {number}"), at=_timestamp(event, number))
     return context, ordered, [x / total for x in p] if abs(total - 1) < 1e-4 else p, 0, -float(cost), event_id
+
+
+def _timestamp(event: Mapping[str, Any], number: int) -> datetime | None:
+    """When the event was, where it says so; in UTC where it has no time zone."""
+    told = event.get("Timestamp")
+    if told is None:
+        return None
+    try:
+        at = datetime.fromisoformat(told)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"line {number} has Timestamp {told!r}; expected a time in ISO 8601") from error
+    return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def _length(value: object) -> str:

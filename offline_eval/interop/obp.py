@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from policies.errors import InvalidInputError, SchemaError
-from policies.records import DecisionTable, FloatArray, InteractionBatch, Offer, OfferId, OfferSet
+from policies.errors import InvalidInputError, SchemaError, SupportError
+from policies.records import DecisionTable, FloatArray, IntArray, InteractionBatch, Offer, OfferId, OfferSet
 
 
 def from_obp(feedback: Mapping[str, Any], *, position: int | None = None) -> InteractionBatch:
@@ -21,13 +21,17 @@ def from_obp(feedback: Mapping[str, Any], *, position: int | None = None) -> Int
 
     Raises
     ------
-    SchemaError
-        If a key is missing.
+    SchemaError, InvalidInputError, SupportError
+        Naming the key, the rule and the rounds that break it.
     """
+    if not isinstance(feedback, Mapping):
+        raise SchemaError(
+            f"bandit_feedback is a {type(feedback).__name__}; expected a mapping with n_actions, action, reward, pscore"
+        )
     for key in ("n_actions", "action", "reward", "pscore"):
         if key not in feedback:
             raise SchemaError(f"bandit_feedback has no {key!r}; its keys are {', '.join(sorted(feedback))}")
-    action = np.asarray(feedback["action"], dtype=np.int64)
+    action, reward, pscore = _rounds(feedback)
     keep = np.ones(len(action), dtype=np.bool_)
     slots = feedback.get("position")
     if slots is not None:
@@ -55,10 +59,40 @@ def from_obp(feedback: Mapping[str, Any], *, position: int | None = None) -> Int
             OfferSet([Offer(OfferId(str(j))) for j in range(k)]), np.ones((n, k), dtype=np.bool_), vectors=vectors
         ),
         chosen=action[keep],
-        propensity=np.asarray(feedback["pscore"], dtype=np.float64)[keep],
-        reward=np.asarray(feedback["reward"], dtype=np.float64)[keep],
+        propensity=pscore[keep],
+        reward=reward[keep],
         probabilities=probabilities,
     )
+
+
+def _rounds(feedback: Mapping[str, Any]) -> tuple[IntArray, FloatArray, FloatArray]:
+    """Actions, rewards and propensities, checked under the names they have here."""
+    columns: dict[str, FloatArray] = {}
+    for key in ("action", "reward", "pscore"):
+        try:
+            columns[key] = np.asarray(feedback[key], dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise SchemaError(
+                f"bandit_feedback[{key!r}] is no array of numbers ({error}); expected one number a round"
+            ) from error
+    lengths = {key: column.shape for key, column in columns.items()}
+    if len(set(lengths.values())) > 1 or columns["action"].ndim != 1:
+        raise SchemaError(f"bandit_feedback has shapes {lengths}; expected one value a round in each")
+    action, reward, pscore = columns.values()
+    k = int(feedback["n_actions"])
+    for key, bad, rule in (
+        ("action", ~((action >= 0) & (action < k) & (action == np.floor(action))), f"no integer from 0 to {k - 1}"),
+        ("reward", ~np.isfinite(reward), "not finite"),
+        ("pscore", ~((pscore > 0) & (pscore <= 1)), "outside (0, 1]"),
+    ):
+        if bad.any():
+            first = int(np.argmax(bad))
+            kind = SupportError if key == "pscore" else InvalidInputError
+            raise kind(
+                f"bandit_feedback[{key!r}] is {rule} in {int(bad.sum())} rounds, the first at {first} ({columns[key][first]:g}); "
+                "log what was drawn and with which probability, or leave these rounds out"
+            )
+    return action.astype(np.int64), reward, pscore
 
 
 def from_action_dist(action_dist: FloatArray, *, position: int = 0) -> FloatArray:

@@ -303,7 +303,7 @@ def test_large_logs_are_closed_in_parts(tmp_path: Path, monkeypatch: pytest.Monk
     base = ["evaluate", "--log", str(tmp_path / "log.parquet"), "--policy", "uniform", "--resamples", "0"]
     base += ["--window-days", "14", "--as-of", "2026-03-31"]
     run([*base, "--json", str(tmp_path / "whole.json")])
-    monkeypatch.setattr("api.cli.evaluate.STREAM_ABOVE_BYTES", 0)
+    monkeypatch.setattr("api.cli.evaluate.STREAM_ABOVE_ROWS", 0)
     run([*base, "--json", str(tmp_path / "parts.json")])
     whole, parts = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("whole", "parts"))
     assert whole["rows"] == parts["rows"] < 2000

@@ -17,7 +17,7 @@ from offline_eval import Estimate, evaluate
 from offline_eval.candidates import Candidate
 from offline_eval.interop.arrow import ParquetLog, from_arrow, from_pandas, read_parquet, to_arrow, write_parquet
 from offline_eval.interop.columns import Columns
-from offline_eval.interop.dsjson import from_dsjson
+from offline_eval.interop.dsjson import from_dsjson, read_dsjson
 from offline_eval.interop.obp import from_action_dist, from_obp
 from policies.errors import InvalidInputError, SchemaError, SupportError
 from policies.fixed import Uniform
@@ -195,3 +195,65 @@ def test_dsjson_names_features_as_the_rank_door_does_and_reads_only_what_was_sho
 
 def _with(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
     return table.set_column(table.column_names.index(name), name, column)
+
+
+def _line(**changes: object) -> str:
+    """One event of Azure Personalizer's log."""
+    event = {
+        "_label_cost": -1.0, "_label_probability": 0.6, "_label_Action": 2, "_labelIndex": 1, "EventId": "e1",
+        "Timestamp": "2026-03-01T12:00:00.0000000Z", "a": [2, 1], "p": [0.6, 0.4],
+        "c": {"User": {"age": 40}, "_multi": [{"_tag": "a"}, {"_tag": "b"}]},
+    }  # fmt: skip
+    return json.dumps({**event, **changes})
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (_line(p=[5.0, 0.4]), "line 2 has 'p' [5.0, 0.4]; expected a probability for each offer"),
+        (_line(p=[0.0, 1.0]), "the shown one's first and above 0"),
+        (_line(p=[None, 0.4]), "line 2 has 'p' [None, 0.4]"),
+        (_line(p=[0.2, 0.2]), "logged probabilities do not sum to 1 in 1 rows, the first at 1"),
+        (_line(Timestamp="noon"), "line 2 has Timestamp 'noon'; expected a time"),
+        (_line(_label_cost=float("nan")), "reward is not finite in 1 rows"),
+        ("[1, 2]", "line 2 holds a list"),
+        ("{", "line 2 is not JSON"),
+    ],
+)
+def test_bad_lines_of_dsjson_are_named(line: str, words: str) -> None:
+    """The error names the line and the field."""
+    with pytest.raises((InvalidInputError, SupportError)) as found:
+        from_dsjson([_line(), line])
+    assert words in str(found.value)
+
+
+def test_events_of_dsjson_have_times(tmp_path: Path) -> None:
+    """Moments of any time zone become UTC, so that drift and the log's pace are known; bytes that are no text are one sentence."""
+    log = from_dsjson([_line(), _line(Timestamp="2026-03-01T12:00:00+02:00")])
+    assert log.table.at is not None
+    assert log.table.at.tolist() == np.asarray(["2026-03-01T12:00", "2026-03-01T10:00"], "datetime64[us]").tolist()
+    (tmp_path / "log.dsjson").write_bytes(_line().encode() + b"\n\xff\xfe")
+    with pytest.raises(InvalidInputError, match="no text in UTF-8"):
+        read_dsjson(tmp_path / "log.dsjson")
+    with pytest.raises(InvalidInputError, match="does not exist"):
+        read_dsjson(tmp_path / "none.dsjson")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"pscore": [0.2, 5.0, 0.0, float("nan")]}, "['pscore'] is outside (0, 1] in 3 rounds, the first at 1 (5)"),
+        ({"action": [0, 1, 2, 3]}, "['action'] is no integer from 0 to 2 in 1 rounds, the first at 3 (3)"),
+        ({"action": [0.5, 1, 2, 0]}, "['action'] is no integer from 0 to 2 in 1 rounds, the first at 0 (0.5)"),
+        ({"reward": [0, 1, float("inf"), 0]}, "['reward'] is not finite in 1 rounds, the first at 2 (inf)"),
+        ({"reward": [0, 1]}, "expected one value a round in each"),
+        ({"reward": ["yes"] * 4}, "bandit_feedback['reward'] is no array of numbers"),
+    ],
+)
+def test_bad_feedback_of_obp_is_named_by_its_keys(change: dict[str, object], words: str) -> None:
+    """What obp scores without a word is refused under the name it has there."""
+    good = {"n_actions": 3, "action": [0, 1, 2, 0], "reward": [0, 1, 0, 1], "pscore": [0.2, 0.3, 0.5, 0.2]}
+    assert len(from_obp(good)) == 4
+    with pytest.raises((InvalidInputError, SupportError)) as found:
+        from_obp({**good, **change})
+    assert words in str(found.value)
