@@ -22,10 +22,11 @@ import numpy as np
 from benchmarks._figures import Figure, finish, parser
 from benchmarks._recovery import LOGS, Recovery, drawn_site, rank, rank_on_other_laws, recover
 from policies.fixed import Uniform
-from simulator.env import ENV_ID, CarSubscriptionVectorEnv, reference_space
+from simulator.env import ENV_ID, CarSubscriptionVectorEnv
 from simulator.rollouts import rollout
 from simulator.scenarios.car_subscription import reference
 from simulator.scenarios.named import everything
+from simulator.spaces import reference_space
 from simulator.truth import OUTCOMES, true_value
 
 Made = TypeVar("Made")

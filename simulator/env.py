@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from policies.errors import InvalidInputError
 from policies.features import FeatureSpace
-from policies.records import FloatArray, IntArray
+from policies.records import IntArray
 from simulator.kernel import VisitKernel, supports
-from simulator.rollouts import rollout
 from simulator.scenarios.car_subscription import Scenario, reference
 from simulator.scenarios.named import world_named
+from simulator.spaces import reference_space
 
 ENV_ID = "nextoffer/CarSubscription-v0"
 _OBS_LIMIT = 10.0
@@ -39,26 +39,6 @@ class RewardWeights:
     kept_30d: float = 1.0
     margin_eur: float = 0.0
     discount_cost_eur: float = 0.0
-
-
-class _Uniform:
-    """Looks around evenly; only to fit the feature space."""
-
-    name = "uniform"
-
-    def __init__(self) -> None:
-        from policies.protocols import PolicyTraits
-
-        self.traits = PolicyTraits()
-
-    def probabilities(self, table: Any) -> FloatArray:
-        return np.asarray(table.eligible / table.eligible.sum(axis=1, keepdims=True), dtype=np.float64)
-
-
-def reference_space(scenario: Scenario, *, n_subjects: int = 2_000, seed: int = 0) -> FeatureSpace:
-    """A feature space fitted on a uniform rollout of a scenario."""
-    run = rollout(scenario, _Uniform(), n_subjects=n_subjects, visit_days=7, seed=seed)
-    return FeatureSpace.fit(run.table)
 
 
 def _observation_space(scenario: Scenario, space: FeatureSpace) -> gymnasium.spaces.Box:

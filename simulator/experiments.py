@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +20,13 @@ import pyarrow.parquet as pq
 from scipy.stats import t as student
 
 from policies.artifact import load_artifact
-from policies.errors import InvalidInputError
+from policies.errors import InvalidInputError, UnknownNameError
 from policies.records import FloatArray, IntArray
 from policies.sampling import DEFAULT_EXPLORE_SHARE
 from simulator.crossings import crossings
 from simulator.exact import solve
-from simulator.named_policies import policy_named
-from simulator.rollouts import WINDOW_DAYS, rollout
+from simulator.named_policies import LEARNERS, policy_named
+from simulator.rollouts import REWARDS, WINDOW_DAYS, RewardName, rollout
 from simulator.scenarios.car_subscription import Scenario
 from simulator.scenarios.suite import Study, study_named
 from simulator.site import KEPT_AFTER_DAYS
@@ -49,6 +49,8 @@ class Cell:
         Names as ``study_named`` and ``policy_named`` take them.
     n_subjects, visit_days
         Visitors, and the days over which they arrive.
+    learn_from
+        Which reward a learner learns from; empty for policies that do not learn.
     content
         Hash of what lies in a folder that one of the names points to; empty otherwise.
     """
@@ -61,11 +63,13 @@ class Cell:
     visit_days: int
     explore_share: float = DEFAULT_EXPLORE_SHARE
     content: str = ""
+    learn_from: RewardName | Literal[""] = ""
 
     @property
     def digest(self) -> str:
         """Twelve hexadecimal digits that no other cell has."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        told = {name: value for name, value in asdict(self).items() if name != "learn_from" or value}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
     def path(self, folder: Path) -> Path:
         """Where its result is kept."""
@@ -81,8 +85,14 @@ def plan(
     seeds: Sequence[int],
     settings: Sequence[float] | None = None,
     explore_share: float = DEFAULT_EXPLORE_SHARE,
+    learn_from: RewardName | None = None,
 ) -> list[Cell]:
     """All cells of an experiment; the first policy is the one others are compared with.
+
+    Parameters
+    ----------
+    learn_from
+        Which reward learners learn from; default: what the scenario scores.
 
     Raises
     ------
@@ -99,6 +109,9 @@ def plan(
     if len(set(policies)) < len(policies):
         raise InvalidInputError(f"a policy is given twice among {', '.join(policies)}; name each once")
     study = study_named(scenario)
+    if learn_from is not None and learn_from not in REWARDS:
+        raise UnknownNameError("reward", learn_from, REWARDS)
+    reward = learn_from or cast(RewardName, study.outcome)
     wanted = tuple(study.setting_of(s) for s in dict.fromkeys(settings)) if settings else study.settings
     for name in policies:
         policy_named(name, study.make(wanted[0]), seed=seeds[0], outcome=study.outcome)
@@ -112,6 +125,7 @@ def plan(
             visit_days=visit_days,
             explore_share=explore_share,
             content=_content(scenario) + _content(name),
+            learn_from=reward if name in LEARNERS else "",
         )
         for setting in wanted
         for seed in seeds
@@ -142,6 +156,7 @@ def live(cell: Cell) -> pa.Table:
         visit_days=cell.visit_days,
         seed=cell.seed,
         explore_share=cell.explore_share,
+        learn_from=cell.learn_from or None,
     )
     s = run.subjects
     arrived = np.full(cell.n_subjects, -1, dtype=np.int16)
@@ -245,14 +260,16 @@ def summarise(cells: Sequence[Cell], lives: dict[tuple[float, str], Lives]) -> d
         rows = []
         for name in names:
             mine = lives[setting, name]
+            # Visitors of one seed share what a learner has learned: only seeds are independent.
+            own, pair = (mine.seed if LEARNERS.keys() & set(of) else None for of in ([name], [name, names[0]]))
             row: dict[str, Any] = {
                 "policy": name,
-                **{o: _interval(mine.outcomes[o]) for o in OUTCOMES},
-                "against_first": {o: _interval(mine.outcomes[o] - first.outcomes[o]) for o in OUTCOMES},
+                **{o: _interval(mine.outcomes[o], seed=own) for o in OUTCOMES},
+                "against_first": {o: _interval(mine.outcomes[o] - first.outcomes[o], seed=pair) for o in OUTCOMES},
             }
             if low is not None and best is not None:
                 base = low.outcomes[study.outcome]
-                gain = _interval(mine.outcomes[study.outcome] - base)
+                gain = _interval(mine.outcomes[study.outcome] - base, seed=own)
                 room = best - float(base.mean())
                 row["score"] = gain["mean"] / room
                 row["score_interval"] = {name: value / room for name, value in gain.items()}
@@ -261,6 +278,8 @@ def summarise(cells: Sequence[Cell], lives: dict[tuple[float, str], Lives]) -> d
         if best is not None:
             entry["best_possible"] = {"value": best, "is_exact": is_exact, "outcome": study.outcome}
         told["settings"].append(entry)
+    learners = [name for name in names if name in LEARNERS]
+    told["learners"] = {"policies": learners, "learn_from": next((c.learn_from for c in cells if c.learn_from), None)}
     told["crossings"] = crossings(
         study, settings, names, {key: made.outcomes[study.outcome] for key, made in lives.items()}
     )
@@ -279,8 +298,12 @@ def _best(study: Study, setting: float, cell: Cell) -> tuple[float | None, bool]
         return upper_bound(site, n_subjects=n, seed=cell.seed, outcome=study.outcome, visit_days=days)[0], False
 
 
-def _interval(values: FloatArray) -> dict[str, float]:
+def _interval(values: FloatArray, *, seed: FloatArray | None = None) -> dict[str, float]:
+    """Mean and 95 % interval over visitors; over seeds where they are given and there are ``MIN_SEEDS`` of them."""
     mean, half = float(values.mean()), Z95 * float(values.std(ddof=1) / np.sqrt(len(values)))
+    if seed is not None and len(seeds := np.unique(seed)) >= MIN_SEEDS:
+        each = np.asarray([values[seed == s].mean() for s in seeds])
+        half = float(student.ppf(0.975, len(seeds) - 1) * each.std(ddof=1) / np.sqrt(len(seeds)))
     return {"mean": mean, "low": mean - half, "high": mean + half}
 
 

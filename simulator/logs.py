@@ -19,19 +19,13 @@ from policies.errors import InvalidInputError, SchemaError
 from policies.records import DecisionTable, FloatArray, OfferSet
 from simulator.parameters import WorldParameters
 from simulator.population import Population
-from simulator.rollouts import REWARDS, RewardName, Rollout, SubjectOutcomes
+from simulator.rollouts import MAY_COME_DAYS, REWARDS, RewardName, Rollout, SubjectOutcomes
 from simulator.scenarios.car_subscription import Scenario
 from simulator.scenarios.files import save_scenario
 from simulator.site import DAY, KEPT_AFTER_DAYS, START
-from simulator.world import MAX_DELAY_DAYS
 
 FORMAT = 1
 SITE = "site"
-# How many days after a decision its reward may still come.
-_MAY_COME_DAYS: dict[RewardName, int] = {
-    "clicked": 0, "subscribed": MAX_DELAY_DAYS, "kept_30d": MAX_DELAY_DAYS + KEPT_AFTER_DAYS,
-    "margin_eur": MAX_DELAY_DAYS + KEPT_AFTER_DAYS,
-}  # fmt: skip
 _OWN = ("offer", "propensity", "reward", "eligible", "subject", "at", "policy", "is_matured", "rewarded_at")
 
 
@@ -91,7 +85,7 @@ def save_log(
 
 def _as_known(run: Rollout, name: RewardName) -> pa.Array:
     """A reward of each decision; missing where none has come and one still may."""
-    is_open = run.day + _MAY_COME_DAYS[name] > run.last_day
+    is_open = run.day + MAY_COME_DAYS[name] > run.last_day
     return pa.array(run.rewards[name], mask=(run.rewards[name] == 0) & is_open & ~run.is_known(name))
 
 

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from policies.artifact import load_artifact
 from policies.errors import InvalidInputError, UnknownNameError
+from policies.features import FeatureSpace
 from policies.fixed import FixedOrder, Uniform
-from policies.protocols import Policy
+from policies.linear import LinTS, LinUCB
+from policies.logistic import LogisticThompson
+from policies.protocols import OnlineLearner, Policy
 from policies.registry import load_policy
+from policies.shared_linear import SharedLinTS
+from policies.thompson import BetaThompson
 from simulator.exact import myopic, solve
 from simulator.habit import HabitScenario
 from simulator.scenarios.car_subscription import Scenario
+from simulator.spaces import reference_space
 from simulator.truth import Oracle
 
 SPECIAL = ("uniform", "oracle", "greedy", "planned", "careful")
+# Learners that begin with nothing, with their own defaults, and learn while they are lived.
+LEARNERS: dict[str, Callable[[FeatureSpace], OnlineLearner]] = {
+    "lints": LinTS,
+    "linucb": LinUCB,
+    "logistic_thompson": LogisticThompson,
+    "shared_lints": SharedLinTS,
+    "beta_thompson": lambda _: BetaThompson(),
+}
 
 
 def policy_named(name: str, scenario: Scenario | HabitScenario, *, seed: int, outcome: str = "kept_30d") -> Policy:
@@ -24,7 +39,7 @@ def policy_named(name: str, scenario: Scenario | HabitScenario, *, seed: int, ou
     ----------
     name
         ``uniform``; ``oracle`` (sees what is hidden); on tabular sites ``greedy`` (sells most in each visit), ``planned`` (the exact
-        optimum) and ``careful`` (the exact optimum without discounts); an offer's id; the folder of an artefact.
+        optimum) and ``careful`` (the exact optimum without discounts); one of ``LEARNERS``, fresh; an offer's id; the folder of an artefact.
 
     Raises
     ------
@@ -45,8 +60,10 @@ def policy_named(name: str, scenario: Scenario | HabitScenario, *, seed: int, ou
         if name == "greedy":
             return myopic(scenario)
         return solve(scenario, outcome=outcome, with_discounts=name == "planned")[0]
+    if name in LEARNERS:
+        return LEARNERS[name](reference_space(scenario))
     if name in scenario.offers.ids:
         return FixedOrder((name,))
     if Path(name).exists():
         return load_policy(load_artifact(Path(name)))
-    raise UnknownNameError("policy", name, [*SPECIAL, *scenario.offers.ids])
+    raise UnknownNameError("policy", name, [*SPECIAL, *LEARNERS, *scenario.offers.ids])

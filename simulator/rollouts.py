@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.errors import InvalidInputError, UnknownNameError
-from policies.protocols import Policy
+from policies.protocols import OnlineLearner, Policy
 from policies.records import BoolArray, DecisionTable, FloatArray, IntArray, InteractionBatch
 from policies.sampling import DEFAULT_EXPLORE_SHARE, decide
-from simulator.site import KEPT_AFTER_DAYS, Visits, World
+from simulator.site import KEPT_AFTER_DAYS, Site, Visits, World
 from simulator.streams import Purpose, uniforms
 from simulator.world import MARKET_DAYS, MAX_DELAY_DAYS
 
@@ -22,6 +22,11 @@ WINDOW_DAYS = MARKET_DAYS + MAX_DELAY_DAYS + KEPT_AFTER_DAYS
 
 RewardName = Literal["clicked", "subscribed", "kept_30d", "margin_eur"]
 REWARDS: tuple[RewardName, ...] = ("clicked", "subscribed", "kept_30d", "margin_eur")
+# How many days after a decision its reward may still come.
+MAY_COME_DAYS: dict[RewardName, int] = {
+    "clicked": 0, "subscribed": MAX_DELAY_DAYS, "kept_30d": MAX_DELAY_DAYS + KEPT_AFTER_DAYS,
+    "margin_eur": MAX_DELAY_DAYS + KEPT_AFTER_DAYS,
+}  # fmt: skip
 # Days from the first visit until nothing more can come of any decision of a visitor; clicks are known at once.
 _KNOWN_AFTER_DAYS: dict[RewardName, int] = {
     "clicked": 0, "subscribed": MARKET_DAYS + MAX_DELAY_DAYS, "kept_30d": WINDOW_DAYS, "margin_eur": WINDOW_DAYS,
@@ -116,6 +121,7 @@ def rollout(
     seed: int,
     explore_share: float = DEFAULT_EXPLORE_SHARE,
     first_subject: int = 0,
+    learn_from: RewardName | None = None,
     uniforms_of: Callable[[Visits], FloatArray] | None = None,
     on_day: Callable[[int, int], None] | None = None,
 ) -> Rollout:
@@ -131,6 +137,9 @@ def rollout(
         Last day that is lived: the log as it stands that evening, with whatever is still open.
     seed
         Of everything; two policies with one seed meet the same visitors with the same luck.
+    learn_from
+        The policy learns every evening from the decisions whose reward of this name has become final, as it would from a ledger. What one
+        visitor does then changes what later ones are shown.
     uniforms_of
         What each visit's offer is drawn with, shape ``(n,)``, such as the numbers a service would draw with; default: the
         subjects' own luck.
@@ -142,7 +151,14 @@ def rollout(
     Rollout
         Decisions until each visitor's window for signing ends; rewards of windows cut off by ``follow_days`` are
         marked in ``subjects.is_matured``.
+
+    Raises
+    ------
+    InvalidInputError
+        If ``as_of`` is before the first day, or the policy is to learn and cannot.
     """
+    if learn_from is not None and not isinstance(policy, OnlineLearner):
+        raise InvalidInputError(f"policy {policy.name!r} does not learn; expected an online learner, such as lints")
     full = WINDOW_DAYS
     days = visit_days + (full if follow_days is None else follow_days)
     if as_of is not None:
@@ -150,7 +166,7 @@ def rollout(
             raise InvalidInputError(f"as_of is {as_of}; expected a day, 0 or later")
         days = min(days, as_of + 1)
     site = scenario.open(n_subjects=n_subjects, visit_days=visit_days, seed=seed, first_subject=first_subject)
-    parts: list[tuple[DecisionTable, IntArray, FloatArray, IntArray, IntArray, BoolArray]] = []
+    parts: list[_Part] = []
     signed_on = np.full(n_subjects, -1, dtype=np.int64)
     cancelled_on = np.full(n_subjects, -1, dtype=np.int64)
     for day in range(days):
@@ -162,12 +178,15 @@ def rollout(
                 u = uniforms_of(visits)
             draws = decide(policy, visits.table, uniforms=u, explore_share=explore_share)
             seen = site.respond(visits, draws.chosen)
-            parts.append((visits.table, draws.chosen, draws.probabilities, visits.rows, visits.day, seen.clicked))
+            parts.append(_Part(visits.table, draws.chosen, draws.probabilities, visits.rows, visits.day, seen.clicked))
         facts = site.end_of_day(day)
         signed_on[facts.subscribed], cancelled_on[facts.cancelled] = day, day
+        if learn_from is not None:
+            assert isinstance(policy, OnlineLearner)
+            _learn(policy, parts, site, signed_on, reward=learn_from, today=day)
         if on_day is not None:
             on_day(day + 1, days)
-    row, day_of = np.concatenate([p[3] for p in parts]), np.concatenate([p[4] for p in parts])
+    row, day_of = np.concatenate([p.row for p in parts]), np.concatenate([p.day for p in parts])
     credited = credit(row, day_of, signed_on)
     outcomes = SubjectOutcomes(
         subscribed=signed_on >= 0,
@@ -178,13 +197,13 @@ def rollout(
         signed_day=signed_on,
         cancelled_day=cancelled_on,
     )
-    rewards = {"clicked": np.concatenate([p[5] for p in parts]).astype(np.float64)}
+    rewards = {"clicked": np.concatenate([p.clicked for p in parts]).astype(np.float64)}
     for name in ("subscribed", "kept_30d", "margin_eur"):
         rewards[name] = np.where(credited, np.asarray(getattr(outcomes, name), dtype=np.float64)[row], 0.0)
     return Rollout(
-        table=stack_tables([p[0] for p in parts]),
-        chosen=np.concatenate([p[1] for p in parts]),
-        probabilities=np.concatenate([p[2] for p in parts]),
+        table=stack_tables([p.table for p in parts]),
+        chosen=np.concatenate([p.chosen for p in parts]),
+        probabilities=np.concatenate([p.probabilities for p in parts]),
         row=row,
         day=day_of,
         rewards=rewards,
@@ -192,6 +211,43 @@ def rollout(
         policy=policy.name,
         last_day=days - 1,
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """The decisions of one day."""
+
+    table: DecisionTable
+    chosen: IntArray
+    probabilities: FloatArray
+    row: IntArray
+    day: IntArray
+    clicked: BoolArray
+
+
+def _learn(
+    policy: OnlineLearner, parts: list[_Part], site: Site, signed_on: IntArray, *, reward: RewardName, today: int
+) -> None:
+    """Let a policy learn from the decisions whose reward is final tonight: those of one day."""
+    ripe = [part for part in parts if part.day[0] == today - MAY_COME_DAYS[reward]]
+    for part in ripe:
+        if reward == "clicked":
+            earned = part.clicked.astype(np.float64)
+        else:
+            later = [p for p in parts if p.day[0] >= part.day[0]]
+            credited = credit(np.concatenate([p.row for p in later]), np.concatenate([p.day for p in later]), signed_on)
+            outcome = {"subscribed": signed_on >= 0, "kept_30d": site.is_kept, "margin_eur": site.margin_eur}[reward]
+            earned = np.where(credited[: len(part.row)], np.asarray(outcome, dtype=np.float64)[part.row], 0.0)
+        n = len(part.chosen)
+        policy.learn(
+            InteractionBatch(
+                table=part.table,
+                chosen=part.chosen,
+                propensity=part.probabilities[np.arange(n), part.chosen],
+                reward=earned,
+                probabilities=part.probabilities,
+            )
+        )
 
 
 def credit(row: IntArray, day: IntArray, signed_on: IntArray) -> BoolArray:

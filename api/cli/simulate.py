@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from cyclopts import App, Parameter
 
 from api.cli.opening import HERE, Where
 
 if TYPE_CHECKING:
-    from simulator.rollouts import Rollout
+    from simulator.rollouts import RewardName, Rollout
     from simulator.scenarios.car_subscription import Scenario
 
 app = App(name="simulate", help="Policies side by side in simulated worlds; logs of them; sites fitted on logs")
@@ -31,6 +31,7 @@ def simulate(
     seed: int = 1,
     setting: tuple[float, ...] = (),
     explore_share: float = 0.05,
+    learn_from: str | None = None,
     out: Path | None = None,
     ray: str | None = None,
     json: Path | None = None,
@@ -44,8 +45,8 @@ def simulate(
         A world (reference, null, alike, trial, lapsed, changing, everything, tabular, habit, habit-null), a family of worlds with a swept
         setting (retention, retention-tabular, bargain-trap, shock, drift), or a folder with a saved world.
     policy
-        Repeat it: uniform, oracle, greedy, planned or careful (tabular worlds), an offer's id, or the folder of a saved policy.
-        Differences are to the first; the baseline of scores is lived as well.
+        Repeat it: uniform, oracle, greedy, planned or careful (tabular worlds), an offer's id, the folder of a saved policy, or a learner
+        that begins with nothing and learns every evening (lints, linucb, logistic_thompson, shared_lints, beta_thompson). Differences are to the first; the baseline of scores is lived as well.
     subjects
         Visitors per seed.
     days
@@ -58,6 +59,9 @@ def simulate(
         Repeat it: values of the swept setting in place of the scenario's own.
     explore_share
         Share of decisions given to uniform exploration.
+    learn_from
+        Which reward learners learn from, once it is final: clicked (the same evening), subscribed (14 days later), kept_30d or
+        margin_eur (44 days later); default: what the scenario scores. Give them enough days.
     out
         Keep one Parquet file a cell and a report here; the same command begun again lives only what is left.
     ray
@@ -81,6 +85,7 @@ def simulate(
         seeds=range(seed, seed + seeds),
         settings=setting or None,
         explore_share=explore_share,
+        learn_from=cast("RewardName | None", learn_from),
     )
     with tempfile.TemporaryDirectory() as scratch:
         folder = _folder(out) if out is not None else Path(scratch)

@@ -55,6 +55,7 @@ def page(cells: Sequence[Life], lives: dict[tuple[float, str], Lives], told: dic
             "seeds": ", ".join(str(s) for s in told["seeds"]),
             "days of arrivals": told["visit_days"],
             "explore share": told["explore_share"],
+            **({"learners learn from": told["learners"]["learn_from"]} if told["learners"]["policies"] else {}),
             "scored outcome": TITLES[told["outcome"]][0].lower(),
             "baseline of scores": told["baseline"],
         },
@@ -146,15 +147,16 @@ def _setting(
         }
         for i, row in enumerate(entry["policies"])
     ]
+    has_scores = any("score" in row for row in entry["policies"])
     columns = [
         Column("policy", "policy"),
+        *([Column("score", "score")] if has_scores else []),
         *(Column(o, t, u) for o, (t, u) in TITLES.items()),
         Column("difference", f"{_SHORT[told['outcome']]} against {_short(names[0])}", POINTS, signed=True),
     ]
     note = ""
-    if any("score" in row for row in entry["policies"]):
+    if has_scores:
         best = entry["best_possible"]
-        columns.append(Column("score", "score"))
         what = "the exact optimum" if best["is_exact"] else "a bound that no policy can beat"
         note = (
             f"Score: 0 is {told['baseline']}, 1 is {what} ({best['value']:.4f}); a policy is served with its explore share, the "
@@ -190,6 +192,12 @@ def _setting(
         )
     over = "seeds" if len(told["seeds"]) >= MIN_SEEDS else f"visitors (over seeds from {MIN_SEEDS} seeds on)"
     lead = f"Bands of curves are 95 % intervals over {over}."
+    learners = ", ".join(told["learners"]["policies"])
+    if learners and len(told["seeds"]) < MIN_SEEDS:
+        lead += (
+            f" Visitors of a seed share what {learners} learned, so that its intervals are too narrow: {MIN_SEEDS} seeds or more "
+            "give honest ones."
+        )
     return Section(title, blocks, in_simulation=True, lead=lead)
 
 

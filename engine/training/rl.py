@@ -32,8 +32,9 @@ from policies.artifact import save_artifact
 from policies.errors import InvalidInputError, NextofferError, StateError
 from policies.features import FeatureSpace
 from policies.records import InteractionBatch, OfferSet
-from simulator.env import ENV_ID, RewardWeights, reference_space
+from simulator.env import ENV_ID, RewardWeights
 from simulator.scenarios.files import load_scenario
+from simulator.spaces import reference_space
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm import Algorithm

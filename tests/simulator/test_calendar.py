@@ -12,11 +12,12 @@ from policies.eligibility import Condition, EligibilityRule
 from policies.errors import InvalidInputError, UnknownNameError
 from policies.fixed import Uniform
 from simulator.calendar import Calendar, Shock
-from simulator.env import CarSubscriptionVectorEnv, reference_space
+from simulator.env import CarSubscriptionVectorEnv
 from simulator.rollouts import rollout
 from simulator.scenarios.car_subscription import OFFERS, RULES, reference
 from simulator.scenarios.files import load_scenario, save_scenario
 from simulator.scenarios.named import changing, trial
+from simulator.spaces import reference_space
 from simulator.truth import true_value
 from tests.simulator.test_site import Always
 

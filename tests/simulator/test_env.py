@@ -13,10 +13,11 @@ from gymnasium import wrappers
 from gymnasium.utils.env_checker import check_env
 
 from policies.errors import InvalidInputError, UnknownNameError
-from simulator.env import ENV_ID, CarSubscriptionEnv, CarSubscriptionVectorEnv, RewardWeights, reference_space
+from simulator.env import ENV_ID, CarSubscriptionEnv, CarSubscriptionVectorEnv, RewardWeights
 from simulator.scenarios.car_subscription import Scenario, reference
 from simulator.scenarios.named import world_named
 from simulator.site import LiveSite
+from simulator.spaces import reference_space
 
 
 def test_passes_gymnasiums_checker() -> None:

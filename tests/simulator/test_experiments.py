@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import pytest
 
 from policies.artifact import save_artifact
 from policies.errors import InvalidInputError, UnknownNameError
-from policies.fixed import FixedOrder
+from policies.fixed import FixedOrder, Uniform
+from policies.records import InteractionBatch
+from policies.thompson import BetaThompson
 from simulator.experiments import Cell, Lives, curve, live, live_once, plan, read_lives, summarise
 from simulator.habit import HabitScenario
 from simulator.named_policies import policy_named
+from simulator.rollouts import MAY_COME_DAYS, REWARDS, rollout
 from simulator.scenarios.car_subscription import reference
 from simulator.scenarios.suite import STUDIES, site_named, study_named
 
@@ -126,6 +130,25 @@ def test_bands_of_curves_are_those_of_the_visitors_or_of_the_seeds() -> None:
     assert over.high[-1] - over.mean[-1] == pytest.approx(2.5706 * means.std(ddof=1) / np.sqrt(6), rel=1e-3)
 
 
+def test_intervals_of_a_learner_are_over_seeds(tmp_path: Path) -> None:
+    """With five seeds a learner's interval is Student's over them; that of a policy that does not learn stays over visitors."""
+    cells = plan(
+        "null", ["beta_thompson", "suv_deal"], n_subjects=60, visit_days=2, seeds=range(5), learn_from="clicked"
+    )
+    for cell in cells:
+        live_once(cell, tmp_path)
+    lives = read_lives(cells, tmp_path)
+    learner, plain = summarise(cells, lives)["settings"][0]["policies"]
+    for row, name in ((learner, "beta_thompson"), (plain, "suv_deal")):
+        got = lives[0.0, name]
+        values = got.outcomes["margin_eur"]
+        means = np.asarray([values[got.seed == s].mean() for s in range(5)])
+        over_seeds, over_visitors = 2.7764 * means.std(ddof=1) / 5**0.5, 1.96 * values.std(ddof=1) / len(values) ** 0.5
+        half = row["margin_eur"]["high"] - row["margin_eur"]["mean"]
+        assert half == pytest.approx(over_seeds if name == "beta_thompson" else over_visitors, rel=1e-3)
+        assert over_seeds != pytest.approx(over_visitors, rel=1e-2)
+
+
 @pytest.mark.parametrize("name", sorted(STUDIES))
 def test_every_study_has_its_worlds(name: str) -> None:
     """Each setting of each study makes a world with its baseline, and no two studies share a name with other content."""
@@ -168,3 +191,45 @@ def test_a_name_means_the_world_and_a_setting_the_family() -> None:
     assert isinstance(site_named("habit"), HabitScenario)
     with pytest.raises(InvalidInputError, match="no setting"):
         site_named("habit", 1.0)
+
+
+def test_a_learner_learns_only_what_is_final_and_in_time() -> None:
+    """Each evening it is given the decisions of one day, with the rewards that the whole log gives them in the end; none twice."""
+
+    class Watcher(BetaThompson):
+        def __init__(self) -> None:
+            super().__init__()
+            self.batches: list[InteractionBatch] = []
+
+        def learn(self, batch: InteractionBatch) -> None:
+            self.batches.append(batch)
+
+    for reward in REWARDS:
+        watcher = Watcher()
+        run = rollout(reference(), watcher, n_subjects=300, visit_days=20, seed=3, learn_from=reward)
+        n = run.last_day + 1 - MAY_COME_DAYS[reward]
+        final = run.day < n
+        np.testing.assert_array_equal(np.concatenate([b.chosen for b in watcher.batches]), run.chosen[final])
+        told = np.concatenate([b.reward for b in watcher.batches])
+        np.testing.assert_array_equal(told, run.rewards[reward][final])
+        assert told.sum() > 0
+    with pytest.raises(InvalidInputError, match="does not learn"):
+        rollout(reference(), Uniform(), n_subjects=10, seed=3, learn_from="clicked")
+
+
+@pytest.mark.slow
+def test_a_learner_earns_more_in_time_and_the_same_in_every_process(tmp_path: Path) -> None:
+    """Learning from clicks, the learner clicks more than uniform over its later visitors; lived twice, a cell is the same."""
+    cells = plan("reference", ["lints", "uniform"], n_subjects=5_000, visit_days=40, seeds=(1,), learn_from="clicked")
+    assert [c.learn_from for c in cells] == ["clicked", ""]
+    assert live(cells[0]).equals(live(cells[0]))
+    assert cells[0].digest != replace(cells[0], learn_from="subscribed").digest
+    for cell in cells:
+        live_once(cell, tmp_path)
+    assert summarise(cells, read_lives(cells, tmp_path))["learners"] == {"policies": ["lints"], "learn_from": "clicked"}
+    lints, uniform = (read_lives(cells, tmp_path)[0.0, name] for name in ("lints", "uniform"))
+    late = lints.arrived >= 15
+    gain = (lints.outcomes["subscribed"] - uniform.outcomes["subscribed"])[late]
+    assert gain.mean() > 3 * gain.std() / np.sqrt(late.sum())
+    with pytest.raises(UnknownNameError, match="clicked"):
+        plan("reference", ["lints"], n_subjects=10, visit_days=1, seeds=(1,), learn_from="click")  # type: ignore[arg-type]

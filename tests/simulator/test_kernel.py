@@ -11,12 +11,13 @@ import pytest
 
 from policies.eligibility import Condition, EligibilityRule
 from policies.errors import InvalidInputError
-from simulator.env import CarSubscriptionVectorEnv, reference_space
+from simulator.env import CarSubscriptionVectorEnv
 from simulator.kernel import VisitKernel
 from simulator.population import Population
 from simulator.scenarios.car_subscription import Scenario, reference
 from simulator.scenarios.named import changing, everything, lapsed, retention, trial
 from simulator.site import LiveSite
+from simulator.spaces import reference_space
 
 
 def _with_vectors() -> Scenario:

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from policies.errors import InvalidInputError
 from policies.fixed import Uniform
-from simulator.env import reference_space
 from simulator.habit import HabitScenario
 from simulator.kernel import VisitKernel
 from simulator.rollouts import REWARDS, Rollout, rollout
 from simulator.scenarios.car_subscription import OFFERS, Scenario
+from simulator.spaces import reference_space
 from simulator.truth import truth_of
 from tests.simulator.test_site import Always
 from tests.simulator.worlds import drawn_habit, drawn_world, numbers

@@ -10,8 +10,9 @@ import gymnasium
 import numpy as np
 import pytest
 
-from simulator.env import ENV_ID, reference_space
+from simulator.env import ENV_ID
 from simulator.scenarios.car_subscription import reference
+from simulator.spaces import reference_space
 
 
 @pytest.mark.torch
