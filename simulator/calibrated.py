@@ -42,6 +42,8 @@ class Calibrated:
         The site at the estimates.
     identified, unidentified
         Names of parameters by whether the log narrowed what was plausible to less than half.
+    n_left_out
+        Visitors of the log that it had not seen from their first visit.
     """
 
     scenario: Scenario
@@ -50,6 +52,7 @@ class Calibrated:
     unidentified: tuple[str, ...]
     times: TimesFit
     seen: TimesSeen
+    n_left_out: int
     traits: FloatArray
     hidden: FloatArray
     people: Population
@@ -142,6 +145,7 @@ def calibrate(
     seed
         Of the hidden part of the affinity of the people it draws.
     """
+    n_in_log = len(np.unique(run.row))
     run = seen_from_the_start(run)
     response = fit_response(
         run, scenario, with_history_effects=with_history_effects, is_weighted=is_weighted, n_nodes=n_nodes
@@ -194,6 +198,7 @@ def calibrate(
         unidentified=tuple(n for n in made if n not in fitted),
         times=times,
         seen=seen,
+        n_left_out=n_in_log - n,
         traits=design,
         hidden=hidden,
         people=people,

@@ -34,14 +34,18 @@ class Coefficient:
         return (self.natural(free + 1e-5) - self.natural(free - 1e-5)) / 2e-5
 
 
-def positive(name: str, mean: float, log_sd: float) -> Coefficient:
+def positive(name: str, mean: float, log_sd: float, *, most: float = float("inf")) -> Coefficient:
     """A value above zero, searched as its logarithm."""
-    return Coefficient(name, float(np.log(mean)), log_sd, lambda x: float(np.log(x)), lambda x: float(np.exp(x)))
+    return Coefficient(
+        name, float(np.log(mean)), log_sd, lambda x: float(np.log(x)), lambda x: min(float(np.exp(x)), most)
+    )
 
 
-def share(name: str, mean: float, logit_sd: float) -> Coefficient:
+def share(name: str, mean: float, logit_sd: float, *, most: float = 1.0) -> Coefficient:
     """A value between zero and one, searched as its log-odds."""
-    return Coefficient(name, float(logit(mean)), logit_sd, lambda x: float(logit(x)), lambda x: float(expit(x)))
+    return Coefficient(
+        name, float(logit(mean)), logit_sd, lambda x: float(logit(x)), lambda x: min(float(expit(x)), most)
+    )
 
 
 def moved(

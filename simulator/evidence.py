@@ -211,7 +211,9 @@ def check_log(run: Rollout) -> None:
 
 
 def seen_from_the_start(run: Rollout) -> Rollout:
-    """The visitors of a log that it has seen since their first visit; of the others nobody knows what they were shown before.
+    """The visitors of a log that it has seen since their first visit, up to the end of their first contract.
+
+    Of the others nobody knows what they were shown before; who has left a contract follows other laws than who never had one.
 
     Raises
     ------
@@ -219,16 +221,19 @@ def seen_from_the_start(run: Rollout) -> Rollout:
         If there are none.
     """
     check_log(run)
+    columns = run.table.columns
     order = np.lexsort((run.day, run.row))
     subjects, start = np.unique(run.row[order], return_index=True)
-    is_new = run.table.columns["n_visits"][order][start] == 0
+    first = order[start]
+    is_new = (columns["n_visits"][first] == 0) & (columns["stage"][first] == world.STAGES[world.VISITOR])
     if not is_new.any():
         raise InvalidInputError(
             "the log has no visitor whose first visit it saw (column n_visits counts the visits before, from 0); expected some"
         )
-    if is_new.all():
+    is_kept = np.isin(run.row, subjects[is_new]) & (columns["stage"] != world.STAGES[world.LAPSED])
+    if is_kept.all():
         return run
-    keep = np.flatnonzero(np.isin(run.row, subjects[is_new]))
+    keep = np.flatnonzero(is_kept)
     return replace(
         run,
         table=run.table.take(keep),

@@ -26,6 +26,8 @@ from simulator.rollouts import Rollout
 from simulator.scenarios.car_subscription import CAR_CLASSES, Scenario
 
 _CURVATURE_SUBJECTS = 2_000
+# Coprime to most strides through the chunks.
+_N_NODE_SETS = 13
 # Prior means are round numbers, not the values of the reference site: what a log does not say is not known.
 COEFFICIENTS = (
     Coefficient("click_base", -1.5, 1.5),
@@ -36,13 +38,13 @@ COEFFICIENTS = (
     Coefficient("engagement_gain", 0.0, 0.3),
     Coefficient("fatigue_per_view", 0.2, 0.3),
     share("fatigue_decay_per_day", 0.8, 0.8),
-    Coefficient("price_sensitivity", 0.7, 0.7),
+    positive("price_sensitivity", 0.7, 0.7),
     positive("price_sensitivity_spread", 0.4, 0.5),
     positive("taste_spread", 0.7, 0.7),
     share("taste_shown", 0.6, 0.9),
     positive("affinity_hidden", 1.0, 0.7),
     Coefficient("convert_base", -4.0, 2.0),
-    positive("cancel_per_day", 0.01, 1.0),
+    positive("cancel_per_day", 0.01, 1.0, most=1.0),
     Coefficient("cancel_per_discount", 1.0, 2.0),
     Coefficient("cancel_per_term", -0.05, 0.06),
     Coefficient("cancel_per_perk", -0.3, 0.5),
@@ -143,6 +145,57 @@ class ResponseFit:
         return moved(self.coefficients, self.mode, inverse, values)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Nodes:
+    """Points of what is hidden.
+
+    Attributes
+    ----------
+    shown, hidden
+        Signs of taste by searched class and class of the offer (a row each; first of each block: no car), shape ``(12, n_nodes)``.
+    z_price, z_affinity
+        Shape ``(n_nodes,)``.
+    """
+
+    shown: FloatArray
+    hidden: FloatArray
+    z_price: FloatArray
+    z_affinity: FloatArray
+
+    @classmethod
+    def drawn(cls, n_nodes: int, *, seed: int) -> _Nodes:
+        """One scrambled Sobol sequence."""
+        n_cars = len(CAR_CLASSES)
+        points = qmc.Sobol(2 * n_cars + 2, scramble=True, rng=np.random.default_rng(seed)).random(n_nodes)
+        z = norm.ppf(np.clip(points, 1e-9, 1 - 1e-9))
+        largest = np.argmax(z[:, :n_cars], axis=1)
+        shown = np.zeros((n_cars * (n_cars + 1), n_nodes))
+        hidden = np.zeros_like(shown)
+        for searched in range(n_cars):
+            signs = z[:, :n_cars].copy()
+            signs[np.arange(n_nodes), largest] = z[:, searched]
+            signs[:, searched] = z[np.arange(n_nodes), largest]
+            block = slice(searched * (n_cars + 1) + 1, (searched + 1) * (n_cars + 1))
+            shown[block] = signs.T
+            hidden[block] = z[:, n_cars : 2 * n_cars].T
+        return cls(shown, hidden, z[:, -2], z[:, -1])
+
+    def tables(self, v: dict[str, float]) -> tuple[dict[str, FloatArray], dict[str, Floats], Floats]:
+        """Taste and its derivatives at each node, in double and in single precision, and what multiplies each visit's numbers."""
+        rho = v["taste_shown"]
+        rest = np.sqrt(1.0 - rho**2)
+        mix = rho * self.shown + rest * self.hidden
+        tables = {
+            "taste": v["taste_spread"] * mix,
+            "spread": mix,
+            "shown": v["taste_spread"] * (self.shown - rho / rest * self.hidden),
+        }
+        factor = np.exp(v["price_sensitivity_spread"] * self.z_price)
+        columns = [np.ones_like(factor), factor, self.z_price * factor, self.z_affinity]
+        small = {name: np.ascontiguousarray(t, dtype=np.float32) for name, t in tables.items()}
+        return tables, small, np.stack(columns, axis=1).astype(np.float32)
+
+
 class Likelihood:
     """Log-likelihood and its derivatives of every visitor, over fixed nodes of what is hidden.
 
@@ -155,7 +208,8 @@ class Likelihood:
     ----------
     n_nodes
         Power of two: points of a scrambled Sobol sequence in eight normals (three signs of taste the site reads, three it does
-        not, sensitivity, affinity). Signs are sorted so that the class searched for has the largest.
+        not, sensitivity, affinity). Signs are sorted so that the class searched for has the largest. Chunks of visitors take
+        turns with differently scrambled points: what one set gets wrong is not wrong for all.
     """
 
     def __init__(
@@ -164,20 +218,7 @@ class Likelihood:
         self.evidence, self.coefficients = evidence, coefficients
         self.is_weighted = evidence.weight is not None
         self.at = {c.name: i for i, c in enumerate(coefficients)}
-        n_cars = len(CAR_CLASSES)
-        points = qmc.Sobol(2 * n_cars + 2, scramble=True, rng=np.random.default_rng(0)).random(n_nodes)
-        z = norm.ppf(np.clip(points, 1e-9, 1 - 1e-9))
-        largest = np.argmax(z[:, :n_cars], axis=1)
-        self._shown = np.zeros((n_cars * (n_cars + 1), n_nodes))
-        self._hidden = np.zeros_like(self._shown)
-        for searched in range(n_cars):
-            signs = z[:, :n_cars].copy()
-            signs[np.arange(n_nodes), largest] = z[:, searched]
-            signs[:, searched] = z[np.arange(n_nodes), largest]
-            block = slice(searched * (n_cars + 1) + 1, (searched + 1) * (n_cars + 1))
-            self._shown[block] = signs.T
-            self._hidden[block] = z[:, n_cars : 2 * n_cars].T
-        self._z_price, self._z_affinity = z[:, -2], z[:, -1]
+        self._nodes = [_Nodes.drawn(n_nodes, seed=i) for i in range(_N_NODE_SETS)]
         self._chunks = _chunks(evidence.start, len(evidence.clicked), rows_a_chunk)
 
     def __call__(self, free: FloatArray, *, every: int = 1) -> tuple[float, FloatArray]:
@@ -189,17 +230,6 @@ class Likelihood:
             Only one in so many chunks of visitors; the sum and the derivatives of the others are nought.
         """
         v = {c.name: c.natural(float(x)) for c, x in zip(self.coefficients, free, strict=True)}
-        rho = v["taste_shown"]
-        rest = np.sqrt(1.0 - rho**2)
-        mix = rho * self._shown + rest * self._hidden
-        tables = {
-            "taste": v["taste_spread"] * mix,
-            "spread": mix,
-            "shown": v["taste_spread"] * (self._shown - rho / rest * self._hidden),
-        }
-        factor = np.exp(v["price_sensitivity_spread"] * self._z_price)
-        columns = [np.ones_like(factor), factor, self._z_price * factor, self._z_affinity]
-        basis = np.stack(columns, axis=1).astype(np.float32)
         scores = np.zeros((self.evidence.n_subjects, len(free)))
         total = 0.0
         e = self.evidence
@@ -208,8 +238,10 @@ class Likelihood:
         slope = lag_days * v["fatigue_decay_per_day"] ** np.maximum(lag_days - 1, 0)
         effects = np.asarray([v[n] for n in e.linear_names], dtype=np.float32)
         fading = np.stack([faded, slope], axis=1).astype(np.float32)
-        small = {name: np.ascontiguousarray(t, dtype=np.float32) for name, t in tables.items()}
-        for first, last, row_first, row_last in self._chunks[::every]:
+        sets = [nodes.tables(v) for nodes in self._nodes[: len(self._chunks)]]
+        for i in range(0, len(self._chunks), every):
+            first, last, row_first, row_last = self._chunks[i]
+            tables, small, basis = sets[i % len(sets)]
             part = slice(row_first, row_last)
             fatigue = e.lags[part].astype(np.float32) @ fading
             fixed = e.linear[part] @ effects - np.float32(v["fatigue_per_view"]) * fatigue[:, 0]

@@ -21,10 +21,12 @@ from simulator.world import MARKET_DAYS, MAX_DELAY_DAYS, MAX_RETURN_RATE, MIN_RE
 
 # Round numbers, as the priors of responses: what a log does not say is not known.
 TIMES = (
-    positive("return_rate_per_day", 0.15, 1.0),
+    positive("return_rate_per_day", 0.15, 1.0, most=1.0),
     positive("return_rate_spread", 0.4, 0.7),
-    share("delay_zero_share", 0.5, 1.5),
-    Coefficient("delay_mean_days", 1.0, 0.8, lambda x: float(np.log(x - 1.0)), lambda x: float(1.0 + np.exp(x))),
+    share("delay_zero_share", 0.5, 1.5, most=0.999),
+    Coefficient(
+        "delay_mean_days", 1.0, 0.8, lambda x: float(np.log(x - 1.0)), lambda x: max(float(1.0 + np.exp(x)), 1.001)
+    ),
 )
 _RATE, _SPREAD, _ZERO, _MEAN = range(4)
 # Days from which a person's rate is so well known that the nodes have to lie close. (Forty Gauss-Hermite nodes lie too far apart for

@@ -318,6 +318,8 @@ def calibrate(
 
     site = _site_of(log, scenario)
     made = fit(_read(log, site), site, with_history_effects=history, is_weighted=weighted)
+    if made.n_left_out:
+        _say(f"{made.n_left_out:,} visitors left out: the log had not seen them since their first visit")
     _say(f"{'parameter':26s} {'value':>9s} {'error':>8s}")
     for row in made.table():
         if row["is_identified"] is not None:
@@ -336,6 +338,7 @@ def calibrate(
         "in_simulation": True,
         "log": log.name,
         "n_visitors": made.response.n_subjects,
+        "n_left_out": made.n_left_out,
         "parameters": made.table(),
         "identified": made.identified,
         "unidentified": made.unidentified,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks._recovery import drawn_site, known_truth
+from benchmarks._recovery import Personal, drawn_site, known_truth
 from policies.errors import InvalidInputError
 from policies.fixed import FixedOrder, Uniform
 from simulator.calibrated import Calibrated, calibrate, value_grid, values_with_spread
 from simulator.rollouts import rollout
+from simulator.scenarios.named import lapsed
 from simulator.times import TIMES
 from simulator.truth import OUTCOMES, true_value
 
@@ -82,3 +83,51 @@ def test_one_member_is_no_ensemble(made: Calibrated) -> None:
     """A single member is refused: it has no spread."""
     with pytest.raises(InvalidInputError, match="at least 2"):
         made.members(1, seed=0)
+
+
+def test_a_log_of_one_offer_leaves_its_price_open() -> None:
+    """Where only one offer was ever shown nothing of prices and discounts is called identified, and every member is a lawful site."""
+    log = rollout(SITE, FixedOrder(("suv_care",)), n_subjects=2_500, seed=2, explore_share=0.0)
+    made = calibrate(log, SITE, n_nodes=32)
+    assert {"price_sensitivity", "discount_appeal", "cancel_per_discount"} <= set(made.unidentified)
+    for member in made.members(12, seed=1):
+        assert member.parameters.price_sensitivity.value > 0
+    assert value_grid(made, FixedOrder(("suv_care",)), n_subjects=200)
+
+
+def test_who_had_a_contract_before_the_log_is_left_out() -> None:
+    """In a world of lapsed subscribers the fit is one of those who never had a contract, and says how many it left out."""
+    site = lapsed()
+    log = rollout(site, Uniform(), n_subjects=3_000, seed=4)
+    made = calibrate(log, site, n_nodes=32)
+    was_lapsed = len(np.unique(log.row[log.table.columns["stage"] == "lapsed"]))
+    assert made.n_left_out >= 0.9 * was_lapsed > 500
+    p = made.scenario.parameters
+    assert abs(p.click_base.value - site.parameters.click_base.value) < 4 * (p.click_base.standard_error or 0)
+
+
+@pytest.mark.slow
+def test_weighted_visits_give_back_the_site_too() -> None:
+    """Weights by inverse propensity do not make visitors look more different than they are: errors hold under a personal policy."""
+    log = rollout(SITE, Personal(), n_subjects=2_000, seed=5)
+    truth = known_truth(SITE)
+    for is_weighted in (False, True):
+        made = calibrate(log, SITE, n_nodes=64, is_weighted=is_weighted)
+        z = [
+            (getattr(made.scenario.parameters, n).value - truth[n])
+            / getattr(made.scenario.parameters, n).standard_error
+            for n in made.identified
+        ]
+        assert len(z) >= 12
+        assert max(np.abs(z)) < 4
+        assert np.mean(np.square(z)) < 2.2
+
+
+def test_members_are_people_of_a_resample(made: Calibrated) -> None:
+    """Each member's people are the visitors of its own resample: about two in three of the log, some twice."""
+    ages = made.people.columns["deal_share"]
+    (first, second) = made.members(2, seed=3)
+    for member in (first, second):
+        share = len(np.unique(member.population.columns["deal_share"])) / len(np.unique(ages))
+        assert 0.55 < share < 0.95
+    assert not np.array_equal(first.population.columns["deal_share"], second.population.columns["deal_share"])
