@@ -101,7 +101,7 @@ def _timed(work: Callable[[], Made]) -> tuple[Made, float]:
 
 def recovery_figures(*, is_quick: bool, seed: int) -> list[Figure]:
     """Parameters and intervals over short logs of drawn sites: of uniform and of personal policies, and of few visitors."""
-    n_logs, n_visitors = (2, 4_000) if is_quick else (15, 10_000)
+    n_logs, n_visitors = (2, 4_000) if is_quick else (12, 10_000)
     logs: list[Recovery] = []
     for i in range(n_logs):
         site, own = drawn_site(seed + 100 + i), seed + 1000 + 10 * i

@@ -22,7 +22,7 @@ from simulator.population import Population
 from simulator.rollouts import MAY_COME_DAYS, REWARDS, RewardName, Rollout, SubjectOutcomes
 from simulator.scenarios.car_subscription import Scenario
 from simulator.scenarios.files import save_scenario
-from simulator.site import DAY, KEPT_AFTER_DAYS, START
+from simulator.site import DAY, KEPT_AFTER_DAYS
 
 FORMAT = 1
 SITE = "site"
@@ -30,7 +30,12 @@ _OWN = ("offer", "propensity", "reward", "eligible", "subject", "at", "policy", 
 
 
 def save_log(
-    run: Rollout, folder: Path, *, reward: RewardName = "kept_30d", believed: FloatArray | None = None
+    run: Rollout,
+    folder: Path,
+    *,
+    reward: RewardName = "kept_30d",
+    believed: FloatArray | None = None,
+    is_simulated: bool = True,
 ) -> Path:
     """Write a rollout; returns the folder.
 
@@ -40,6 +45,8 @@ def save_log(
         Which one ``decisions.parquet`` gives to estimators.
     believed
         Probabilities that ``decisions.parquet`` states, shape ``(n, k)``; default: the true ones, which ``visits.parquet`` keeps.
+    is_simulated
+        Whether it is, for whoever reads ``log.json``.
     """
     known = run.is_known(reward)
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +83,7 @@ def save_log(
     subjects: dict[str, Any] = {f.name: pa.array(getattr(run.subjects, f.name)) for f in fields(run.subjects)}
     pq.write_table(pa.table(subjects), folder / "subjects.parquet")
     told = {
-        "format": FORMAT, "in_simulation": True, "policy": run.policy, "last_day": run.last_day, "reward": reward,
+        "format": FORMAT, "in_simulation": is_simulated, "policy": run.policy, "last_day": run.last_day, "reward": reward,
         "offers": list(run.table.offers.ids), "columns": sorted(run.table.columns), "vectors": sorted(run.table.vectors),
     }  # fmt: skip
     (folder / "log.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
@@ -95,7 +102,11 @@ def _rewarded_at(run: Rollout, name: RewardName) -> pa.Array:
     assert at is not None
     if name != "clicked":
         signed = run.subjects.signed_day[run.row] + (KEPT_AFTER_DAYS if name == "kept_30d" else 0)
-        at = START + (signed + 1) * DAY - np.timedelta64(1, "s")
+        # Days count from the first of the log, whose date any of its decisions gives.
+        start = at[:1].astype("datetime64[D]") - run.day[:1].astype("timedelta64[D]")
+        at = np.asarray(
+            start.astype("datetime64[s]") + (signed + 1) * DAY - np.timedelta64(1, "s"), dtype="datetime64[s]"
+        )
     return pa.array(at, mask=run.rewards[name] == 0).cast(pa.timestamp("us", tz="UTC"))
 
 

@@ -211,14 +211,61 @@ def service_log(
         site = scenario_of(found)
         until = last_told(database, placement) if as_of is None else as_of
         run = rollout_of(database, found, site, kinds=kinds, as_of=until if until.tzinfo else until.replace(tzinfo=UTC))
-    save_log(run, out)
+    save_log(run, _folder(out), is_simulated=False)
     save_site(site, out)
+    _say(_about(run, out))
+    return 0
+
+
+@app.command(name="own-log")
+def own_log(
+    *,
+    decisions: Path,
+    contracts: Path,
+    out: Path,
+    offers: Path | None = None,
+    scenario: ScenarioName = "reference",
+    until: datetime | None = None,
+) -> int:
+    """Write decisions and contracts of your own in the form that calibration and fidelity read.
+
+    Parameters
+    ----------
+    decisions
+        Parquet, one row a decision: subject, at, offer, clicked, stage (visitor, subscriber), searched_class; if known propensity, eligible
+        (list of offers) and n_visits (visits before, from 0). Other columns are traits of the visitor.
+    contracts
+        Parquet, one row a contract: subject, signed_at, cancelled_at.
+    out
+        Folder of the log.
+    offers
+        JSON list of your offers, each with id and features: car_class, family, monthly_price_eur, term_months, discount_pct, perk,
+        margin_eur. Default: the scenario's.
+    scenario
+        Where the offers come from otherwise, and the rules.
+    until
+        Up to when everything is known; default: the last moment in the files.
+    """
+    from simulator.logs import save_log, save_site
+    from simulator.own_log import offers_of, read_table, site_with
+    from simulator.own_log import own_log as read
+
+    site = _first_family(scenario)
+    if offers is not None:
+        site = site_with(offers.stem, offers_of(offers), site.rules)
+    run = read(read_table(decisions), read_table(contracts), site, until=until)
+    save_log(run, _folder(out), is_simulated=False)
+    save_site(site, out)
+    _say(_about(run, out))
+    return 0
+
+
+def _about(run: Rollout, out: Path) -> str:
     n_signed, n_left = int(run.subjects.subscribed.sum()), int((run.subjects.cancelled_day >= 0).sum())
-    _say(
+    return (
         f"{len(run.chosen):,} decisions of {len(run.subjects.n_visits):,} visitors in {run.last_day + 1} days, {n_signed:,} contracts, "
         f"{n_left:,} of them cancelled: {out}"
     )
-    return 0
 
 
 @app.command

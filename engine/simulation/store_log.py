@@ -7,7 +7,6 @@ others get a sentence that names what is missing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
@@ -22,8 +21,9 @@ from engine.store.facts import from_us, to_us
 from engine.subjects.links import people_of
 from policies.errors import InvalidInputError
 from policies.records import FloatArray, IntArray, OfferSet
+from simulator.own_log import site_with
 from simulator.rollouts import WINDOW_DAYS, Rollout, SubjectOutcomes, credit
-from simulator.scenarios.car_subscription import CAR_CLASSES, FAMILIES, OFFERS, Scenario, reference
+from simulator.scenarios.car_subscription import Scenario
 from simulator.site import KEPT_AFTER_DAYS
 
 _DAY_US = 86_400_000_000
@@ -46,23 +46,7 @@ def scenario_of(placement: Placement) -> Scenario:
     InvalidInputError
         If its offers are not described by what the simulator's laws read.
     """
-    about = f"no site can be fitted for placement {placement.id!r}"
-    wanted = set(next(iter(OFFERS)).features)
-    words = {"car_class": (*CAR_CLASSES, "none"), "family": FAMILIES}
-    for offer in placement.offer_set:
-        missing = sorted(wanted - set(offer.features))
-        if missing:
-            raise InvalidInputError(
-                f"{about}: offer {offer.id!r} has no {', '.join(missing)}, which the simulator's laws read"
-            )
-        for name, known in words.items():
-            if offer.features[name] not in known:
-                raise InvalidInputError(
-                    f"{about}: offer {offer.id!r} has {name} {offer.features[name]!r}; expected one of {', '.join(known)}"
-                )
-    if not any(o.features["car_class"] in CAR_CLASSES for o in placement.offer_set):
-        raise InvalidInputError(f"{about}: none of its offers is a car; expected one of class {', '.join(CAR_CLASSES)}")
-    return replace(reference(), name=placement.id, offers=placement.offer_set, rules=placement.rules)
+    return site_with(placement.id, placement.offer_set, placement.rules)
 
 
 def last_told(database: Database, placement: str) -> datetime:
