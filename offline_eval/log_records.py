@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offline_eval.estimators.base import Rows
-from offline_eval.moments import UIntArray
+from offline_eval.moments import UIntArray, squared
 from offline_eval.summaries import Calibration, CountsByOffer, RepeatedIds, SampledWeights, TimeSums, merged
 from policies.records import BoolArray, FloatArray
 
@@ -121,7 +121,7 @@ class CandidateRecord:
         if rows.target is None or self.target_total is None:
             self.target_total = None
         else:
-            self.target_total += np.ones(len(w)) @ rows.target
+            self.target_total += np.einsum("ij->j", rows.target)
         if rows.logged is None or rows.target is None or self.unsupported_total is None:
             self.unsupported_total = None
         elif not rows.logged.min() > 0:
@@ -183,7 +183,7 @@ def _weighed_where(mask: BoolArray, weights: FloatArray, whole: FloatArray) -> F
 
 def _weighed(weights: FloatArray) -> FloatArray:
     """Weights above zero, their sum and that of their squares."""
-    return np.asarray([np.count_nonzero(weights), weights.sum(), weights @ weights], dtype=np.float64)
+    return np.asarray([np.count_nonzero(weights), weights.sum(), squared(weights)], dtype=np.float64)
 
 
 @dataclass(slots=True, eq=False)
@@ -267,7 +267,7 @@ class LogRecord:
         self.n_rows += len(reward)
         self.counts = counts if self.counts is None else self.counts.merge(counts)
         self.reward_total += float(reward.sum())
-        self.reward2_total += float(reward @ reward)
+        self.reward2_total += squared(reward)
         low = float(reward.min())
         if low < self.lowest:
             self.lowest, self.n_at_lowest = low, 0
@@ -277,7 +277,7 @@ class LogRecord:
         if low <= 0:
             self.n_at_zero += n_low if low == 0 else int(np.count_nonzero(reward == 0))
         self.highest = max(self.highest, float(reward.max()))
-        share = propensity * (self.k if eligible is None else eligible.astype(np.float64) @ np.ones(self.k))
+        share = propensity * (self.k if eligible is None else eligible.sum(axis=1, dtype=np.float64))
         self.spread = (min(self.spread[0], float(share.min())), max(self.spread[1], float(share.max())))
 
     def add_group(self, kind: str, name: str, counts: CountsByOffer) -> None:
@@ -307,7 +307,7 @@ class LogRecord:
         self.calibration.add(values, reward)
         self.model_range = min(self.model_range[0], float(values.min())), max(self.model_range[1], float(values.max()))
         if gap is not None:
-            self.gap += np.asarray([len(gap), gap.sum(), gap @ gap])
+            self.gap += np.asarray([len(gap), gap.sum(), squared(gap)])
 
     def merge(self, other: LogRecord) -> LogRecord:
         """Both parts of a log together."""

@@ -168,8 +168,9 @@ class Moments:
         parts = gradient[:, None] * self.scatter * gradient
         total, size = float(parts.sum()), float(np.abs(parts).sum())
         if total < (1e-4 if self.labels is not None else 1e-12) * size:
-            influence = (self.groups if self.labels is not None else self.folded()) @ gradient
-            total, m = float(influence @ influence), len(influence)
+            groups = self.groups if self.labels is not None else self.folded()
+            influence = np.einsum("ij,j->i", groups, gradient)
+            total, m = squared(influence), len(influence)
         return max(total, 0.0) * (m / max(m - 1, 1))
 
     def folded(self) -> FloatArray:
@@ -259,6 +260,11 @@ def regrouped(groups: FloatArray, labels: UIntArray | None, grouping: Grouping) 
     return out
 
 
+def squared(values: FloatArray) -> float:
+    """Sum of squares; not by linear algebra, whose threads wait for each other longer than so small a sum takes."""
+    return float(np.einsum("i,i->", values, values))
+
+
 def _unit(moments: Moments) -> str:
     return "rows" if moments.rows_are_units else "subjects"
 
@@ -317,12 +323,12 @@ def degrees_of_freedom(folded: FloatArray, gradient: FloatArray) -> float:
     Satterthwaite (1946), "An approximate distribution of estimates of variance components".
     """
     m = len(folded)
-    influence = folded @ gradient
+    influence = np.einsum("ij,j->i", folded, gradient)
     square = influence**2
     total = float(square.sum())
     if m < 2 or total <= 0:
         return float(max(m - 1, 1))
-    kurtosis = m * float(square @ square) / total**2
+    kurtosis = m * squared(square) / total**2
     return float(np.clip(2 * m / max(kurtosis - 1.0, 1e-12), 1.0, m - 1))
 
 

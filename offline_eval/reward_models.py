@@ -208,7 +208,7 @@ def check_expected(expected: NDArray[np.floating], shape: tuple[int, int]) -> Fl
     values: FloatArray = np.asarray(expected, dtype=np.float64)
     if values.shape != shape:
         raise InvalidInputError(f"the reward model returned shape {values.shape}; expected {shape}")
-    if not np.isfinite(values @ np.ones(shape[1])).all():
+    if not np.isfinite(np.einsum("ij->i", values)).all():
         bad = ~np.isfinite(values).all(axis=1)
         raise InvalidInputError(
             f"the reward model returned values that are not finite in {int(bad.sum())} rows, the first at {int(np.argmax(bad))}; "

@@ -142,11 +142,10 @@ class CountsByOffer:
     ) -> CountsByOffer:
         """Count some rows; ``eligible`` is None where every offer could be shown in every row."""
         n, inverse = len(chosen), 1.0 / propensity
-        ones = np.ones(n)
-        could = np.full(n_offers, float(n)) if eligible is None else np.asarray(ones @ eligible.astype(np.float64))
+        could = np.full(n_offers, float(n)) if eligible is None else eligible.sum(axis=0, dtype=np.float64)
         said = variance = None
         if logged is not None:
-            said = ones @ logged
+            said = np.einsum("ij->j", logged)
             variance = said - np.einsum("ij,ij->j", logged, logged)
         return cls(
             float(n),
