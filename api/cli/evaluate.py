@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from offline_eval.estimated import EstimatedLog
     from offline_eval.interop.columns import Columns
     from offline_eval.one_pass import Log
+    from policies.protocols import Policy
     from policies.records import InteractionBatch, OfferSet
 
     AnyLog = InteractionBatch | Log | EstimatedLog
@@ -189,14 +190,18 @@ class _Store:
 
     def log(self, placement: str, experiment: str | None, as_of: datetime | None) -> InteractionBatch:
         """Decisions of a placement with closed windows; of an experiment, as if the mixture of its variants had drawn them."""
-        from datetime import UTC
-
         from engine.rewards.export import export_interactions
 
         service = self.service()
+        if experiment is not None:
+            service.experiments.get(experiment)  # or say which there are
         definition = service.placement(placement)[0].reward
         log = export_interactions(
-            service.database, placement, definition=definition, as_of=as_of or datetime.now(UTC), experiment=experiment
+            service.database,
+            placement,
+            definition=definition,
+            as_of=_aware(as_of) or datetime.now(UTC),
+            experiment=experiment,
         )
         if experiment is None:
             return log
@@ -339,16 +344,20 @@ def _columns(given: list[str]) -> Columns:
 
 
 def _window(days: float | None, as_of: datetime | None, *, weigh_open: bool) -> RewardWindow | None:
-    from datetime import UTC
-
     from offline_eval.censoring import RewardWindow
 
     if days is None:
         _refuse({"--as-of": as_of, "--weigh-open": weigh_open}, "needs --window-days: for how long do rewards count?")
         return None
-    if as_of is None:
+    known_until = _aware(as_of)
+    if known_until is None:
         raise InvalidInputError("--window-days needs --as-of: until when does the log know of rewards?")
-    return RewardWindow(days, as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC))
+    return RewardWindow(days, known_until)
+
+
+def _aware(at: datetime | None) -> datetime | None:
+    """A moment that names no time zone is meant in UTC."""
+    return at if at is None or at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def _offers(data: AnyLog) -> OfferSet:
@@ -379,9 +388,20 @@ def _policy(policy: str, offers: OfferSet, store: _Store) -> Candidate:
             )
         return FixedOrder((wanted,))
     if Path(policy).exists():
-        return load_policy(load_artifact(Path(policy)))
+        return _known(load_policy(load_artifact(Path(policy))), policy, offers)
     if not store.where.is_named and "@" not in policy:
         raise InvalidInputError(
             f"policy {policy!r} is no folder; expected that of a saved policy, 'uniform', 'always:OFFER', or a registered name with --home"
         )
-    return store.service().policies.load(policy).policy
+    return _known(store.service().policies.load(policy).policy, policy, offers)
+
+
+def _known(policy: Policy, name: str, offers: OfferSet) -> Policy:
+    """A list of offers none of which the log has would show others, and be judged by them."""
+    order = getattr(policy, "order", ())
+    if order and not set(order) & set(offers.ids):
+        raise InvalidInputError(
+            f"policy {name!r} shows {', '.join(map(str, order[:5]))}, and the log has none of these: its offers are "
+            f"{', '.join(offers.ids[:20])}; name the ones never shown with --offer, or pass another log"
+        )
+    return policy

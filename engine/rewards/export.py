@@ -13,7 +13,7 @@ import orjson
 from numpy.typing import NDArray
 from sqlalchemy import Connection, select
 
-from engine.rewards.definition import RewardDefinition
+from engine.rewards.definition import DAY_S, RewardDefinition
 from engine.rewards.joined import Joined, join, stretches
 from engine.store import tables
 from engine.store.bodies import Bodies, read_bodies
@@ -63,7 +63,7 @@ def export_interactions(
             parts.append(rows if len(kept) == len(rows) else _take(rows, kept))
     if not parts:
         raise InvalidInputError(
-            f"no decision of placement {placement!r} has a closed window ({definition.window_s:g} s) by "
+            f"no decision of placement {placement!r} has a closed window ({definition.window_s / DAY_S:g} days) by "
             f"{as_of.isoformat()}; wait, or give a shorter window"
         )
     whole = _concatenated(parts)

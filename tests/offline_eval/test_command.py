@@ -152,6 +152,15 @@ def test_the_service_is_judged_on_its_own_log(tmp_path: Path, capsys: pytest.Cap
     assert run([*base, "--policy", str(ref), "--against", "uniform", "--as-of", LATER.isoformat()]) == 1
     assert json.loads(capsys.readouterr().out)["incumbent"] == "uniform"
     assert run([*base, "--policy", "always-c", "--as-of", LATER.isoformat()]) == 2
+    capsys.readouterr()
+    run([*base, "--policy", "always-b", "--as-of", LATER.replace(tzinfo=None).isoformat()])
+    assert json.loads(capsys.readouterr().out)["rows"] == 24
+    assert run([*base, "--policy", "uniform", "--experiment", "e9"]) == 2
+    assert "experiment 'e9'" in capsys.readouterr().err
+    write_parquet(world(n=100).log, tmp_path / "other.parquet")
+    other = ["evaluate", "--log", str(tmp_path / "other.parquet"), "--home", str(tmp_path), "--resamples", "0"]
+    assert run([*other, "--policy", "always-b"]) == 2
+    assert "shows b, and the log has none of these" in capsys.readouterr().err
     assert run(["evaluate", "--policy", "uniform"]) == 2
     assert "pass either --log or --placement" in capsys.readouterr().err
 
