@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
+from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,6 +100,10 @@ class Page:
         """The page as one file: styles, charts and all; nothing is fetched when it is opened."""
         facts = {name: format_cell(value) for name, value in self.facts.items()}
         return _template().render(page=self, css=_asset("style.css"), badge=SIMULATION_BADGE, facts=facts)
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it: whole, in a frame of its own, so that neither styles the other."""
+        return f'<iframe srcdoc="{escape(self.to_html())}" style="width:100%;height:45rem;border:0"></iframe>'
 
     def to_json(self) -> dict[str, Any]:
         """The page as plain values: the same figures, unrounded."""

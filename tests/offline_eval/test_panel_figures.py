@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
+from html import unescape
 from typing import Any
 
 import numpy as np
@@ -138,3 +140,16 @@ def test_a_refused_candidate_gets_no_figure_that_invites_belief() -> None:
     good = evaluate(w.log, {"c": w.better}, n_resamples=0)
     assert good.verdicts["c"].word != "this log cannot answer"
     assert '<tr class="highlight">' in good.page(title="t").to_html()
+
+
+def test_a_notebook_shows_the_whole_page() -> None:
+    """The page in its frame is the page that is written, character by character."""
+    w = timed()
+    page = evaluate(w.log, {"<c>": w.better}, n_resamples=0).page(title="t & u")
+    framed = re.fullmatch(r'<iframe srcdoc="([^"]*)" style="[^"]*"></iframe>', page._repr_html_())
+    assert framed is not None
+    drawn = [
+        re.sub(r"\bc[0-9]+-", "", text) for text in (unescape(framed[1]), page.to_html())
+    ]  # drawings are numbered anew
+    assert drawn[0] == drawn[1]
+    assert "&lt;c&gt;" in drawn[0]
