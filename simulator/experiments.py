@@ -25,6 +25,7 @@ from policies.records import FloatArray, IntArray
 from policies.sampling import DEFAULT_EXPLORE_SHARE
 from simulator.crossings import crossings
 from simulator.exact import solve
+from simulator.habit import HabitScenario
 from simulator.named_policies import LEARNERS, policy_named
 from simulator.rollouts import REWARDS, WINDOW_DAYS, RewardName, rollout
 from simulator.scenarios.car_subscription import Scenario
@@ -52,7 +53,7 @@ class Cell:
     learn_from
         Which reward a learner learns from; empty for policies that do not learn.
     content
-        Hash of what lies in a folder that one of the names points to; empty otherwise.
+        Hash of the world the name and setting stand for, and of what lies in a folder that a policy's name points to.
     """
 
     scenario: str
@@ -113,8 +114,10 @@ def plan(
         raise UnknownNameError("reward", learn_from, REWARDS)
     reward = learn_from or cast(RewardName, study.outcome)
     wanted = tuple(study.setting_of(s) for s in dict.fromkeys(settings)) if settings else study.settings
+    sites = {setting: study.make(setting) for setting in wanted}
     for name in policies:
-        policy_named(name, study.make(wanted[0]), seed=seeds[0], outcome=study.outcome)
+        policy_named(name, sites[wanted[0]], seed=seeds[0], outcome=study.outcome)
+    worlds = {setting: _world(site) for setting, site in sites.items()}
     return [
         Cell(
             scenario=scenario,
@@ -124,7 +127,7 @@ def plan(
             n_subjects=n_subjects,
             visit_days=visit_days,
             explore_share=explore_share,
-            content=_content(scenario) + _content(name),
+            content=worlds[setting] + _content(name),
             learn_from=reward if name in LEARNERS else "",
         )
         for setting in wanted
@@ -137,6 +140,20 @@ def with_baseline(scenario: str, policies: Sequence[str]) -> tuple[str, ...]:
     """The policies, and last the one whose score is 0 where it is not among them; nothing where there are none."""
     baseline = study_named(scenario).baseline
     return (*policies, *(() if baseline in policies or not policies else (baseline,)))
+
+
+def _world(site: Scenario | HabitScenario) -> str:
+    """Hash of a world's numbers: results kept from laws that have changed since are not those of this world."""
+    own = site.margin_contrast if isinstance(site, HabitScenario) else [repr(site.calendar), site.shows_history]
+    told = [
+        site.parameters.values(),
+        site.offers.revision,
+        repr(site.rules),
+        own,
+        site.usual_price_eur,
+        site.population.digest(),
+    ]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _content(name: str) -> str:

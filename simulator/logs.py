@@ -7,6 +7,7 @@ rewarded_at and what the site knew. What is not known yet is missing there, neve
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,8 @@ def _rewarded_at(run: Rollout, name: RewardName) -> pa.Array:
 
 
 def save_site(site: Scenario, folder: Path) -> Path:
-    """Write offers and rules of the site beside its log, and nothing else of it: what a fit may know."""
+    """Write offers and rules of the site beside its log, in place of those of an earlier one, and nothing else: what a fit may know."""
+    shutil.rmtree(folder / SITE, ignore_errors=True)
     known = replace(site, parameters=WorldParameters(), population=Population.synthetic(size=2), calendar=None)
     return save_scenario(known, folder / SITE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -48,6 +49,16 @@ class Population:
 
     def __len__(self) -> int:
         return len(self.deal_affinity)
+
+    def digest(self) -> str:
+        """Hash of everything about these people, 64 hexadecimal digits."""
+        out = hashlib.sha256()
+        for name in sorted(self.columns):
+            out.update(name.encode() + np.ascontiguousarray(self.columns[name]).tobytes())
+        for name in sorted(self.vectors):
+            out.update(name.encode() + np.ascontiguousarray(self.vectors[name]).tobytes())
+        out.update(self.deal_affinity.tobytes() + self.pace.tobytes())
+        return out.hexdigest()
 
     @classmethod
     def synthetic(cls, *, size: int = 4096, seed: int = 0) -> Self:

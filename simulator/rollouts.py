@@ -155,10 +155,14 @@ def rollout(
     Raises
     ------
     InvalidInputError
-        If ``as_of`` is before the first day, or the policy is to learn and cannot.
+        If there are no visitors, none came by ``as_of``, or the policy is to learn and cannot.
     """
     if learn_from is not None and not isinstance(policy, OnlineLearner):
         raise InvalidInputError(f"policy {policy.name!r} does not learn; expected an online learner, such as lints")
+    if n_subjects < 1 or visit_days < 1:
+        raise InvalidInputError(
+            f"got {n_subjects} visitors who arrive over {visit_days} days; expected at least one of both"
+        )
     full = WINDOW_DAYS
     days = visit_days + (full if follow_days is None else follow_days)
     if as_of is not None:
@@ -186,6 +190,10 @@ def rollout(
             _learn(policy, parts, site, signed_on, reward=learn_from, today=day)
         if on_day is not None:
             on_day(day + 1, days)
+    if not parts:
+        raise InvalidInputError(
+            f"none of {n_subjects} visitors came by day {days - 1}; expected one: cut later, or take more visitors"
+        )
     row, day_of = np.concatenate([p.row for p in parts]), np.concatenate([p.day for p in parts])
     credited = credit(row, day_of, signed_on)
     outcomes = SubjectOutcomes(

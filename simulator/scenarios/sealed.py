@@ -88,18 +88,11 @@ def commitment(worlds: Sequence[SealedWorld]) -> str:
     """
     told = []
     for w in worlds:
-        people = w.world.population
-        digest = hashlib.sha256()
-        for name in sorted(people.columns):
-            digest.update(name.encode() + np.ascontiguousarray(people.columns[name]).tobytes())
-        for name in sorted(people.vectors):
-            digest.update(name.encode() + np.ascontiguousarray(people.vectors[name]).tobytes())
-        digest.update(people.deal_affinity.tobytes() + people.pace.tobytes())
         told.append(
             {
                 "number": w.number, "kind": w.kind, "confounding": w.confounding, "margin_contrast": w.world.margin_contrast,
                 "parameters": {f.name: asdict(getattr(w.world.parameters, f.name)) for f in fields(w.world.parameters)},
-                "offers": w.world.offers.revision, "people": digest.hexdigest(),
+                "offers": w.world.offers.revision, "people": w.world.population.digest(),
             }
         )  # fmt: skip
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

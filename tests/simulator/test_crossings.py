@@ -35,6 +35,7 @@ def test_a_turn_by_hand() -> None:
     assert "exact" not in told
 
 
+@pytest.mark.slow
 def test_the_sampled_crossing_covers_the_exact_one(tmp_path: Path) -> None:
     """A sweep of the tabular family finds, within its interval, the crossing that the recursion gives, and tells both."""
     cells = plan(

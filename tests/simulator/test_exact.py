@@ -99,6 +99,7 @@ def test_dates_have_no_exact_optimum() -> None:
         solve(replace(tabular(), calendar=Calendar(drift_per_day=0.1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outcome", ["subscribed", "kept_30d", "margin_eur"])
 @settings(max_examples=2, deadline=None, derandomize=True)
 @given(number=numbers)

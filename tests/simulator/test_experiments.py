@@ -20,6 +20,7 @@ from simulator.habit import HabitScenario
 from simulator.named_policies import policy_named
 from simulator.rollouts import MAY_COME_DAYS, REWARDS, rollout
 from simulator.scenarios.car_subscription import reference
+from simulator.scenarios.files import save_scenario
 from simulator.scenarios.suite import STUDIES, site_named, study_named
 
 
@@ -81,6 +82,20 @@ def test_a_cell_is_known_by_all_its_values(tmp_path: Path) -> None:
     save_artifact(FixedOrder(("suv_care",)).to_artifact(), tmp_path / "policy")
     after = plan("reference", [str(tmp_path / "policy")], n_subjects=10, visit_days=1, seeds=(1,))[0]
     assert before.digest != after.digest
+
+
+def test_results_of_other_laws_are_not_taken_for_these(tmp_path: Path) -> None:
+    """A saved world of the same folder with one number changed has other cells; the same world saved again has the same."""
+
+    def digest(**laws: float) -> str:
+        shutil.rmtree(tmp_path / "world", ignore_errors=True)
+        save_scenario(replace(reference(), parameters=reference().parameters.with_assumed(**laws)), tmp_path / "world")
+        return plan(str(tmp_path / "world"), ["uniform"], n_subjects=10, visit_days=1, seeds=(1,))[0].digest
+
+    assert digest() == digest()
+    assert digest() != digest(click_base=-1.1)
+    named = [plan(n, ["uniform"], n_subjects=10, visit_days=1, seeds=(1,))[0].content for n in ("habit", "habit-null")]
+    assert named[0] != named[1]
 
 
 def test_arrival_is_the_first_decision() -> None:

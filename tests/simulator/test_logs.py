@@ -20,6 +20,7 @@ from simulator.logs import load_log, save_log
 from simulator.population import Population
 from simulator.rollouts import REWARDS, RewardName, rollout
 from simulator.scenarios.car_subscription import OFFERS, reference
+from simulator.scenarios.files import load_scenario
 from simulator.scenarios.named import world_named
 
 
@@ -105,6 +106,10 @@ def test_a_cut_is_the_beginning_of_the_whole(day: int) -> None:
         known = getattr(whole.subjects, name)
         np.testing.assert_array_equal(getattr(cut.subjects, name), np.where(known <= day, known, -1))
     assert cut.last_day == day
+    with pytest.raises(InvalidInputError, match="at least one of both"):
+        rollout(reference(), Uniform(), n_subjects=0, seed=4)
+    with pytest.raises(InvalidInputError, match="came by day 0"):
+        rollout(reference(), Uniform(), n_subjects=1, visit_days=60, seed=4, as_of=0)
     with pytest.raises(InvalidInputError, match="0 or later"):
         rollout(reference(), Uniform(), n_subjects=3, seed=4, as_of=-1)
 
@@ -119,6 +124,13 @@ def test_other_offers_and_other_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "log" / "log.json").write_text(json.dumps(told))
     with pytest.raises(InvalidInputError, match="name the site it came from"):
         load_log(tmp_path / "log", OFFERS)
+
+
+def test_a_log_is_written_over_an_earlier_one(tmp_path: Path) -> None:
+    """The same command again replaces the log and the site beside it, whatever site was there."""
+    for scenario in ("trial", "reference"):
+        assert log(out=tmp_path / "log", scenario=scenario, subjects=60) == 0
+        assert load_scenario(tmp_path / "log" / "site").rules == world_named(scenario).rules
 
 
 def test_command_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
