@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from html import escape
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from offline_eval.report import Page
 
 LOGGED = "logging policy"
-# Distributions are sorted; beyond this many rows they would take longer than all the rest.
+# Distributions are sorted for every resample; of more rows than these an even sample is.
 MAX_SORTED_ROWS = 200_000
 HEADLINES = ("SNDR", "DR", "SNIPS", "IPS", "baseline-corrected IPS")
 
@@ -93,7 +94,8 @@ class Panel:
     headline
         Name of the estimator verdicts rest on.
     distributions
-        Quantiles of the reward by candidate, for logs in memory of at most 200,000 rows and rewards of more than two values.
+        Quantiles of the reward by candidate, for logs in memory and rewards of more than two values; of more than 200,000 rows,
+        of an even sample.
     reward_range
         Least and largest reward, as declared or as logged.
     settings
@@ -298,7 +300,9 @@ def evaluate(
             notes.append(note)
     read = log.read_once if isinstance(log, DistributedLog) else partial(read_once, log)
     data = read(everyone, used, model=model, explore_share=explore_share)
-    distributions = _distributions(log, everyone, explore_share=explore_share, n_resamples=n_resamples, seed=seed)
+    distributions, note = _distributions(log, everyone, explore_share=explore_share, n_resamples=n_resamples, seed=seed)
+    if note:
+        notes.append(note)
     return _panel(
         data,
         incumbent_name,
@@ -367,21 +371,21 @@ def _distributions(
     explore_share: float,
     n_resamples: int,
     seed: int,
-) -> dict[str, Distribution]:
-    """Who loses, where more than "yes" or "no" is known of them and the rows can be sorted."""
-    if not isinstance(log, InteractionBatch) or len(log) > MAX_SORTED_ROWS or n_resamples <= 0:
-        return {}
-    if len(np.unique(log.reward)) <= 2:
-        return {}
+) -> tuple[dict[str, Distribution], str]:
+    """Who loses, where more than "yes" or "no" is known of them and the rows can be sorted; and what to say of it."""
+    if not isinstance(log, InteractionBatch) or n_resamples <= 0 or len(np.unique(log.reward)) <= 2:
+        return {}, ""
+    step = math.ceil(len(log) / MAX_SORTED_ROWS)
+    rows = slice(None, None, step)
+    some = log if step == 1 else log.take(rows)
     found: dict[str, Distribution] = {}
     for name, candidate in everyone.items():
-        try:
+        mine = candidate[rows] if isinstance(candidate, np.ndarray) else candidate
+        with suppress(InvalidInputError):  # nothing to weigh: the panel says so beside each estimator
             found[name] = distribution(
-                log, candidate, explore_share=explore_share, n_resamples=min(n_resamples, 100), seed=seed
+                some, mine, explore_share=explore_share, n_resamples=min(n_resamples, 100), seed=seed
             )
-        except InvalidInputError:  # nothing to weigh: the panel says so beside each estimator
-            return {}
-    return found
+    return found, "" if step == 1 else f"Quantiles are of one row in {step}, {len(some):,} in all."
 
 
 def _panel(

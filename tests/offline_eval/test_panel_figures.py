@@ -153,3 +153,17 @@ def test_a_notebook_shows_the_whole_page() -> None:
     ]  # drawings are numbered anew
     assert drawn[0] == drawn[1]
     assert "&lt;c&gt;" in drawn[0]
+
+
+def test_quantiles_of_large_logs_are_those_of_an_even_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond what can be sorted every so-many-th row is, and said so; a candidate with nothing to weigh costs no other its own."""
+    w = timed()
+    log = w.log.with_reward(np.random.default_rng(3).normal(size=N))
+    never = np.eye(3)[(w.log.chosen + 1) % 3]
+    monkeypatch.setattr("offline_eval.panel.MAX_SORTED_ROWS", 400)
+    panel = evaluate(log, {"c": w.better, "never": never}, n_resamples=5)
+    assert panel.notes[-1] == "Quantiles are of one row in 3, 300 in all."
+    assert set(panel.distributions) == {"c", LOGGED}
+    monkeypatch.undo()
+    some = evaluate(log.take(slice(None, None, 3)), {"c": w.better[::3]}, n_resamples=5)
+    assert panel.distributions["c"] == some.distributions["c"]
