@@ -16,13 +16,14 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-from policies.errors import InvalidInputError
+from policies.errors import InvalidInputError, UnknownNameError
 from policies.features import FeatureSpace
 from policies.records import IntArray
 from simulator.kernel import VisitKernel, supports
 from simulator.scenarios.car_subscription import Scenario, reference
 from simulator.scenarios.named import world_named
 from simulator.spaces import reference_space
+from simulator.world import STAGES
 
 ENV_ID = "nextoffer/CarSubscription-v0"
 _OBS_LIMIT = 10.0
@@ -61,6 +62,8 @@ class CarSubscriptionEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         The scalar reward.
     visit_days, experiment_days
         As of ``CarSubscriptionVectorEnv``.
+    render_mode
+        ``ansi``: ``render`` tells the present visit in words.
 
     Raises
     ------
@@ -70,7 +73,7 @@ class CarSubscriptionEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         If there is no scenario of that name.
     """
 
-    metadata = {"render_modes": []}  # noqa: RUF012 - gymnasium's own way
+    metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 - gymnasium's own way
 
     def __init__(
         self,
@@ -80,7 +83,11 @@ class CarSubscriptionEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         weights: RewardWeights | None = None,
         visit_days: int | None = None,
         experiment_days: int | None = None,
+        render_mode: str | None = None,
     ) -> None:
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise UnknownNameError("render mode", str(render_mode), self.metadata["render_modes"])
+        self.render_mode = render_mode
         self._slots = CarSubscriptionVectorEnv(
             1, scenario=scenario, space=space, weights=weights, visit_days=visit_days, experiment_days=experiment_days
         )
@@ -88,6 +95,7 @@ class CarSubscriptionEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         self.observation_space = self._slots.single_observation_space
         self.action_space = self._slots.single_action_space
         self._is_running = False
+        self._last = ""
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -95,7 +103,7 @@ class CarSubscriptionEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         """A new visitor arrives; there are no options."""
         super().reset(seed=seed)
         obs, info = self._slots.reset(seed=seed, options=options)
-        self._is_running = True
+        self._is_running, self._last = True, ""
         return obs[0], {"action_mask": info["action_mask"][0]}
 
     def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
@@ -105,11 +113,38 @@ class CarSubscriptionEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         """
         if not self._is_running:
             raise InvalidInputError("step was called before reset, or after the episode ended; call reset first")
-        obs, reward, terminated, truncated, parts = self._slots.step(np.asarray([action], dtype=np.int64))
+        obs, reward, terminated, truncated, parts = self._slots.step(np.asarray([action]))
         self._is_running = not (terminated[0] or truncated[0])
         info: dict[str, Any] = {name: v[0].item() for name, v in parts.items() if name != "action_mask"}
         info["action_mask"] = parts["action_mask"][0]
+        came = [name for name in ("clicked", "subscribed", "kept_30d") if info[name]]
+        self._last = f"; before: {self.scenario.offers.ids[info['shown']]}, {', '.join(came) or 'nothing'}"
+        if not self._is_running:
+            self._last += "; the episode is over"
         return obs[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Which offers may be shown now, shape ``(k,)``: the name that trainers with masks ask for.
+
+        Raises
+        ------
+        InvalidInputError
+            Before the first reset.
+        """
+        return np.asarray(self._kernel().mask()[0], dtype=np.bool_)
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """The present visit in words, and what came of the one before; None without a render mode."""
+        if self.render_mode is None:
+            return None
+        kernel = self._kernel()
+        may = [o for o, is_allowed in zip(self.scenario.offers.ids, self.action_masks(), strict=True) if is_allowed]
+        return f"visit {kernel.n_visits[0] + 1} on day {kernel.day[0]}, {STAGES[kernel.stage[0]]}; may be shown: {', '.join(may)}{self._last}"
+
+    def _kernel(self) -> VisitKernel:
+        if self._slots.kernel is None:
+            raise InvalidInputError("nobody has come yet; call reset first")
+        return self._slots.kernel
 
 
 class CarSubscriptionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]]):

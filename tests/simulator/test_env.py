@@ -22,8 +22,32 @@ from simulator.spaces import reference_space
 
 def test_passes_gymnasiums_checker() -> None:
     """The checker of gymnasium itself finds nothing."""
-    check_env(CarSubscriptionEnv(), skip_render_check=True)
+    check_env(gymnasium.make(ENV_ID, render_mode="ansi").unwrapped)
     assert gymnasium.make(ENV_ID).action_space.n == len(reference().offers)  # type: ignore[attr-defined]
+
+
+def test_a_visit_is_told_in_words() -> None:
+    """``ansi`` names the visit, what may be shown and what came of the one before; masks are those of the observation."""
+    env = CarSubscriptionEnv(space=reference_space(reference(), n_subjects=200), render_mode="ansi")
+    with pytest.raises(InvalidInputError, match="call reset first"):
+        env.action_masks()
+    _, info = env.reset(seed=1)
+    assert env.render() == (
+        "visit 1 on day 0, visitor; may be shown: no_offer, city_flex, city_deal, compact_year, compact_deal, suv_care, suv_deal"
+    )
+    np.testing.assert_array_equal(env.action_masks(), info["action_mask"].astype(bool))
+    terminated = truncated = False
+    while not (terminated or truncated):
+        *_, terminated, truncated, info = env.step(np.int64(4))
+        told = env.render()
+        assert told is not None
+        assert "before: compact_deal, " in told or info["shown"] != 4
+        assert ("clicked" in told) == bool(info["clicked"])
+    assert told is not None
+    assert told.endswith("the episode is over")
+    with pytest.raises(UnknownNameError, match="ansi"):
+        CarSubscriptionEnv(render_mode="human")
+    assert CarSubscriptionEnv(space=env.space).render() is None
 
 
 def test_two_copies_with_one_seed_live_one_life() -> None:
