@@ -323,8 +323,8 @@ def _check_kinds(log: object, candidates: object) -> None:
     """What a first call gets wrong, before it becomes an error from somewhere inside."""
     if not isinstance(log, InteractionBatch) and not hasattr(log, "chunks"):
         raise InvalidInputError(
-            f"the log is a {type(log).__name__}; expected an InteractionBatch or a log that reads itself: use read_parquet, from_arrow "
-            "or from_pandas of offline_eval.interop.arrow, from_obp, read_dsjson or SparkLog"
+            f"the log is a {type(log).__name__}; expected an InteractionBatch or a log that reads itself: use read_parquet or from_arrow "
+            "(tables, data frames) of offline_eval.interop.arrow, from_obp, read_dsjson or SparkLog"
         )
     if not isinstance(candidates, Mapping):
         raise InvalidInputError(

@@ -36,7 +36,7 @@ def from_arrow(
     window: RewardWindow | None = None,
     is_weighted: bool = False,
 ) -> InteractionBatch:
-    """A log from an Arrow table.
+    """A log from an Arrow table, or from what gives one (data frames of pandas and Polars, results of DuckDB).
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def from_arrow(
     SchemaError, InvalidInputError, SupportError
         Naming the column, the rule and how many rows break it.
     """
-    names = columns or Columns()
+    names, table = columns or Columns(), _as_table(table)
     reading.need(table.schema, names, ("offer", "reward", "propensity"))
     return _batch(table, names, offers=offers, window=window, is_weighted=is_weighted)
 
@@ -73,7 +73,7 @@ def estimated_from_arrow(
     """A log from an Arrow table without propensities: they are estimated, and panels on it say so and never recommend."""
     from offline_eval.estimated import estimate_propensities
 
-    names = columns or Columns()
+    names, table = columns or Columns(), _as_table(table)
     reading.need(table.schema, names, ("offer", "reward"))
     certain = pa.array(np.ones(table.num_rows))  # a place holder: estimates replace it before anyone can read it
     if names.propensity in table.column_names:
@@ -182,13 +182,26 @@ def from_pandas(
     is_weighted: bool = False,
 ) -> InteractionBatch:
     """A log from a pandas data frame (which brings its own pandas); see ``from_arrow``."""
-    try:
-        table = pa.Table.from_pandas(frame, preserve_index=False)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, AttributeError) as error:
+    return from_arrow(frame, offers=offers, columns=columns, window=window, is_weighted=is_weighted)
+
+
+def _as_table(data: Any) -> pa.Table:
+    """An Arrow table of whatever knows how to become one."""
+    if isinstance(data, pa.Table):
+        return data
+    is_pandas = type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "columns")
+    if not is_pandas and not hasattr(data, "__arrow_c_stream__") and not hasattr(data, "__arrow_c_array__"):
         raise SchemaError(
-            f"the {type(frame).__name__} cannot be read as a data frame ({error}); expected one type in every column"
+            f"the log is a {type(data).__name__}; expected an Arrow table or a data frame: files are read by read_parquet, dictionaries of "
+            "obp by from_obp, lines of dsjson by read_dsjson"
+        )
+    try:
+        # The index of a pandas frame is no column of the log.
+        return pa.Table.from_pandas(data, preserve_index=False) if is_pandas else pa.table(data)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise SchemaError(
+            f"the {type(data).__name__} cannot be read as a table ({error}); expected one type in every column: convert it, or leave it out"
         ) from error
-    return from_arrow(table, offers=offers, columns=columns, window=window, is_weighted=is_weighted)
 
 
 def read_parquet(

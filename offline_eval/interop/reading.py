@@ -238,7 +238,8 @@ def feature(name: str, column: Any) -> NDArray[Any]:
     if pa.types.is_dictionary(kind):
         column = pc.cast(column, kind.value_type)
         kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        column = pc.cast(column, pa.string())
         return np.asarray(pc.fill_null(column, "").to_pylist(), dtype=np.str_)
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         column = pc.cast(pc.cast(column, pa.timestamp("us")), pa.int64())

@@ -257,3 +257,26 @@ def test_bad_feedback_of_obp_is_named_by_its_keys(change: dict[str, object], wor
     with pytest.raises((InvalidInputError, SupportError)) as found:
         from_obp({**good, **change})
     assert words in str(found.value)
+
+
+def test_data_frames_and_what_gives_an_arrow_table_are_read() -> None:
+    """Frames of pandas (whatever their index) and Polars, and record batches are logs; a path and a mixed column are one sentence."""
+    table = to_arrow(world(n=30, n_subjects=9).log).drop_columns(["probabilities"]).replace_schema_metadata(None)
+    whole = from_arrow(table)
+    found = [from_arrow(table.combine_chunks().to_batches()[0])]
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({name: table[name].to_pylist() for name in table.column_names}, index=range(100, 130))
+    found += [from_pandas(frame), from_arrow(frame.set_index(frame["subject"].astype("category")))]
+    polars = pytest.importorskip(
+        "polars", reason="polars is not installed; it is a peer of the benchmarks (extra bench)"
+    )
+    found.append(from_arrow(polars.from_arrow(table)))
+    for log in found:
+        assert log.table.offers is whole.table.offers
+        assert log.table.columns.keys() == whole.table.columns.keys() == {"x"}
+        np.testing.assert_array_equal(log.chosen, whole.chosen)
+        np.testing.assert_array_equal(log.table.subjects, whole.table.subjects)
+    with pytest.raises(SchemaError, match="the log is a str; expected an Arrow table"):
+        from_arrow("log.parquet")
+    with pytest.raises(SchemaError, match="expected one type in every column"):
+        from_pandas(frame.assign(x=[1, "a"] * 15))
