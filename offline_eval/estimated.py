@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from offline_eval.diagnostics import Check
-from offline_eval.reward_models import subject_folds
+from offline_eval.reward_models import identifiers, subject_folds
 from policies.errors import InvalidInputError
 from policies.features import FeatureSpace
 from policies.records import BoolArray, DecisionTable, FloatArray, IntArray, InteractionBatch
@@ -142,7 +142,11 @@ def choice_probabilities(theta: FloatArray, x: FloatArray, eligible: BoolArray) 
 
 
 def _design(table: DecisionTable) -> FloatArray:
-    context = FeatureSpace.fit(table, identify_offers=False).encode_contexts(table).astype(np.float64)
+    context = (
+        FeatureSpace.fit(table, ignore=identifiers(table), identify_offers=False)
+        .encode_contexts(table)
+        .astype(np.float64)
+    )
     return np.concatenate([np.ones((len(table), 1)), np.clip(context, -8.0, 8.0)], axis=1)
 
 
@@ -151,7 +155,7 @@ def _imbalance(
 ) -> tuple[float, str]:
     """Largest standardised difference between an offer's weighted rows and the rows in which it could be shown."""
     worst, where = 0.0, ""
-    names = FeatureSpace.fit(table, identify_offers=False).context_names
+    names = FeatureSpace.fit(table, ignore=identifiers(table), identify_offers=False).context_names
     for j in np.flatnonzero(counts >= 10):
         could = table.eligible[:, j]
         mine = (chosen == j) & could

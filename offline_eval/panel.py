@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from offline_eval.candidates import features_of
 from offline_eval.diagnostics import TESTS_OF_PROPENSITIES, Check, candidate_checks, log_checks
 from offline_eval.distribution import Distribution, distribution
 from offline_eval.estimated import NO_TEST, EstimatedLog
@@ -22,10 +23,11 @@ from offline_eval.moments import degrees_of_freedom, gradient_vector
 from offline_eval.moments import resampled as resample
 from offline_eval.one_pass import SEPARATOR, Candidate, DistributedLog, Log, Model, Pass, read_once
 from offline_eval.panel_figures import figures_under
-from offline_eval.reward_models import FitReward, cross_fit, fit_reward_model
+from offline_eval.reward_models import FitReward, cross_fit, fit_reward_model, identifiers
 from offline_eval.verdict import Incumbent, Verdict, judge
-from policies.errors import InvalidInputError, SchemaError, UnknownNameError
-from policies.records import FloatArray, InteractionBatch
+from policies.errors import InvalidInputError, UnknownNameError
+from policies.features import MAX_LEVELS
+from policies.records import DecisionTable, FloatArray, InteractionBatch
 
 if TYPE_CHECKING:
     from offline_eval.report import Page
@@ -293,11 +295,16 @@ def evaluate(
     everyone, incumbent_name = _everyone(candidates, incumbent)
     _check_size(log, everyone)
     notes: list[str] = []
+    some = _first_rows(log)
     model = reward_model
     if model is None and fit_reward is not None and any(e.needs_model for e in used):
         model, note = _fitted(log, fit_reward, n_folds=n_folds, seed=seed)
         if note:
             notes.append(note)
+        if some is not None and fit_reward is fit_reward_model and (left_out := identifiers(some)):
+            notes.append(
+                f"Left out of the reward model, for they have more than {MAX_LEVELS} values: {', '.join(left_out)}."
+            )
     read = log.read_once if isinstance(log, DistributedLog) else partial(read_once, log)
     data = read(everyone, used, model=model, explore_share=explore_share)
     distributions, note = _distributions(log, everyone, explore_share=explore_share, n_resamples=n_resamples, seed=seed)
@@ -314,6 +321,7 @@ def evaluate(
         seed=seed,
         notes=notes,
         said_of_log=said_of_log,
+        said_of_candidates={} if some is None else {name: _unseen(c, some) for name, c in everyone.items()},
         distributions=distributions,
         settings={"explore share": explore_share, "folds": n_folds, "resamples": n_resamples, "seed": seed},
     )
@@ -400,6 +408,7 @@ def _panel(
     seed: int,
     notes: Sequence[str],
     said_of_log: Sequence[Check],
+    said_of_candidates: Mapping[str, Sequence[Check]],
     distributions: Mapping[str, Distribution],
     settings: Mapping[str, float | int],
 ) -> Panel:
@@ -425,7 +434,10 @@ def _panel(
     if said_of_log:
         of_log = [*said_of_log, *(_untested(c) if c.name in TESTS_OF_PROPENSITIES else c for c in of_log)]
     unproven = _unproven(next(e for e in data.estimators[incumbent] if e.name == headline))
-    checks = {name: [*_checks(data, name, offer_ids, found), *unproven] for name, found in estimates.items()}
+    checks = {
+        name: [*_checks(data, name, offer_ids, found), *unproven, *said_of_candidates.get(name, ())]
+        for name, found in estimates.items()
+    }
     compared = Incumbent(incumbent, estimates[incumbent][headline].value, checks[incumbent], data.candidates[incumbent])
     verdicts: dict[str, Verdict] = {}
     for name in estimates:
@@ -473,6 +485,32 @@ def _unproven(headline: Estimator) -> list[Check]:
         return []
     told = f"The verdict rests on {headline.name}, whose interval knows nothing of what it assumes: add SNIPS or DR to the estimators."
     return [Check("estimator of the verdict", "warn", None, "one that needs true propensities and support only", told)]
+
+
+def _first_rows(log: InteractionBatch | Log) -> DecisionTable | None:
+    """What the log knows before a choice; None where looking would mean to read it all."""
+    if isinstance(log, InteractionBatch):
+        return log.table
+    if isinstance(log, DistributedLog):
+        return None
+    first = next(iter(log.chunks(1 << 12)), None)
+    return None if first is None else first.table
+
+
+def _unseen(candidate: Candidate | None, table: DecisionTable) -> list[Check]:
+    """A warning where a policy looks at what the log does not hold: when it serves it will see it, and act otherwise."""
+    wanted = features_of(candidate)
+    missing = sorted(wanted - set(table.columns) - set(table.vectors))
+    if not wanted:
+        return []
+    told = f"The log holds all {len(wanted)} features of the context that the policy looks at."
+    if missing:
+        more = " and others" if len(missing) > 5 else ""
+        told = (
+            f"The policy looks at {', '.join(missing[:5])}{more}, which the log does not hold: what is judged is the policy without "
+            "them, and not what would serve."
+        )
+    return [Check("features of the policy", "warn" if missing else "pass", float(len(missing)), "none missing", told)]
 
 
 def _untested(check: Check) -> Check:
@@ -686,9 +724,7 @@ def _fitted(log: InteractionBatch | Log, fit: FitReward, *, n_folds: int, seed: 
         from offline_eval.streaming import cross_fit_stream
 
         return cross_fit_stream(log, fit, n_folds=n_folds, seed=seed), ""
-    except SchemaError:
-        raise  # of the log, which cannot be read at all
-    except InvalidInputError as error:
+    except InvalidInputError as error:  # what is wrong with the log itself is said when it is read
         return None, f"No reward model: {error}."
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from offline_eval.moments import hash_text
 from policies.errors import InvalidInputError
-from policies.features import FeatureSpace
+from policies.features import MAX_LEVELS, FeatureSpace
 from policies.protocols import RewardModel
 from policies.records import BoolArray, DecisionTable, FloatArray, IntArray, InteractionBatch
 
@@ -149,6 +149,15 @@ class CrossFitted:
         return out
 
 
+def identifiers(table: DecisionTable) -> tuple[str, ...]:
+    """Text columns of the context with so many values that they name rows or people, and are no features."""
+    return tuple(
+        name
+        for name, column in table.columns.items()
+        if column.dtype.kind == "U" and len(np.unique(column)) > MAX_LEVELS
+    )
+
+
 def cross_fit(
     batch: InteractionBatch, fit: FitReward = fit_reward_model, *, n_folds: int = 3, seed: int = 0
 ) -> CrossFitted:
@@ -225,7 +234,7 @@ def _sampled(batch: InteractionBatch) -> InteractionBatch:
 
 
 def _prepared(batch: InteractionBatch) -> tuple[FeatureSpace, FloatArray, int]:
-    space = FeatureSpace.fit(batch.table, identify_offers=False)
+    space = FeatureSpace.fit(batch.table, ignore=identifiers(batch.table), identify_offers=False)
     return space, _design(space, batch.table), batch.table.n_offers
 
 

@@ -38,6 +38,7 @@ FATAL = frozenset(
 # A warning among these turns a recommendation into caution.
 CAUTION = frozenset(
     {
+        "features of the policy",
         "model against weights",
         "tail index",
         "mean weight",

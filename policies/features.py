@@ -32,7 +32,7 @@ from policies.records import (
 )
 
 FORMAT_VERSION = 1
-_MAX_LEVELS = 256
+MAX_LEVELS = 256
 _LOWEST, _HIGHEST = np.float32(-10.0), np.float32(10.0)
 
 Matrix = NDArray[np.float32]
@@ -163,9 +163,9 @@ def _not_text(name: str) -> SchemaError:
 def _fit_column(name: str, column: NDArray[Any]) -> Spec:
     if column.dtype.kind == "U":
         levels = tuple(sorted({str(v) for v in np.unique(column)} - {""}))
-        if len(levels) > _MAX_LEVELS:
+        if len(levels) > MAX_LEVELS:
             raise SchemaError(
-                f"feature {name!r} has {len(levels)} levels; more than {_MAX_LEVELS} is an identifier, not a feature: leave it out"
+                f"feature {name!r} has {len(levels)} levels; more than {MAX_LEVELS} is an identifier, not a feature: leave it out"
             )
         return Categorical(name, levels or ("",))
     known = column[~np.isnan(column)]

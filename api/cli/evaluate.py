@@ -142,6 +142,8 @@ def evaluate(
             data = _of_phase(data, phase)
         if logger:
             data = _mixed(data, logger, store, explore_share=explore_share)
+        elif experiment is None:
+            notes += _several_loggers(data, "--experiment" if log is None else "--logger VARIANT=POLICY for each")
         offers = _offers(data)
         candidates = {_name(p): _policy(p, offers, store) for p in policy}
         if len(candidates) < len(policy):
@@ -316,6 +318,23 @@ def _mixed(data: AnyLog, given: list[str], store: _Store, *, explore_share: floa
     batch = _in_memory(data, "--logger")
     loggers = {variant: _policy(policy, batch.table.offers, store) for variant, _, policy in pairs}
     return balanced(batch, loggers, explore_share=explore_share)
+
+
+def _several_loggers(data: AnyLog, option: str) -> list[str]:
+    """Rows of an A/B test have little weight for each other's policies, unless the policies of all variants are known."""
+    import numpy as np
+
+    from policies.records import InteractionBatch
+
+    if not isinstance(data, InteractionBatch) or data.variants is None:
+        return []
+    names = [str(name) for name in np.unique(data.variants) if name]
+    if len(names) < 2:
+        return []
+    return [
+        f"Variants {', '.join(names[:5])} logged, and each row is weighed by its own propensity: with {option} it is weighed by the "
+        "mixture of all of them, within a phase, which gives more effective rows."
+    ]
 
 
 def _in_memory(data: AnyLog, option: str) -> InteractionBatch:

@@ -286,12 +286,17 @@ def test_several_loggers_of_a_file_are_weighed_by_their_mixture(
     base += ["--explore-share", "0.2", "--json=-"]
     loggers = ["--logger", "old=always:a", "--logger", "new=always:b"]
     run(base)
-    alone = json.loads(capsys.readouterr().out)["candidates"]["always:b"]
+    told = json.loads(capsys.readouterr().out)
+    alone = told["candidates"]["always:b"]
+    assert told["notes"][0].startswith(
+        "Variants new, old logged, and each row is weighed by its own propensity: with --logger"
+    )
     assert run([*base, *loggers]) == 2
     assert "the log holds 2 phases" in capsys.readouterr().err
     run([*base, *loggers, "--phase", "p2"])
     told = json.loads(capsys.readouterr().out)
     assert told["rows"] == n // 2
+    assert told["notes"] == []
     assert told["candidates"]["always:b"]["largest_weight"] < 2
     assert alone["largest_weight"] > 8
     assert run([*base, "--phase", "p2", "--logger", "old=always:b", "--logger", "new=always:b"]) == 2

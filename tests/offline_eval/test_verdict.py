@@ -10,7 +10,11 @@ import pytest
 
 from offline_eval import Panel, evaluate
 from offline_eval.candidates import Candidate
+from offline_eval.reward_models import fit_logistic
+from policies.features import FeatureSpace
 from policies.fixed import FixedOrder
+from policies.greedy import greedy
+from policies.linear import LinTS
 from policies.records import DecisionTable, FloatArray, InteractionBatch
 from tests.offline_eval.worlds import offer_set, world
 
@@ -134,3 +138,31 @@ def test_rewards_that_are_all_alike_are_called_so(reward: float) -> None:
     assert verdict.would_settle == (
         f"Rewards that differ: all 500 are {reward:g}, so no number of such rows tells offers apart.",
     )
+
+
+def test_a_policy_that_looks_at_what_the_log_lacks_is_not_recommended() -> None:
+    """What would serve sees a feature that the log does not hold, so another policy was judged: the best word is caution."""
+    w = world(n=6000, n_subjects=2500)
+    rng = np.random.default_rng(7)
+    seen = replace(w.log, table=replace(w.log.table, columns={**w.log.table.columns, "tenure": rng.normal(size=6000)}))
+    policy = LinTS(FeatureSpace.fit(seen.table))
+    policy.learn(seen)
+    greedy_one = greedy(fit_logistic(seen))
+    for candidate in (policy, greedy_one):
+        whole = evaluate(seen, {"c": candidate}, explore_share=0.05, n_resamples=0)
+        lacking = evaluate(w.log, {"c": candidate}, explore_share=0.05, n_resamples=0)
+        assert whole.verdicts["c"].word == "recommend"
+        assert lacking.verdicts["c"].word == "caution"
+        assert any("looks at tenure, which the log does not hold" in r for r in lacking.verdicts["c"].reasons)
+
+
+def test_identifiers_among_the_context_are_left_out_of_the_model_and_named() -> None:
+    """A column of ids that nobody named does not cost the reward model; the panel says which columns it did not use."""
+    w = world(n=2000)
+    ids = np.asarray([f"row {i}" for i in range(2000)])
+    log = replace(w.log, table=replace(w.log.table, columns={**w.log.table.columns, "id": ids}))
+    panel = evaluate(log, {"c": w.better}, n_resamples=0)
+    assert panel.headline == "SNDR"
+    assert panel.notes == ("Left out of the reward model, for they have more than 256 values: id.",)
+    plain = evaluate(w.log, {"c": w.better}, n_resamples=0)
+    assert panel.estimate("c").value == plain.estimate("c").value
