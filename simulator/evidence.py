@@ -34,6 +34,8 @@ class Evidence:
     ----------
     start
         Where each subject's visits begin, shape ``(n_subjects,)``.
+    day, shown
+        Of each visit: its day in the log and the position of the offer, shape ``(n_visits,)``.
     group
         Searched class times classes of offers, shape ``(n_visits,)``: which row of the tables of taste a visit reads.
     linear
@@ -50,6 +52,8 @@ class Evidence:
     """
 
     start: IntArray
+    day: IntArray
+    shown: IntArray
     group: IntArray
     linear: Floats
     linear_names: tuple[str, ...]
@@ -88,7 +92,7 @@ def trait_design(columns: dict[str, NDArray[Any]]) -> tuple[FloatArray, tuple[st
             common = np.sort(np.argsort(-counts, kind="stable")[:_MAX_VALUES])
             values = found[1:] if len(found) <= _MAX_VALUES + 1 else found[common]
             blocks += [(column == v).astype(np.float64) for v in values]
-            names += [f"{name}={v}" for v in values]
+            names += [f"{name}={v or '(missing)'}" for v in values]
         else:
             numbers = np.asarray(column, dtype=np.float64)
             known = numbers[~np.isnan(numbers)]
@@ -175,6 +179,8 @@ def evidence_of(run: Rollout, scenario: Scenario, *, is_weighted: bool = False) 
     )  # fmt: skip
     return Evidence(
         start=start,
+        day=day,
+        shown=chosen,
         group=searched * (len(CAR_CLASSES) + 1) + car + 1,
         linear=np.stack(list(columns.values()), axis=1).astype(np.float32),
         linear_names=tuple(columns),

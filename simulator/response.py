@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
-from scipy.stats import norm, qmc
+from scipy.stats import chi2, norm, qmc
 
 from policies.errors import InvalidInputError
 from policies.records import FloatArray, IntArray
@@ -28,6 +28,7 @@ from simulator.scenarios.car_subscription import CAR_CLASSES, Scenario
 _CURVATURE_SUBJECTS = 2_000
 # Coprime to most strides through the chunks.
 _N_NODE_SETS = 13
+_LEAST_VIEWS = 100
 # Prior means are round numbers, not the values of the reference site: what a log does not say is not known.
 COEFFICIENTS = (
     Coefficient("click_base", -1.5, 1.5),
@@ -71,6 +72,9 @@ class ResponseFit:
         Of the log-likelihood with its priors at the mode, shape ``(d, d)``.
     scores
         Derivative of each visitor's log-likelihood at the mode, shape ``(n_subjects, d)``.
+    trend_p
+        P-value of the hypothesis that no offer's appeal rises or falls with the date: the laws have no date, and where they need one
+        the errors above are too small.
     """
 
     coefficients: tuple[Coefficient, ...]
@@ -80,6 +84,7 @@ class ResponseFit:
     log_likelihood: float
     n_subjects: int
     n_visits: int
+    trend_p: float
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -221,16 +226,33 @@ class Likelihood:
         self._nodes = [_Nodes.drawn(n_nodes, seed=i) for i in range(_N_NODE_SETS)]
         self._chunks = _chunks(evidence.start, len(evidence.clicked), rows_a_chunk)
 
-    def __call__(self, free: FloatArray, *, every: int = 1) -> tuple[float, FloatArray]:
-        """Sum of the log-likelihoods, and their derivatives by subject in the free form, ``(n_subjects, d)``.
-
-        Parameters
-        ----------
-        every
-            Only one in so many chunks of visitors; the sum and the derivatives of the others are nought.
-        """
-        v = {c.name: c.natural(float(x)) for c, x in zip(self.coefficients, free, strict=True)}
+    def __call__(self, free: FloatArray) -> tuple[float, FloatArray]:
+        """Sum of the log-likelihoods, and their derivatives by subject in the free form, ``(n_subjects, d)``."""
         scores = np.zeros((self.evidence.n_subjects, len(free)))
+        total = self._add_chunks(free, scores, every=1)
+        for i, c in enumerate(self.coefficients):
+            scores[:, i] *= c.slope(float(free[i]))
+        return total, scores
+
+    def _gradient(self, free: FloatArray, *, every: int) -> FloatArray:
+        """Derivatives of the sum over one in so many chunks of visitors, shape ``(d,)``."""
+        scores = np.zeros((self.evidence.n_subjects, len(free)))  # pages that are not touched cost nothing
+        self._add_chunks(free, scores, every=every)
+        sums = [scores[first:last].sum(axis=0) for first, last, _, _ in self._chunks[::every]]
+        slopes = [c.slope(float(x)) for c, x in zip(self.coefficients, free, strict=True)]
+        return np.asarray(np.sum(sums, axis=0) * slopes, dtype=np.float64)
+
+    def of_visits(self, free: FloatArray) -> FloatArray:
+        """Derivative of the log-likelihood in the log-odds of each visit, shape ``(n_visits,)``: what came less what was expected."""
+        out = np.zeros(len(self.evidence.clicked))
+        self._add_chunks(free, np.zeros((self.evidence.n_subjects, len(free))), every=1, of_visits=out)
+        return out
+
+    def _add_chunks(
+        self, free: FloatArray, scores: FloatArray, *, every: int, of_visits: FloatArray | None = None
+    ) -> float:
+        """Add derivatives in the natural form to the rows of some visitors; the sum of their log-likelihoods."""
+        v = {c.name: c.natural(float(x)) for c, x in zip(self.coefficients, free, strict=True)}
         total = 0.0
         e = self.evidence
         lag_days = np.arange(e.lags.shape[1])
@@ -245,10 +267,11 @@ class Likelihood:
             part = slice(row_first, row_last)
             fatigue = e.lags[part].astype(np.float32) @ fading
             fixed = e.linear[part] @ effects - np.float32(v["fatigue_per_view"]) * fatigue[:, 0]
-            total += self._chunk(v, scores, slice(first, last), part, fixed, fatigue, small, tables, basis)
-        for i, c in enumerate(self.coefficients):
-            scores[:, i] *= c.slope(float(free[i]))
-        return total, scores
+            value, of_each = self._chunk(v, scores, slice(first, last), part, fixed, fatigue, small, tables, basis)
+            total += value
+            if of_visits is not None:
+                of_visits[part] = of_each
+        return total
 
     def curvature(self, free: FloatArray, steps: FloatArray) -> FloatArray:
         """Minus the second derivatives of the log-likelihood in the free form, by differences of scores, ``(d, d)``.
@@ -269,14 +292,14 @@ class Likelihood:
         for i in np.flatnonzero(steps):
             step = np.zeros(len(free))
             step[i] = steps[i]
-            ends = [self(free + sign * step, every=every)[1].sum(axis=0) for sign in (1.0, -1.0)]
+            ends = [self._gradient(free + sign * step, every=every) for sign in (1.0, -1.0)]
             out[i] = (ends[1] - ends[0]) / (2.0 * steps[i])
         return np.asarray(0.5 * (out + out.T) * (n / counted), dtype=np.float64)
 
     def _chunk(
         self, v: dict[str, float], scores: FloatArray, who: slice, part: slice, fixed: Floats,
         fatigue: Floats, small: dict[str, Floats], tables: dict[str, FloatArray], basis: Floats,
-    ) -> float:  # fmt: skip
+    ) -> tuple[float, Floats]:  # fmt: skip
         e, at = self.evidence, self.at
         start = e.start[who] - part.start
         owner = np.repeat(np.arange(len(start)), np.diff(np.append(start, part.stop - part.start)))
@@ -327,7 +350,7 @@ class Likelihood:
         scores[who, at["click_base"]] -= moved
         if stay is not None:
             self._add_stay(scores, who, stay, posterior[stay.local], tables)
-        return value
+        return value, np.asarray(sums[:, 0], dtype=np.float32)
 
     @staticmethod
     def _add(scores: FloatArray, who: slice, start: IntArray, rows: NDArray[Any], columns: list[int]) -> None:
@@ -520,7 +543,7 @@ def fit_response(
 
     start, metric = at, curvature_at(at)
     for _ in range(max_steps):
-        if float(gradient @ np.linalg.solve(metric, gradient)) < 1e-3:
+        if float(gradient @ np.linalg.solve(metric, gradient)) < 1e-2:  # a tenth of a standard error
             break
         before = at, gradient
         at, (value, gradient, scores) = _climb(judge, at, (value, gradient, scores), metric)
@@ -540,7 +563,39 @@ def fit_response(
         value,
         evidence.n_subjects,
         len(evidence.clicked),
+        trend_p(of.of_visits(at), scores, precision, evidence),
     )
+
+
+def trend_p(of_visits: FloatArray, scores: FloatArray, precision: FloatArray, evidence: Evidence) -> float:
+    """P-value of a score test: a slope over dates in the log-odds of each offer, all of them nought.
+
+    Parameters
+    ----------
+    of_visits
+        As of ``Likelihood.of_visits``.
+    scores, precision
+        At the mode, shapes ``(n_subjects, d)`` and ``(d,)``: what the estimates have taken up is taken out.
+
+    References
+    ----------
+    Rao (1948), "Large sample tests of statistical hypotheses concerning several parameters".
+    """
+    slopes = []
+    for offer in np.unique(evidence.shown):
+        mine = evidence.shown == offer
+        day = evidence.day[mine].astype(np.float64)
+        if mine.sum() >= _LEAST_VIEWS and day.std() > 0:
+            slope = np.zeros(len(of_visits))
+            slope[mine] = (day - day.mean()) / day.std() * of_visits[mine]
+            slopes.append(np.add.reduceat(slope, evidence.start))
+    if not slopes:
+        return 1.0
+    g = np.stack(slopes, axis=1)
+    taken = np.linalg.solve(scores.T @ scores + np.diag(precision), scores.T @ g)
+    left = g - scores @ taken
+    total = left.sum(axis=0)
+    return float(chi2.sf(total @ np.linalg.solve(left.T @ left, total), len(slopes)))
 
 
 _Judged = tuple[float, FloatArray, FloatArray]

@@ -356,7 +356,7 @@ def calibrate(
     seed
         Of the ensemble and the rollouts.
     """
-    from engine.simulation.calibration import write_calibration
+    from engine.simulation.calibration import SURE, trend_text, write_calibration
     from simulator.calibrated import calibrate as fit
     from simulator.calibrated import value_grid, values_with_spread
     from simulator.named_policies import policy_named
@@ -372,6 +372,8 @@ def calibrate(
         if row["is_identified"] is not None:
             word = "" if row["is_identified"] else "   not identified"
             _say(f"{row['name']:26s} {row['value']:9.4f} {row['standard_error']:8.4f}{word}")
+    if made.response.trend_p < SURE:
+        _say(trend_text(made.response.trend_p))
     policies = [policy_named(name, made.scenario, seed=seed) for name in policy]
     values = values_with_spread(made, policies, n_members=members, n_subjects=subjects, seed=seed)
     grid = {name: value_grid(made, p, n_subjects=subjects, seed=seed) for name, p in zip(policy, policies, strict=True)}
@@ -386,6 +388,7 @@ def calibrate(
         "log": log.name,
         "n_visitors": made.response.n_subjects,
         "n_left_out": made.n_left_out,
+        "trend_p": made.response.trend_p,
         "parameters": made.table(),
         "identified": made.identified,
         "unidentified": made.unidentified,

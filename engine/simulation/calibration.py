@@ -22,6 +22,7 @@ from offline_eval.report import (
 )
 
 _Z95 = 1.959964
+SURE = 0.01
 
 
 def calibration_page(told: dict[str, Any]) -> Page:
@@ -37,14 +38,29 @@ def calibration_page(told: dict[str, Any]) -> Page:
         [_values(told), *_grid(told), _parameters(told)],
         in_simulation=True,
         subtitle="What the log identifies, what it leaves open, and what policies are worth on the fitted site",
-        summary=[_summary(told)],
-        facts={"visitors in the log": told["n_visitors"]},
+        summary=[_summary(told), *_trend(told)],
+        facts={"visitors fitted": told["n_visitors"], "visitors left out": told["n_left_out"]},
     )
 
 
 def write_calibration(told: dict[str, Any], folder: Path) -> Path:
     """Write ``report.html`` and its JSON twin; returns the path of the page."""
     return calibration_page(told).write(folder / "report.html")[0]
+
+
+def trend_text(p_value: float) -> str:
+    """What it means that offers' appeal changes with the date."""
+    return (
+        f"the appeal of offers changes over the log's days (p = {p_value:.1g}): the laws have no date, so errors and intervals are too "
+        "small; fit a shorter stretch"
+    )
+
+
+def _trend(told: dict[str, Any]) -> list[Callout]:
+    if told["trend_p"] >= SURE:
+        return []
+    text = trend_text(told["trend_p"])
+    return [Callout("This log drifts", f"{text[0].upper()}{text[1:]}.", tone="warning")]
 
 
 def _summary(told: dict[str, Any]) -> Callout:

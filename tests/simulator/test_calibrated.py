@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from benchmarks._recovery import Personal, drawn_site, known_truth
+from engine.simulation.calibration import trend_text
 from policies.errors import InvalidInputError
 from policies.fixed import FixedOrder, Uniform
+from simulator.calendar import Calendar
 from simulator.calibrated import Calibrated, calibrate, value_grid, values_with_spread
+from simulator.response import fit_response
 from simulator.rollouts import rollout
 from simulator.scenarios.named import lapsed
 from simulator.times import TIMES
@@ -131,3 +136,12 @@ def test_members_are_people_of_a_resample(made: Calibrated) -> None:
         share = len(np.unique(member.population.columns["deal_share"])) / len(np.unique(ages))
         assert 0.55 < share < 0.95
     assert not np.array_equal(first.population.columns["deal_share"], second.population.columns["deal_share"])
+
+
+def test_a_log_that_drifts_is_told(made: Calibrated) -> None:
+    """A strong drift of offers' appeal shows in the score test of slopes over dates, and a world without dates does not."""
+    assert made.response.trend_p > 0.01
+    drifting = replace(SITE, calendar=Calendar(drift_per_day=0.15))
+    fit = fit_response(rollout(drifting, Uniform(), n_subjects=2_500, seed=501), SITE, n_nodes=32)
+    assert fit.trend_p < 1e-4
+    assert "errors and intervals are too small" in trend_text(fit.trend_p)
