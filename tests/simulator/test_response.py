@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.special import expit
+from scipy.special import expit, logsumexp
 
 from policies.errors import InvalidInputError
 from policies.fixed import Uniform
+from policies.records import FloatArray
 from simulator.coefficients import Coefficient
 from simulator.evidence import evidence_of, trait_design
 from simulator.habit import HabitScenario
-from simulator.response import COEFFICIENTS, HISTORY, Likelihood, ResponseFit, fit_response
+from simulator.response import COEFFICIENTS, HISTORY, Likelihood, ResponseFit, _weighted, fit_response
 from simulator.rollouts import Rollout, rollout
 from simulator.scenarios.car_subscription import reference
 from simulator.scenarios.named import retention, trial
@@ -27,6 +28,33 @@ def run() -> Rollout:
 def fit(run: Rollout) -> ResponseFit:
     """What a few nodes make of it."""
     return fit_response(run, reference(), n_nodes=64)
+
+
+def test_weights_count_what_each_visit_adds() -> None:
+    """By hand, for a visitor of three visits with a contract after them and one of two: w1 l1 + w2 (l2 - l1) + w3 (l3 with the stay - l2)."""
+    rng = np.random.default_rng(3)
+    visits, weight = -rng.random((5, 4)).astype(np.float32), np.asarray([0.5, 2.0, 1.5, 3.0, 0.2], dtype=np.float32)
+    stay = np.asarray([[0.1, -0.4, -0.2, -1.0], [0.0, 0.0, 0.0, 0.0]])
+    start, ends = np.asarray([0, 3]), (3, 5)
+    whole = np.stack([visits[a:b].sum(axis=0) for a, b in zip(start, ends, strict=True)]) + stay - np.log(4)
+    top = logsumexp(whole, axis=1)
+
+    def so_far(first: int, last: int, more: FloatArray | float = 0.0) -> float:
+        return float(logsumexp(visits[first:last].sum(axis=0) + more) - np.log(4))
+
+    one = [so_far(0, 1), so_far(0, 2), so_far(0, 3, stay[0])]
+    two = [so_far(3, 4), so_far(3, 5)]
+    expected = 0.5 * one[0] + 2.0 * (one[1] - one[0]) + 1.5 * (one[2] - one[1]) + 3.0 * two[0] + 0.2 * (two[1] - two[0])
+    value, _, of_row = _weighted(visits, top, np.exp(whole - top[:, None]), start, weight)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    # What each visit's log-likelihood at a node is worth is the derivative of that sum.
+    for i, j in ((0, 1), (1, 3), (2, 0), (3, 2), (4, 2)):
+        moved = visits.copy()
+        moved[i, j] += 1e-2
+        after = np.stack([moved[a:b].sum(axis=0) for a, b in zip(start, ends, strict=True)]) + stay - np.log(4)
+        up = logsumexp(after, axis=1)
+        slope = (_weighted(moved, up, np.exp(after - up[:, None]), start, weight)[0] - value) / 1e-2
+        np.testing.assert_allclose(of_row[i, j], slope, rtol=2e-2, atol=1e-3)
 
 
 @pytest.mark.parametrize("is_weighted", [False, True], ids=["plain", "weighted"])

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from engine.decisions.opening import open_service
+from engine.decisions.requests import IdentifyRequest, OutcomeRequest
 from engine.offers.placement import CatalogueOffer, Placement
 from engine.rewards.definition import DAY_S, RewardDefinition, RewardTerm
-from engine.simulation.store_log import rollout_of, scenario_of
+from engine.simulation.store_log import last_told, rollout_of, scenario_of
 from engine.simulation.traffic import InProcess, live_through, moment
 from policies.errors import InvalidInputError
 from simulator.rollouts import WINDOW_DAYS
@@ -44,12 +45,33 @@ def test_what_the_site_lived_is_what_the_log_says(tmp_path: Path) -> None:
         end = start + timedelta(days=3 + 2 * WINDOW_DAYS)
         fitted = scenario_of(placement)
         run = rollout_of(service.database, placement, fitted, kinds=KINDS, as_of=end)
+        early = rollout_of(service.database, placement, fitted, as_of=start + timedelta(days=13))
+        last = last_told(service.database, PLACEMENT)
+        silent = {**KINDS, "kept_30d": "never told", "cancelled": "nor this"}
+        with pytest.raises(InvalidInputError, match="how long they last cannot be known"):
+            rollout_of(service.database, placement, fitted, kinds=silent, as_of=end)
+        # A customer number that billing uses, and the visitor's own id: one person.
+        assert run.table.subjects is not None
+        signer = str(run.table.subjects[np.flatnonzero(run.rewards["subscribed"])[0]])
+        service.identify(IdentifyRequest(signer, "customer-1"))
+        service.outcome(OutcomeRequest("customer-1", "cancelled", 1.0, id="by-number", at=start + timedelta(days=30)))
+        joined = rollout_of(service.database, placement, fitted, as_of=end)
     assert run.table.subjects is not None
     who = np.asarray([np.flatnonzero(site.names == n)[0] for n in np.unique(run.table.subjects)])
     assert np.array_equal(run.subjects.subscribed, site.signed_day[who] >= 0)
     assert run.subjects.subscribed.sum() > 10
     assert np.array_equal(run.subjects.kept_30d, site.is_kept[who])
     assert np.array_equal(run.subjects.signed_day, site.signed_day[who])
+    # Twelve whole days before the thirteenth and a day for clicks to come: open windows are in it, what came later is not.
+    assert early.last_day == 11
+    whole = run.day <= 11
+    assert np.array_equal(early.chosen, run.chosen[whole])
+    known = np.where(run.subjects.signed_day <= 11, run.subjects.signed_day, -1)
+    assert np.array_equal(early.subjects.signed_day[early.subjects.signed_day >= 0], known[known >= 0])
+    assert last.date() <= end.date()
+    row = joined.row[np.flatnonzero(joined.table.subjects == signer)[0]]
+    assert 0 <= joined.subjects.cancelled_day[row] <= 30
+    assert len(joined.subjects.n_visits) == len(run.subjects.n_visits)
     assert run.table.offers.ids == fitted.offers.ids == placement.offer_set.ids
     assert np.allclose(run.probabilities.sum(axis=1), 1.0)
     assert (run.probabilities[np.arange(len(run.chosen)), run.chosen] > 0).all()
