@@ -137,7 +137,7 @@ class SubGaussianIPS:
     Parameters
     ----------
     correction
-        lambda in [0, 1]: 0 is IPS, 1 gives every row weight one (the logging policy's value).
+        lambda in [0, 1]: 0 is IPS, 1 gives every row with a weight above 0 weight one (the logging policy's value, if that is every row).
 
     References
     ----------

@@ -29,6 +29,7 @@ from offline_eval.estimators import (
     SubGaussianIPS,
     SwitchDoublyRobust,
 )
+from offline_eval.moments import hash_text
 from policies.records import DecisionTable, FloatArray, IntArray, InteractionBatch
 from tests.offline_eval.worlds import offer_set
 
@@ -169,3 +170,36 @@ def test_values_and_errors_are_the_textbooks(seed: int) -> None:
             error = _error(influence - logged[name][1], units)
             assert off.standard_error == pytest.approx(error, rel=1e-9, abs=1e-14 * size), name
     assert panel.estimate(LOGGED, "IPS").value == pytest.approx(log.reward.mean(), rel=1e-12, abs=1e-14 * size)
+
+
+def test_bootstrap_repeats_whole_subjects_for_all_estimators_and_candidates_at_once() -> None:
+    """Percentile intervals of values and differences are those of logs made by drawing subjects, rows and all, from the log."""
+    log, target, q, _ = _made(5)
+    subjects = log.table.subjects
+    assert subjects is not None
+    other = _dist(np.random.default_rng(9), log.table.eligible, 1.0)
+    panel = evaluate(
+        log,
+        {"c": target, "other": other},
+        estimators=[e for e, _ in FORMULAS],
+        incumbent="other",
+        reward_model=q,
+        n_resamples=40,
+        seed=11,
+    )
+    in_order = sorted(set(subjects), key=lambda s: int(hash_text(np.asarray([s]))[0]))
+    rows_of = [np.flatnonzero(subjects == s) for s in in_order]
+    rng = np.random.default_rng(11)
+    made: dict[tuple[str, str], list[float]] = {}
+    for _ in range(40):
+        rows = np.concatenate([rows_of[j] for j in rng.integers(0, len(rows_of), size=len(rows_of))])
+        for name, candidate in (("c", target), ("other", other)):
+            drawn = _rows(log.take(rows), candidate[rows], q[rows])
+            for e, formula in FORMULAS:
+                made.setdefault((name, e.name), []).append(formula(drawn)[0])
+    for e, _ in FORMULAS:
+        mine, theirs = np.asarray(made["c", e.name]), np.asarray(made["other", e.name])
+        for told, values in ((panel.estimate("c", e.name), mine), (panel.differences["c"][e.name], mine - theirs)):
+            assert told.bootstrap is not None
+            expected = np.quantile(values, [0.025, 0.975])
+            assert (told.bootstrap.low, told.bootstrap.high) == pytest.approx(expected, rel=1e-9, abs=1e-12), e.name
