@@ -91,6 +91,10 @@ FORMULAS = (
 )
 
 
+def _named(*names: str) -> tuple[Regime, ...]:
+    return tuple(next(r for r in COVERAGE if r.name == name) for name in names)
+
+
 def draw(regime: Regime, rng: np.random.Generator) -> tuple[InteractionBatch, FloatArray, float]:
     """A log, a candidate, and the candidate's true value over the population of contexts."""
     n, k = regime.n, regime.k
@@ -186,7 +190,9 @@ def bounds(n_repetitions: int, *, seed: int, can_judge: bool) -> list[Figure]:
     """One-sided bounds and the confidence sequence at all times at once; and logs that break what they assume."""
     figures = []
     floor = 0.95 - 2 * float(np.sqrt(0.05 * 0.95 / n_repetitions))
-    for r, regime in enumerate((COVERAGE[0], COVERAGE[2], COVERAGE[-1], HIDDEN)):
+    for r, regime in enumerate(
+        (*_named("as the log", "some overlap", "very heavy weights"), HIDDEN, *_named("rare reward"))
+    ):
         found = dict.fromkeys(("Hoeffding bound", "empirical Bernstein bound", "lower confidence sequence"), 0)
         for repetition in range(n_repetitions):
             log, target, truth = draw(regime, np.random.default_rng([seed, 77 + r, repetition]))
@@ -208,7 +214,7 @@ def looks(n_repetitions: int, *, seed: int, can_judge: bool) -> list[Figure]:
     """Two-sided confidence sequences read at every look, and ordinary intervals read in the same way."""
     figures = []
     floor = 0.95 - 2 * float(np.sqrt(0.05 * 0.95 / n_repetitions))
-    for r, regime in enumerate((COVERAGE[0], COVERAGE[3], CLUSTERED, COVERAGE[-3])):
+    for r, regime in enumerate(_named("as the log", "little overlap", "five rows a subject", "very heavy weights")):
         held = {name: [0, 0] for name in ("DR", "SNDR")}
         n_refused, n_looks = 0, 0
         for repetition in range(n_repetitions):
@@ -244,13 +250,12 @@ def looks(n_repetitions: int, *, seed: int, can_judge: bool) -> list[Figure]:
 
 
 N_LOOKS = 16
-CLUSTERED = COVERAGE[-2]
 HIDDEN = Regime("an offer never logged", 0.5, 0.3, hidden=True)
 
 
 def _refused(seed: int) -> float:
     """Share of broken assumptions that are named instead of bounded."""
-    log, target, _ = draw(COVERAGE[2], np.random.default_rng([seed, 99]))
+    log, target, _ = draw(_named("some overlap")[0], np.random.default_rng([seed, 99]))
     several = replace(log, table=replace(log.table, subjects=(np.arange(len(log)) // 2).astype(np.str_)))
     broken = ((several, (0.0, 1.0), 20.0), (log, (0.0, 0.5), 20.0), (log, (0.0, 1.0), 0.0), (log, (1.0, 0.0), 20.0))
     refused = 0
