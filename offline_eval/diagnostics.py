@@ -87,7 +87,7 @@ def log_checks(log: LogRecord, offer_ids: Sequence[str]) -> list[Check]:
     """Checks of the log itself, whatever the candidate."""
     return [
         _inverse_propensity(log, offer_ids),
-        _realised_counts(log, offer_ids),
+        realised_counts(log, offer_ids),
         _positives(log),
         _duplicates(log),
         _same_policy(log),
@@ -301,7 +301,7 @@ def _inverse_propensity(log: LogRecord, offer_ids: Sequence[str]) -> Check:
     )
 
 
-def _realised_counts(log: LogRecord, offer_ids: Sequence[str]) -> Check:
+def realised_counts(log: LogRecord, offer_ids: Sequence[str]) -> Check:
     """Shown offers against logged distributions: in the whole log, and by policy, variant, segment and day."""
     name, threshold = (
         "shown offers against logged distributions",

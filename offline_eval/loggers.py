@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from offline_eval.candidates import Candidate, target_of
+from offline_eval.diagnostics import Check, realised_counts
 from offline_eval.estimators import Column, Estimator, InversePropensity
 from offline_eval.estimators.base import MODEL, Total, Value, add, mean_of
 from offline_eval.intervals import normal
+from offline_eval.log_records import LogRecord
+from offline_eval.mixed import MixedLog
 from offline_eval.panel import Estimate, Panel, evaluate
+from offline_eval.summaries import CountsByOffer
 from policies.errors import InvalidInputError, UnknownNameError
 from policies.records import FloatArray, IntArray, InteractionBatch
 
@@ -24,7 +28,7 @@ def balanced(
     *,
     shares: Mapping[str, float] | None = None,
     explore_share: float = 0.0,
-) -> InteractionBatch:
+) -> MixedLog:
     """The same log as if one policy had drawn it: the mixture of all loggers.
 
     Each row's propensity becomes the chance that *any* logger would have shown the offer, which is never worse supported
@@ -69,7 +73,7 @@ def balanced(
             raise UnknownNameError("variant without a logger", name, loggers)
     if min(share.values()) < 0 or abs(sum(share.values()) - 1.0) > 1e-6:
         raise InvalidInputError(f"shares are {share}; expected none below 0, and a sum of 1")
-    mixture = np.zeros(log.table.eligible.shape)
+    mixture, drawn_from = np.zeros(log.table.eligible.shape), np.zeros(log.table.eligible.shape)
     for name, part in share.items():
         logger = loggers[name]
         p = target_of(logger, log.table, explore_share=explore_share, name=f"logger {name!r}")
@@ -81,8 +85,33 @@ def balanced(
                 "that served, with the explore share it was served with: it may have learned on the way"
             )
         mixture += part * p
+        drawn_from[own] = p[own]
     mixture /= mixture.sum(axis=1, keepdims=True)
-    return replace(log, propensity=mixture[np.arange(len(log)), log.chosen], probabilities=mixture)
+    return MixedLog(
+        log.table,
+        log.chosen,
+        mixture[np.arange(len(log)), log.chosen],
+        log.reward,
+        probabilities=mixture,
+        decision_ids=log.decision_ids,
+        draws=_draws(log, drawn_from),
+    )
+
+
+def _draws(log: InteractionBatch, drawn_from: FloatArray) -> Check:
+    """Shown offers against the distributions they were drawn from, in the log and for each variant by itself."""
+    assert log.variants is not None
+    record = LogRecord(log.table.n_offers)
+
+    def counts(rows: IntArray) -> CountsByOffer:
+        return CountsByOffer.of(
+            log.chosen[rows], log.propensity[rows], log.table.eligible[rows], drawn_from[rows], n_offers=record.k
+        )
+
+    record.counts = counts(np.arange(len(log)))
+    for name in np.unique(log.variants):
+        record.add_group("variant", str(name), counts(np.flatnonzero(log.variants == name)))
+    return realised_counts(record, [str(o) for o in log.table.offers.ids])
 
 
 def weighted(

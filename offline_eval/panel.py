@@ -19,6 +19,7 @@ from offline_eval.estimated import NO_TEST, EstimatedLog
 from offline_eval.estimators import Estimator, Shrunk, default_estimators
 from offline_eval.estimators.base import ONE, REWARD, Value
 from offline_eval.intervals import Bounds, bias_aware, normal, percentile, z_value
+from offline_eval.mixed import NO_TEST_OF_A_MIXTURE, MixedLog
 from offline_eval.moments import degrees_of_freedom, gradient_vector
 from offline_eval.moments import resampled as resample
 from offline_eval.one_pass import SEPARATOR, Candidate, DistributedLog, Log, Model, Pass, read_once
@@ -285,8 +286,11 @@ def evaluate(
     z_value(alpha)
     _check_settings(explore_share, n_resamples, n_folds, minimal_effect, reward_range)
     said_of_log: Sequence[Check] = ()
+    no_test = ""
     if isinstance(log, EstimatedLog):
-        said_of_log, log = log.checks(), log.batch
+        said_of_log, no_test, log = log.checks(), NO_TEST, log.batch
+    elif isinstance(log, MixedLog) and log.draws is not None:
+        said_of_log, no_test = [log.draws], NO_TEST_OF_A_MIXTURE
     _check_kinds(log, candidates)
     if not candidates:
         raise InvalidInputError("there is no candidate; expected at least one policy or array of probabilities by name")
@@ -321,6 +325,7 @@ def evaluate(
         seed=seed,
         notes=notes,
         said_of_log=said_of_log,
+        no_test=no_test,
         said_of_candidates={} if some is None else {name: _unseen(c, some) for name, c in everyone.items()},
         distributions=distributions,
         settings={"explore share": explore_share, "folds": n_folds, "resamples": n_resamples, "seed": seed},
@@ -408,6 +413,7 @@ def _panel(
     seed: int,
     notes: Sequence[str],
     said_of_log: Sequence[Check],
+    no_test: str,
     said_of_candidates: Mapping[str, Sequence[Check]],
     distributions: Mapping[str, Distribution],
     settings: Mapping[str, float | int],
@@ -432,7 +438,9 @@ def _panel(
     headline = next((h for h in HEADLINES if h in names), names[0])
     of_log = log_checks(data.log, offer_ids)
     if said_of_log:
-        of_log = [*said_of_log, *(_untested(c) if c.name in TESTS_OF_PROPENSITIES else c for c in of_log)]
+        known = {c.name for c in said_of_log}
+        rest = [c for c in of_log if c.name not in known]
+        of_log = [*said_of_log, *(_untested(c, no_test) if c.name in TESTS_OF_PROPENSITIES else c for c in rest)]
     unproven = _unproven(next(e for e in data.estimators[incumbent] if e.name == headline))
     checks = {
         name: [*_checks(data, name, offer_ids, found), *unproven, *said_of_candidates.get(name, ())]
@@ -513,8 +521,8 @@ def _unseen(candidate: Candidate | None, table: DecisionTable) -> list[Check]:
     return [Check("features of the policy", "warn" if missing else "pass", float(len(missing)), "none missing", told)]
 
 
-def _untested(check: Check) -> Check:
-    return Check(check.name, "not known", None, check.threshold, NO_TEST)
+def _untested(check: Check, why: str) -> Check:
+    return Check(check.name, "not known", None, check.threshold, why)
 
 
 def _totals(data: Pass, candidate: str, totals: FloatArray | None = None) -> dict[str, Any]:

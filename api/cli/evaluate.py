@@ -119,6 +119,8 @@ def evaluate(
         store = _Store(stack, where)
         if (log is None) == (placement is None):
             raise InvalidInputError("pass either --log or --placement")
+        if out is not None and json is not None and out.with_suffix(".json") == json:
+            raise InvalidInputError(f"--out {out} writes the page's figures to {json} too; give --json another name")
         data: AnyLog
         notes: list[str] = []
         if log is not None:

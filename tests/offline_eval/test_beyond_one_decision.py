@@ -399,6 +399,38 @@ def test_balanced_loggers_have_no_more_variance_and_the_same_mean() -> None:
         balanced(log, {"a": loggers["a"], "b": np.full((n, k), 1 / k)})
 
 
+@pytest.mark.parametrize("is_true", [True, False])
+def test_a_balanced_log_is_tested_against_what_its_rows_were_drawn_from(is_true: bool) -> None:
+    """Unlike loggers, and visitors who come often, are no fault of a mixture; offers that a logger did not draw as it says are."""
+    rng = np.random.default_rng(9)
+    n, n_subjects = 12_000, 1500
+    subject = rng.integers(0, n_subjects, size=n)
+    variant = np.where(rng.random(n_subjects) < 0.5, "a", "b")[subject]
+    loggers = {"a": np.tile([0.9, 0.05, 0.05], (n, 1)), "b": np.tile([0.05, 0.05, 0.9], (n, 1))}
+    p = np.where((variant == "a")[:, None], loggers["a"], loggers["b"])
+    drawn = p.copy()
+    if not is_true:
+        drawn[variant == "a"] = [0.8, 0.15, 0.05]
+    chosen = (np.cumsum(drawn, axis=1) <= rng.random((n, 1))).sum(axis=1)
+    table = DecisionTable(offer_set(3), np.ones((n, 3), dtype=np.bool_), subjects=subject.astype(np.str_))
+    reward = (rng.random(n) < np.array([0.1, 0.3, 0.2])[chosen]).astype(np.float64)
+    log = InteractionBatch(
+        table, chosen, p[np.arange(n), chosen], reward, probabilities=p, variants=variant, policies=variant
+    )
+    panel = evaluate(balanced(log, loggers), {"c": np.tile([0.2, 0.6, 0.2], (n, 1))}, n_resamples=0)
+    by_name = {c.name: c for c in panel.log_checks}
+    assert len(by_name) == len(panel.log_checks)
+    assert by_name["A/A"].status == by_name["propensities against shown offers"].status == "not known"
+    check = by_name["shown offers against logged distributions"]
+    if is_true:
+        assert check.status == "pass"
+        assert panel.verdicts["c"].word == "recommend"
+    else:
+        assert check.status == "fail"
+        assert "where variant is 'a'" in check.sentence
+        assert panel.verdicts["c"].word == "this log cannot answer"
+
+
 def test_slope_takes_shrinkage_only_while_it_agrees() -> None:
     """With a good model much shrinkage is chosen; with a bad one it stays near plain DR."""
     w = world(n=4000, sharpness=2.0)

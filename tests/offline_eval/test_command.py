@@ -213,6 +213,7 @@ def test_what_is_wrong_with_a_log_is_wrong_usage(tmp_path: Path, capsys: pytest.
         (["--against", "uniform"], "'uniform' is both --policy and --against"),
         (["--explore-share", "7"], "explore_share is 7"),
         (["--effect=-1"], "minimal_effect is -1"),
+        (["--out", "a.html", "--json", "a.json"], "give --json another name"),
         (["--logger", "a"], "--logger a is not understood; expected VARIANT=POLICY"),
         (["--logger", "a=uniform"], "the log has no variants"),
         (["--phase", "p1"], "the log has no phases"),
