@@ -18,14 +18,16 @@ from scipy.special import logsumexp
 from scipy.stats import chi2, norm, qmc
 
 from policies.errors import InvalidInputError
-from policies.records import FloatArray, IntArray
+from policies.records import BoolArray, FloatArray, IntArray
 from simulator import world
 from simulator.coefficients import Coefficient, moved, positive, share
 from simulator.evidence import Evidence, Floats, evidence_of
 from simulator.rollouts import Rollout
 from simulator.scenarios.car_subscription import CAR_CLASSES, Scenario
 
-_CURVATURE_SUBJECTS = 2_000
+# Some thousands of visitors tell the curvature; fewer make a flat direction look flatter.
+_CURVATURE_SUBJECTS = 6_000
+_MAX_WEIGHTED_STEPS = 40
 # Coprime to most strides through the chunks.
 _N_NODE_SETS = 13
 _LEAST_VIEWS = 100
@@ -69,7 +71,8 @@ class ResponseFit:
     mode
         Shape ``(d,)``.
     curvature
-        Of the log-likelihood with its priors at the mode, shape ``(d, d)``.
+        Of the log-likelihood with its priors at the mode, shape ``(d, d)``: the outer product of the scores; where visits are weighted,
+        by differences of scores.
     scores
         Derivative of each visitor's log-likelihood at the mode, shape ``(n_subjects, d)``.
     trend_p
@@ -93,7 +96,7 @@ class ResponseFit:
 
     @property
     def covariance(self) -> FloatArray:
-        """Of the free forms, shape ``(d, d)``: a sandwich, which holds for weighted visits and for laws that are not the log's.
+        """Of the free forms, shape ``(d, d)``: the inverse of the information, which is a sandwich where visits are weighted.
 
         References
         ----------
@@ -199,6 +202,9 @@ class _Nodes:
         columns = [np.ones_like(factor), factor, self.z_price * factor, self.z_affinity]
         small = {name: np.ascontiguousarray(t, dtype=np.float32) for name, t in tables.items()}
         return tables, small, np.stack(columns, axis=1).astype(np.float32)
+
+
+_Judged = tuple[float, FloatArray, FloatArray]
 
 
 class Likelihood:
@@ -532,27 +538,10 @@ def fit_response(
         raise InvalidInputError(
             f"the response model did not settle in {max_steps} steps; expected a log with more visitors"
         )
-    # Weighted visits and laws that are not the log's have another curvature than the outer product: the last steps take it.
-    of.is_weighted = is_weighted
-    steps = np.where(is_used, 0.2 / np.sqrt(np.diag(scores.T @ scores + np.diag(precision))), 0.0)
+    curvature = scores.T @ scores + np.diag(precision)
     if is_weighted:
-        value, gradient, scores = judge(at)
-
-    def curvature_at(free: FloatArray) -> FloatArray:
-        return _no_flatter_than(of.curvature(free, steps) + np.diag(precision), precision)
-
-    start, metric = at, curvature_at(at)
-    for _ in range(max_steps):
-        if float(gradient @ np.linalg.solve(metric, gradient)) < 1e-2:  # a tenth of a standard error
-            break
-        before = at, gradient
-        at, (value, gradient, scores) = _climb(judge, at, (value, gradient, scores), metric)
-        metric = _learned(metric, at - before[0], before[1] - gradient)
-    else:
-        raise InvalidInputError("the response model did not settle; expected a log with more visitors")
-    # Near the start its curvature still holds.
-    is_near = float((at - start) @ metric @ (at - start)) < 1.0
-    curvature = metric if is_near else curvature_at(at)
+        of.is_weighted = True
+        at, (value, gradient, scores), curvature = _with_weights(of, judge, at, curvature, precision, is_used)
     used = np.flatnonzero(is_used)
     kept = tuple(coefficients[i] for i in used)
     return ResponseFit(
@@ -564,6 +553,34 @@ def fit_response(
         evidence.n_subjects,
         len(evidence.clicked),
         trend_p(of.of_visits(at), scores, precision, evidence),
+    )
+
+
+def _with_weights(
+    of: Likelihood,
+    judge: Callable[[FloatArray], _Judged],
+    at: FloatArray,
+    information: FloatArray,
+    precision: FloatArray,
+    is_used: BoolArray,
+) -> tuple[FloatArray, _Judged, FloatArray]:
+    """From the estimates without weights to those with: where, what is known there, and the curvature, which no outer product gives."""
+    steps = np.where(is_used, 0.2 / np.sqrt(np.diag(information)), 0.0)
+
+    def curvature_at(free: FloatArray) -> FloatArray:
+        return _no_flatter_than(of.curvature(free, steps) + np.diag(precision), precision)
+
+    start, known, metric = at, judge(at), curvature_at(at)
+    for _ in range(_MAX_WEIGHTED_STEPS):
+        if float(known[1] @ np.linalg.solve(metric, known[1])) < 1e-2:
+            # Near the start its curvature still holds.
+            is_near = float((at - start) @ metric @ (at - start)) < 1.0
+            return at, known, metric if is_near else curvature_at(at)
+        before, gradient = at, known[1]
+        at, known = _climb(judge, at, known, metric)
+        metric = _learned(metric, at - before, gradient - known[1])
+    raise InvalidInputError(
+        f"the response model with weights did not settle in {_MAX_WEIGHTED_STEPS} steps; fit it without weights"
     )
 
 
@@ -596,9 +613,6 @@ def trend_p(of_visits: FloatArray, scores: FloatArray, precision: FloatArray, ev
     left = g - scores @ taken
     total = left.sum(axis=0)
     return float(chi2.sf(total @ np.linalg.solve(left.T @ left, total), len(slopes)))
-
-
-_Judged = tuple[float, FloatArray, FloatArray]
 
 
 def _climb(
