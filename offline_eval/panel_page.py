@@ -57,12 +57,12 @@ def panel_page(panel: Panel, *, title: str, in_simulation: bool) -> Page:
         summary += [_verdict(panel, name), _key_figures(panel, name)]
     sections = [
         Section(
-            f"Estimates of {name}",
+            f"Estimates of {name}" if number == 1 else f"Estimates of {name} ({number})",
             _estimate_blocks(panel, name),
             in_simulation=in_simulation,
             lead=_lead(panel, name),
         )
-        for name in panel.verdicts
+        for name, number in _numbered(list(panel.verdicts))
     ]
     sections.append(
         Section(
@@ -143,6 +143,12 @@ def _interval(value: float | None, bounds: Bounds | None) -> Shown | None:
     if value is None or bounds is None:
         return None
     return Shown(value, bounds.low, bounds.high)
+
+
+def _numbered(names: Sequence[str]) -> list[tuple[str, int]]:
+    """Names that differ in punctuation only would be one address on the page: the later ones get a number."""
+    plain = ["".join(c.lower() if c.isalnum() else " " for c in name).split() for name in names]
+    return [(name, 1 + plain[:i].count(plain[i])) for i, name in enumerate(names)]
 
 
 def _lead(panel: Panel, name: str) -> str:

@@ -441,7 +441,7 @@ def _colour(alt: Any, field: str, names: Sequence[str], *, columns: int) -> Any:
 
 
 def _axis(alt: Any) -> Any:
-    return alt.Axis(tickCount=5, labelFlush=True)
+    return alt.Axis(tickCount=5, labelFlush=True, labelOverlap="greedy", labelSeparation=8)
 
 
 def _axis_unit(unit: Unit, say: Callable[[str], str] = str) -> tuple[float, str]:

@@ -142,6 +142,14 @@ def test_a_refused_candidate_gets_no_figure_that_invites_belief() -> None:
     assert '<tr class="highlight">' in good.page(title="t").to_html()
 
 
+def test_names_that_differ_in_punctuation_have_sections_of_their_own() -> None:
+    """Candidates called 'v1.0' and 'v1 0' are two sections of one page."""
+    w = timed()
+    page = evaluate(w.log, {"v1.0": w.better, "v1 0": w.uniform, "v1-0": w.uniform}, n_resamples=0).page(title="t")
+    titles = [s.title for s in page.sections[:3]]
+    assert titles == ["Estimates of v1.0", "Estimates of v1 0 (2)", "Estimates of v1-0 (3)"]
+
+
 def test_a_notebook_shows_the_whole_page() -> None:
     """The page in its frame is the page that is written, character by character."""
     w = timed()
