@@ -133,7 +133,9 @@ def load_log(folder: Path, offers: OfferSet) -> Rollout:
     """
     path = folder / "log.json"
     if not path.exists():
-        raise InvalidInputError(f"{folder} has no log.json; expected a folder that `nextoffer simulate log` wrote")
+        raise InvalidInputError(
+            f"{folder} has no log.json; expected a folder that `nextoffer simulate log`, `service-log` or `own-log` wrote"
+        )
     told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if told["offers"] != list(offers.ids):
         raise InvalidInputError(

@@ -157,6 +157,8 @@ def read_table(path: Path) -> pa.Table:
     InvalidInputError
         If it is not there, or none.
     """
+    if not path.is_file():
+        raise InvalidInputError(f"there is no file {path}; expected Parquet")
     try:
         return pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:

@@ -145,6 +145,8 @@ def test_offers_that_the_laws_cannot_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "offers.json").write_text("[{}]")
     with pytest.raises(InvalidInputError, match="no list of offers"):
         offers_of(tmp_path / "offers.json")
+    with pytest.raises(InvalidInputError, match="there is no file"):
+        read_table(tmp_path / "nothing.parquet")
     with pytest.raises(InvalidInputError, match="cannot be read as Parquet"):
         read_table(tmp_path / "offers.json")
 
