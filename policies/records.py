@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NamedTuple, NewType, Self
@@ -143,7 +143,7 @@ class Context:
     subject: SubjectId
     features: Features = field(default_factory=dict)
     vectors: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    at: datetime | None = None
+    at: datetime | None = None  # of any zone; UTC where it has none
 
 
 def check_features(features: Features, *, where: str) -> None:
@@ -279,7 +279,7 @@ class DecisionTable:
             subjects=np.asarray([c.subject for c in contexts], dtype=np.str_),
             at=None
             if any(c.at is None for c in contexts)
-            else np.asarray([c.at.replace(tzinfo=None) for c in contexts if c.at is not None], dtype="datetime64[us]"),
+            else np.asarray([_in_utc(c.at) for c in contexts if c.at is not None], dtype="datetime64[us]"),
         )
 
 
@@ -351,6 +351,11 @@ class DecisionOfOne(DecisionTable):
 
 
 @lru_cache(maxsize=64)
+def _in_utc(moment: datetime) -> datetime:
+    """The moment without its zone; one that came without a zone is in UTC."""
+    return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
+
+
 def _all_eligible(n_offers: int) -> BoolArray:
     eligible = np.ones((1, n_offers), dtype=np.bool_)
     eligible.flags.writeable = False

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
@@ -48,10 +48,10 @@ def test_features_that_would_poison_a_model_are_refused(value: Any) -> None:
 
 
 def test_a_table_from_contexts_keeps_missing_values_apart() -> None:
-    """A number that is absent is nan, a text that is absent is empty, a boolean is a number."""
+    """A number that is absent is nan, a text that is absent is empty, a boolean is a number; times are told in UTC."""
     contexts = [
         Context(SubjectId("a"), {"n": 1, "t": "x", "b": True}, at=datetime(2026, 1, 2, tzinfo=UTC)),
-        Context(SubjectId("b"), {"b": False}, at=datetime(2026, 1, 3, tzinfo=UTC)),
+        Context(SubjectId("b"), {"b": False}, at=datetime(2026, 1, 3, 2, tzinfo=timezone(timedelta(hours=2)))),
     ]
     t = DecisionTable.from_contexts(offer_set(3), contexts)
     assert t.columns["n"][0] == 1.0
