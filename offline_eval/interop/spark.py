@@ -18,12 +18,13 @@ import pyarrow.compute as pc
 
 from offline_eval.candidates import Candidate
 from offline_eval.estimators.base import Estimator
+from offline_eval.interop import reading
 from offline_eval.interop.arrow import from_arrow
 from offline_eval.interop.columns import Columns
 from offline_eval.one_pass import Model, Pass, read_once
 from offline_eval.reward_models import MAX_FIT_ROWS
 from policies.errors import InvalidInputError
-from policies.records import FloatArray, InteractionBatch, Offer, OfferId, OfferSet
+from policies.records import FloatArray, InteractionBatch, OfferSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,7 @@ class SparkLog:
     frame
         A ``pyspark.sql.DataFrame`` with a column per ``Columns``.
     catalogue
-        All offers; None asks the frame for the distinct ones.
+        All offers; None asks the frame for those that were shown or could have been.
     columns
         What the columns are called.
     """
@@ -50,19 +51,33 @@ class SparkLog:
 
     @property
     def offers(self) -> OfferSet:
-        """Offers of all rows."""
+        """Offers of all rows.
+
+        Raises
+        ------
+        SchemaError
+            If the frame lacks a column.
+        """
         known = self.__dict__.get("_offers")
         if known is None:
-            if isinstance(self.catalogue, OfferSet):
-                known = self.catalogue
-            elif self.catalogue is not None:
-                known = OfferSet([Offer(OfferId(o)) for o in self.catalogue])
-            else:
-                rows = self.frame.select(self._names.offer).distinct().collect()
-                known = OfferSet([Offer(OfferId(o)) for o in sorted(str(r[0]) for r in rows)])
+            reading.need(self.frame.limit(0).toArrow().schema, self._names, ("offer", "reward", "propensity"))
+            known = reading.catalogue_of(sorted(self._distinct()) if self.catalogue is None else self.catalogue)
             self.__dict__["_offers"] = known
         assert isinstance(known, OfferSet)
         return known
+
+    def _distinct(self) -> set[str]:
+        """Ids of all offers that were shown or could have been, found where the rows lie."""
+        names = self._names
+        columns = [c for c in (names.offer, names.eligible, names.probabilities) if c in self.frame.columns]
+
+        def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            found: set[str] = set()
+            for batch in batches:
+                found |= reading.distinct_offers(pa.Table.from_batches([batch]), names)
+            yield pa.record_batch({"offer": pa.array(sorted(found), pa.string())})
+
+        return {row[0] for row in self.frame.select(columns).mapInArrow(read, "offer string").distinct().collect()}
 
     def chunks(self, n_rows: int) -> Iterator[InteractionBatch]:
         """An even sample of at most about 400,000 rows, which is what reward models are fitted on."""

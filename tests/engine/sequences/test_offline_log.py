@@ -14,7 +14,7 @@ from offline_eval import evaluate
 from offline_eval.candidates import Candidate
 from offline_eval.interop.arrow import read_parquet, write_parquet
 from offline_eval.interop.spark import SparkLog
-from policies.errors import InvalidInputError
+from policies.errors import InvalidInputError, SchemaError
 from policies.fixed import Uniform
 from tests.offline_eval.worlds import Better, Guess, world
 
@@ -72,6 +72,18 @@ def test_arrays_are_refused_in_spark(spark: SparkSession, folder: Path) -> None:
     log = SparkLog(spark.read.parquet(str(folder)))
     with pytest.raises(InvalidInputError, match=re.escape("'c' is an array; expected a policy or a model")):
         evaluate(log, {"c": np.full((9000, 3), 1 / 3)}, fit_reward=None)
+
+
+def test_offers_that_were_never_shown_and_columns_that_are_missing_are_seen(spark: SparkSession, folder: Path) -> None:
+    """An offer that only could have been shown is one of the offers, and a missing column is named before anything is read."""
+    shown = read_parquet(folder).table.offers.ids
+    frame = spark.read.parquet(str(folder))
+    quoted = ", ".join(f"'{o}'" for o in (*shown, "unseen"))
+    assert SparkLog(frame.selectExpr("*", f"array({quoted}) AS eligible")).offers.ids == tuple(
+        sorted((*shown, "unseen"))
+    )
+    with pytest.raises(SchemaError, match=re.escape("'propensity'")):
+        evaluate(SparkLog(frame.drop("propensity")), {"uniform": Uniform()}, fit_reward=None)
 
 
 def _leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
