@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from offline_eval.panel import LOGGED, Estimate, Panel, evaluate
+from offline_eval.estimates import Estimate
+from offline_eval.panel import LOGGED, Panel, evaluate
 
 __all__ = ["LOGGED", "Estimate", "Panel", "evaluate"]

@@ -11,12 +11,13 @@ import numpy as np
 
 from offline_eval.candidates import Candidate, target_of
 from offline_eval.diagnostics import Check, realised_counts
+from offline_eval.estimates import Estimate
 from offline_eval.estimators import Column, Estimator, InversePropensity
 from offline_eval.estimators.base import MODEL, Total, Value, add, mean_of
 from offline_eval.intervals import normal
 from offline_eval.log_records import LogRecord
 from offline_eval.mixed import MixedLog
-from offline_eval.panel import Estimate, Panel, evaluate
+from offline_eval.panel import Panel, evaluate
 from offline_eval.summaries import CountsByOffer
 from policies.errors import InvalidInputError, UnknownNameError
 from policies.records import FloatArray, IntArray, InteractionBatch

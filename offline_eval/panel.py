@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -16,19 +16,18 @@ from offline_eval.candidates import features_of
 from offline_eval.diagnostics import TESTS_OF_PROPENSITIES, Check, candidate_checks, log_checks
 from offline_eval.distribution import Distribution, distribution
 from offline_eval.estimated import NO_TEST, EstimatedLog
+from offline_eval.estimates import Estimate, Estimation
 from offline_eval.estimators import Estimator, Shrunk, default_estimators
-from offline_eval.estimators.base import ONE, REWARD, Value
-from offline_eval.intervals import Bounds, bias_aware, normal, percentile, z_value
+from offline_eval.intervals import Bounds, z_value
 from offline_eval.mixed import NO_TEST_OF_A_MIXTURE, MixedLog
-from offline_eval.moments import degrees_of_freedom, gradient_vector
-from offline_eval.moments import resampled as resample
-from offline_eval.one_pass import SEPARATOR, Candidate, DistributedLog, Log, Model, Pass, read_once
+from offline_eval.one_pass import Candidate, DistributedLog, Log, Model, Pass, read_once
 from offline_eval.panel_figures import figures_under
+from offline_eval.refusals import check_estimators, check_kinds, check_settings, check_size
 from offline_eval.reward_models import FitReward, cross_fit, fit_reward_model, identifiers
 from offline_eval.verdict import Incumbent, Verdict, judge
 from policies.errors import InvalidInputError, UnknownNameError
 from policies.features import MAX_LEVELS
-from policies.records import DecisionTable, FloatArray, InteractionBatch
+from policies.records import DecisionTable, InteractionBatch, OfferSet
 
 if TYPE_CHECKING:
     from offline_eval.report import Page
@@ -37,45 +36,6 @@ LOGGED = "logging policy"
 # Distributions are sorted for every resample; of more rows than these an even sample is.
 MAX_SORTED_ROWS = 200_000
 HEADLINES = ("SNDR", "DR", "SNIPS", "IPS", "baseline-corrected IPS")
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What one estimator says of one candidate, per decision, in the unit of the reward.
-
-    Attributes
-    ----------
-    value, standard_error
-        None where the log gives no estimate; ``note`` then says why.
-    bounds
-        Influence-function interval, clustered by subject.
-    bootstrap
-        Percentile interval of resampled subjects; None where no resampling was asked for.
-    bias_aware
-        For estimators that use other weights than the true ones: the interval moved out by the largest bias that can cause.
-    """
-
-    candidate: str
-    estimator: str
-    value: float | None
-    standard_error: float | None
-    bounds: Bounds | None
-    bootstrap: Bounds | None
-    bias_aware: Bounds | None = None
-    note: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {
-            "candidate": self.candidate,
-            "estimator": self.estimator,
-            "value": self.value,
-            "standard_error": self.standard_error,
-            "interval": None if self.bounds is None else self.bounds.to_json(),
-            "bootstrap_interval": None if self.bootstrap is None else self.bootstrap.to_json(),
-            "bias_aware_interval": None if self.bias_aware is None else self.bias_aware.to_json(),
-            "note": self.note,
-        }
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -99,15 +59,14 @@ class Panel:
     distributions
         Quantiles of the reward by candidate, for logs in memory and rewards of more than two values; of more than 200,000 rows,
         of an even sample.
-    reward_range
-        Least and largest reward, as declared or as logged.
+    estimation
+        What estimates were made from, and with.
     settings
         What the panel was made with.
     """
 
     incumbent: str
     headline: str
-    alpha: float
     n_rows: int
     n_units: int | None
     mean_reward: float
@@ -119,12 +78,20 @@ class Panel:
     effective_rows: Mapping[str, float]
     largest_weight: Mapping[str, float]
     offer_ids: Sequence[str]
-    data: Pass = field(repr=False)
-    resampled: FloatArray | None = field(repr=False, default=None)
-    reward_range: tuple[float, float] = (-math.inf, math.inf)
+    estimation: Estimation
     notes: Sequence[str] = ()
     distributions: Mapping[str, Distribution] = field(default_factory=dict)
     settings: Mapping[str, float | int] = field(default_factory=dict)
+
+    @property
+    def data(self) -> Pass:
+        """What the reading of the log has left behind."""
+        return self.estimation.data
+
+    @property
+    def alpha(self) -> float:
+        """Error probability of intervals."""
+        return self.estimation.alpha
 
     def __str__(self) -> str:
         return self.to_table()
@@ -158,8 +125,7 @@ class Panel:
         self.estimate(candidate, name)
         self.estimate(against, name)
         (used,) = (e for e in self.data.estimators[candidate] if e.name == name)
-        span = self.reward_range
-        return _difference(self.data, used, candidate, against, alpha=self.alpha, resampled=self.resampled, span=span)
+        return self.estimation.difference(used, candidate, against)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: every figure of the panel; null where there is none, never NaN."""
@@ -284,22 +250,17 @@ def evaluate(
     what can be tested of that. For effects that build up over several decisions use ``offline_eval.sequential``.
     """
     z_value(alpha)
-    _check_settings(explore_share, n_resamples, n_folds, minimal_effect, reward_range)
-    said_of_log: Sequence[Check] = ()
-    no_test = ""
-    if isinstance(log, EstimatedLog):
-        said_of_log, no_test, log = log.checks(), NO_TEST, log.batch
-    elif isinstance(log, MixedLog) and log.draws is not None:
-        said_of_log, no_test = [log.draws], NO_TEST_OF_A_MIXTURE
-    _check_kinds(log, candidates)
-    if not candidates:
-        raise InvalidInputError("there is no candidate; expected at least one policy or array of probabilities by name")
+    check_settings(explore_share, n_resamples, n_folds, minimal_effect, reward_range)
+    log, said = _said_by(log)
+    check_kinds(log, candidates)
     used = tuple(default_estimators() if estimators is None else estimators)
-    _check_estimators(used, n_offers=len(_offer_ids(log)))
+    check_estimators(used, n_offers=len(_offers(log)))
     everyone, incumbent_name = _everyone(candidates, incumbent)
-    _check_size(log, everyone)
+    check_size(log, everyone)
     notes: list[str] = []
     some = _first_rows(log)
+    if some is not None:
+        said = replace(said, of_candidates={name: _unseen(c, some) for name, c in everyone.items()})
     model = reward_model
     if model is None and fit_reward is not None and any(e.needs_model for e in used):
         model, note = _fitted(log, fit_reward, n_folds=n_folds, seed=seed)
@@ -315,66 +276,50 @@ def evaluate(
     if note:
         notes.append(note)
     return _panel(
-        data,
+        Estimation(data, alpha, reward_range or (data.log.lowest, data.log.highest), n_resamples, seed),
         incumbent_name,
-        offer_ids=_offer_ids(log),
-        alpha=alpha,
-        n_resamples=n_resamples,
+        said,
+        offer_ids=tuple(_offers(log).ids),
         minimal_effect=minimal_effect,
-        reward_range=reward_range,
-        seed=seed,
         notes=notes,
-        said_of_log=said_of_log,
-        no_test=no_test,
-        said_of_candidates={} if some is None else {name: _unseen(c, some) for name, c in everyone.items()},
         distributions=distributions,
         settings={"explore share": explore_share, "folds": n_folds, "resamples": n_resamples, "seed": seed},
     )
 
 
-def _check_kinds(log: object, candidates: object) -> None:
-    """What a first call gets wrong, before it becomes an error from somewhere inside."""
-    if not isinstance(log, InteractionBatch) and not hasattr(log, "chunks"):
-        raise InvalidInputError(
-            f"the log is a {type(log).__name__}; expected an InteractionBatch or a log that reads itself: use read_parquet or from_arrow "
-            "(tables, data frames) of offline_eval.interop.arrow, from_obp, read_dsjson or SparkLog"
-        )
-    if not isinstance(candidates, Mapping):
-        raise InvalidInputError(
-            f"candidates are a {type(candidates).__name__}; expected a mapping of names: {{'mine': policy_or_probabilities}}"
-        )
-    for name, candidate in candidates.items():
-        is_policy = hasattr(candidate, "probabilities") and not isinstance(candidate, type)
-        if not is_policy and not isinstance(candidate, np.ndarray):
-            raise InvalidInputError(
-                f"candidate {name!r} is a {type(candidate).__name__}; expected a policy (an instance, with a method probabilities) or "
-                "an array of shape (rows, offers), columns in the order of the log's offers"
-            )
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What is known beside the rows.
+
+    Attributes
+    ----------
+    of_log
+        Checks of the log that were made where it was made.
+    no_test
+        Why propensities cannot be tested here; empty where they can.
+    of_candidates
+        Checks by candidate.
+    """
+
+    of_log: Sequence[Check] = ()
+    no_test: str = ""
+    of_candidates: Mapping[str, Sequence[Check]] = field(default_factory=dict)
+
+    def checks(self, found: Sequence[Check]) -> list[Check]:
+        """Checks of the log: those made before stand, and tests that mean nothing here say so."""
+        if not self.of_log:
+            return list(found)
+        known = {c.name for c in self.of_log}
+        rest = [c for c in found if c.name not in known]
+        return [*self.of_log, *(_untested(c, self.no_test) if c.name in TESTS_OF_PROPENSITIES else c for c in rest)]
 
 
-def _check_settings(
-    explore_share: float,
-    n_resamples: int,
-    n_folds: int,
-    minimal_effect: float | None,
-    reward_range: tuple[float, float] | None,
-) -> None:
-    if not 0 <= explore_share <= 1:
-        raise InvalidInputError(
-            f"explore_share is {explore_share:g}; expected a share between 0 and 1, such as 0.05 for five percent"
-        )
-    if n_resamples < 0:
-        raise InvalidInputError(f"n_resamples is {n_resamples}; expected at least 0, which is for no bootstrap")
-    if n_folds < 2:
-        raise InvalidInputError(
-            f"n_folds is {n_folds}; expected at least 2, so that rows are judged by models of other rows"
-        )
-    if minimal_effect is not None and not 0 < minimal_effect < math.inf:
-        raise InvalidInputError(
-            f"minimal_effect is {minimal_effect:g}; expected the smallest difference that matters, above 0, in the unit of the reward"
-        )
-    if reward_range is not None and not -math.inf < reward_range[0] < reward_range[1] < math.inf:
-        raise InvalidInputError(f"reward_range is {reward_range}; expected two finite numbers, the least first")
+def _said_by(log: InteractionBatch | Log | EstimatedLog) -> tuple[InteractionBatch | Log, _Said]:
+    if isinstance(log, EstimatedLog):
+        return log.batch, _Said(log.checks(), NO_TEST)
+    if isinstance(log, MixedLog) and log.draws is not None:
+        return log, _Said([log.draws], NO_TEST_OF_A_MIXTURE)
+    return log, _Said()
 
 
 def _distributions(
@@ -402,56 +347,35 @@ def _distributions(
 
 
 def _panel(
-    data: Pass,
+    estimation: Estimation,
     incumbent: str,
+    said: _Said,
     *,
     offer_ids: Sequence[str],
-    alpha: float,
-    n_resamples: int,
     minimal_effect: float | None,
-    reward_range: tuple[float, float] | None,
-    seed: int,
     notes: Sequence[str],
-    said_of_log: Sequence[Check],
-    no_test: str,
-    said_of_candidates: Mapping[str, Sequence[Check]],
     distributions: Mapping[str, Distribution],
     settings: Mapping[str, float | int],
 ) -> Panel:
-    resampled = None
-    if n_resamples > 0:
-        resampled = resample(data.folded, n_resamples=n_resamples, rng=np.random.default_rng(seed))
-    span = reward_range if reward_range is not None else (data.log.lowest, data.log.highest)
-    estimates = {
-        name: {e.name: _estimate(data, e, name, alpha=alpha, resampled=resampled, span=span) for e in used}
-        for name, used in data.estimators.items()
-    }
+    data = estimation.data
+    estimates = {name: {e.name: estimation.estimate(e, name) for e in used} for name, used in data.estimators.items()}
     differences = {
-        name: {
-            e.name: _difference(data, e, name, incumbent, alpha=alpha, resampled=resampled, span=span)
-            for e in data.estimators[name]
-        }
-        for name in data.estimators
+        name: {e.name: estimation.difference(e, name, incumbent) for e in used}
+        for name, used in data.estimators.items()
         if name != incumbent
     }
     names = list(next(iter(estimates.values())))
     headline = next((h for h in HEADLINES if h in names), names[0])
-    of_log = log_checks(data.log, offer_ids)
-    if said_of_log:
-        known = {c.name for c in said_of_log}
-        rest = [c for c in of_log if c.name not in known]
-        of_log = [*said_of_log, *(_untested(c, no_test) if c.name in TESTS_OF_PROPENSITIES else c for c in rest)]
+    of_log = said.checks(log_checks(data.log, offer_ids))
     unproven = _unproven(next(e for e in data.estimators[incumbent] if e.name == headline))
     checks = {
-        name: [*_checks(data, name, offer_ids, found), *unproven, *said_of_candidates.get(name, ())]
+        name: [*_checks(estimation, name, offer_ids, found), *unproven, *said.of_candidates.get(name, ())]
         for name, found in estimates.items()
     }
     compared = Incumbent(incumbent, estimates[incumbent][headline].value, checks[incumbent], data.candidates[incumbent])
     verdicts: dict[str, Verdict] = {}
-    for name in estimates:
-        if name == incumbent:
-            continue
-        told = differences[name][headline]
+    for name, found in differences.items():
+        told = found[headline]
         verdicts[name] = judge(
             [*of_log, *checks[name]],
             incumbent=compared,
@@ -466,7 +390,6 @@ def _panel(
     return Panel(
         incumbent=incumbent,
         headline=headline,
-        alpha=alpha,
         n_rows=data.log.n_rows,
         n_units=data.log.n_units,
         mean_reward=data.log.mean_reward,
@@ -477,13 +400,31 @@ def _panel(
         verdicts=verdicts,
         effective_rows={c: r.effective_rows for c, r in data.candidates.items()},
         largest_weight={c: r.largest for c, r in data.candidates.items()},
-        offer_ids=tuple(offer_ids),
-        data=data,
-        resampled=resampled,
-        reward_range=span,
+        offer_ids=offer_ids,
+        estimation=estimation,
         notes=tuple(notes),
         distributions=distributions,
         settings=settings,
+    )
+
+
+def _checks(
+    estimation: Estimation, candidate: str, offer_ids: Sequence[str], estimates: Mapping[str, Estimate]
+) -> list[Check]:
+    direct = weighted = None
+    by_name = {e.name: e for e in estimation.data.estimators[candidate]}
+    if "DM" in by_name and "SNIPS" in by_name:
+        direct = estimation.apart(candidate, by_name["DM"], by_name["SNIPS"])
+        snips = estimates["SNIPS"]
+        if direct is not None and snips.value is not None:
+            weighted = (snips.value, snips.standard_error or 0.0)
+    return candidate_checks(
+        estimation.data.candidates[candidate],
+        estimation.data.log,
+        offer_ids,
+        direct=direct,
+        weighted=weighted,
+        mean_weight=estimation.mean_weight(candidate),
     )
 
 
@@ -525,158 +466,6 @@ def _untested(check: Check, why: str) -> Check:
     return Check(check.name, "not known", None, check.threshold, why)
 
 
-def _totals(data: Pass, candidate: str, totals: FloatArray | None = None) -> dict[str, Any]:
-    """Totals as one candidate's estimators name them."""
-    every = data.moments.as_mapping(totals)
-    prefix = candidate + SEPARATOR
-    mine = {name.removeprefix(prefix): t for name, t in every.items() if name.startswith(prefix)}
-    mine |= {ONE: every[ONE], REWARD: every[REWARD]}
-    return mine | {name: mine[other] for name, other in data.same.get(candidate, {}).items()}
-
-
-def _named(data: Pass, gradient: Mapping[str, Any], candidate: str, sign: float = 1.0) -> dict[str, float]:
-    """A gradient with the names the moments use."""
-    same = data.same.get(candidate, {})
-    out: dict[str, float] = {}
-    for name, slope in gradient.items():
-        found = same.get(name, name)
-        key = found if found in (ONE, REWARD) else candidate + SEPARATOR + found
-        out[key] = out.get(key, 0.0) + sign * float(slope)
-    return out
-
-
-def _value(data: Pass, estimator: Estimator, candidate: str) -> Value | None:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found = estimator.from_totals(_totals(data, candidate))
-    finite = math.isfinite(float(found.value)) and all(math.isfinite(float(g)) for g in found.gradient.values())
-    return found if finite else None
-
-
-def _resampled_values(data: Pass, estimator: Estimator, candidate: str, resampled: FloatArray) -> FloatArray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found = estimator.from_totals(_totals(data, candidate, resampled)).value
-    return np.broadcast_to(np.asarray(found, dtype=np.float64), (len(resampled),))
-
-
-NO_MATCH = "No logged row shows an offer that the candidate would show."
-ONE_UNIT = "One subject alone says nothing about the spread between subjects."
-
-
-def _estimate(
-    data: Pass,
-    estimator: Estimator,
-    candidate: str,
-    *,
-    alpha: float,
-    resampled: FloatArray | None,
-    span: tuple[float, float],
-) -> Estimate:
-    found = _value(data, estimator, candidate)
-    if found is None:
-        return Estimate(candidate, estimator.name, None, None, None, None, note=NO_MATCH)
-    value = float(found.value)
-    if data.moments.n_scattered < 2:
-        return Estimate(candidate, estimator.name, value, None, None, None, note=ONE_UNIT)
-    gradient = _named(data, found.gradient, candidate)
-    error, freedom = _standard_error(data, gradient), _freedom(data, gradient)
-    bounds = normal(value, error, alpha=alpha, degrees_of_freedom=freedom)
-    boot = None
-    if resampled is not None:
-        boot = percentile(_resampled_values(data, estimator, candidate, resampled), alpha=alpha)
-    widened = None
-    if isinstance(estimator, Shrunk):
-        bias = _largest_bias(data, estimator, candidate, alpha=alpha, span=span)
-        widened = bias_aware(value, error, bias=bias, alpha=alpha, degrees_of_freedom=freedom)
-    return Estimate(candidate, estimator.name, value, error, bounds, boot, widened)
-
-
-def _largest_bias(data: Pass, estimator: Shrunk, candidate: str, *, alpha: float, span: tuple[float, float]) -> float:
-    """Largest bias that other weights than the true ones can cause: what was changed of them times the size of what they multiply.
-
-    ``E|w - w'| = E[w] + E[w'] - 2 E[min(w, w')]``, where ``E[w]`` is at most 1 (less where offers lack support, and what they would
-    earn is then covered too): bounded terms only, whose upper error is added. Without a model the weight multiplies the reward, with
-    one a residual: the reward's range beside that of the model's values of shown offers.
-    """
-    used, kept = estimator.shrunk_weight.name, estimator.kept_weight.name
-    totals = _totals(data, candidate)
-    n = totals[ONE]
-    mean = float((totals[used] - 2 * totals[kept]) / n)
-    error = _standard_error(data, _named(data, _sum(({used: 1 / n}, {kept: -2 / n}, {ONE: -mean / n})), candidate))
-    changed = max(0.0, 1.0 + mean + z_value(alpha) * error)
-    if not getattr(estimator, "needs_model", False):
-        return changed * max(abs(span[0]), abs(span[1]))
-    low, high = data.log.model_range
-    return changed * max(span[1] - low, high - span[0])
-
-
-def _sum(gradients: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    out: dict[str, float] = {}
-    for gradient in gradients:
-        for name, slope in gradient.items():
-            out[name] = out.get(name, 0.0) + slope
-    return out
-
-
-def _difference(
-    data: Pass,
-    estimator: Estimator,
-    candidate: str,
-    against: str,
-    *,
-    alpha: float,
-    resampled: FloatArray | None,
-    span: tuple[float, float],
-) -> Estimate:
-    a, b = _value(data, estimator, candidate), _value(data, estimator, against)
-    if a is None or b is None:
-        return Estimate(candidate, estimator.name, None, None, None, None, note=NO_MATCH)
-    value = float(a.value) - float(b.value)
-    if data.moments.n_scattered < 2:
-        return Estimate(candidate, estimator.name, value, None, None, None, note=ONE_UNIT)
-    joint = _sum((_named(data, a.gradient, candidate), _named(data, b.gradient, against, -1.0)))
-    error = _standard_error(data, joint)
-    boot = None
-    if resampled is not None:
-        boot = percentile(
-            _resampled_values(data, estimator, candidate, resampled)
-            - _resampled_values(data, estimator, against, resampled),
-            alpha=alpha,
-        )
-    freedom = _freedom(data, joint)
-    bounds = normal(value, error, alpha=alpha, degrees_of_freedom=freedom)
-    widened = None
-    if isinstance(estimator, Shrunk):
-        bias = sum(_largest_bias(data, estimator, name, alpha=alpha, span=span) for name in (candidate, against))
-        widened = bias_aware(value, error, bias=bias, alpha=alpha, degrees_of_freedom=freedom)
-    return Estimate(candidate, estimator.name, value, error, bounds, boot, widened)
-
-
-def _standard_error(data: Pass, gradient: Mapping[str, float]) -> float:
-    return math.sqrt(data.moments.variance(gradient_vector(gradient, data.moments.names)))
-
-
-def _freedom(data: Pass, gradient: Mapping[str, float]) -> float:
-    return degrees_of_freedom(data.folded, gradient_vector(gradient, data.moments.names))
-
-
-def _checks(data: Pass, candidate: str, offer_ids: Sequence[str], estimates: Mapping[str, Estimate]) -> list[Check]:
-    totals = _totals(data, candidate)
-    n = totals[ONE]
-    mean = float(totals["w"] / n)
-    error = _standard_error(data, _named(data, {"w": 1 / n, ONE: -mean / n}, candidate))
-    direct = weighted = None
-    by_name = {e.name: e for e in data.estimators[candidate]}
-    if "DM" in by_name and "SNIPS" in by_name:
-        dm, snips = _value(data, by_name["DM"], candidate), _value(data, by_name["SNIPS"], candidate)
-        if dm is not None and snips is not None:
-            joint = _sum((_named(data, dm.gradient, candidate), _named(data, snips.gradient, candidate, -1.0)))
-            direct = (float(dm.value) - float(snips.value), _standard_error(data, joint))
-            weighted = (float(snips.value), estimates["SNIPS"].standard_error or 0.0)
-    return candidate_checks(
-        data.candidates[candidate], data.log, offer_ids, direct=direct, weighted=weighted, mean_weight=(mean, error)
-    )
-
-
 def _everyone(
     candidates: Mapping[str, Candidate], incumbent: str | Candidate | None
 ) -> tuple[dict[str, Candidate | None], str]:
@@ -692,38 +481,6 @@ def _everyone(
     return everyone, name
 
 
-def _check_estimators(estimators: Sequence[Estimator], *, n_offers: int) -> None:
-    names = [e.name for e in estimators]
-    twice = sorted({n for n in names if names.count(n) > 1})
-    if twice or not names:
-        raise InvalidInputError(f"estimators {twice} appear twice or there is none; expected one of each name")
-    known = default_estimators()
-    if any(e not in known for e in estimators):  # of somebody's own
-        from offline_eval.checks import same_names_differ
-
-        shared = same_names_differ((*known, *estimators), n_offers=n_offers)
-        if shared is not None:
-            raise InvalidInputError(
-                f"two estimators make a column named {shared!r} differently, and columns of one name are computed once; expected one "
-                "meaning of each name: call one of them otherwise, and run check_estimator on your own"
-            )
-
-
-def _check_size(log: InteractionBatch | Log, everyone: Mapping[str, Candidate | None]) -> None:
-    if not isinstance(log, InteractionBatch):
-        return
-    if len(log) < 2:
-        raise InvalidInputError(
-            f"the log has {len(log)} row(s); expected at least two: log more decisions with rewards"
-        )
-    for name, candidate in everyone.items():
-        if isinstance(candidate, np.ndarray) and candidate.shape != log.table.eligible.shape:
-            raise InvalidInputError(
-                f"probabilities of candidate {name!r} have shape {candidate.shape}; expected {log.table.eligible.shape}, "
-                "a row per decision and a column per offer"
-            )
-
-
 def _fitted(log: InteractionBatch | Log, fit: FitReward, *, n_folds: int, seed: int) -> tuple[Model | None, str]:
     """A cross-fitted model, or why there is none."""
     try:
@@ -736,8 +493,8 @@ def _fitted(log: InteractionBatch | Log, fit: FitReward, *, n_folds: int, seed: 
         return None, f"No reward model: {error}."
 
 
-def _offer_ids(log: InteractionBatch | Log) -> tuple[str, ...]:
-    return tuple(log.table.offers.ids if isinstance(log, InteractionBatch) else log.offers.ids)
+def _offers(log: InteractionBatch | Log) -> OfferSet:
+    return log.table.offers if isinstance(log, InteractionBatch) else log.offers
 
 
 def _told(bounds: Bounds | None) -> str:

@@ -35,8 +35,9 @@ from offline_eval.report.blocks import Tone
 from offline_eval.report.formatting import COUNT, SHARE, format_value
 
 if TYPE_CHECKING:
+    from offline_eval.estimates import Estimate
     from offline_eval.intervals import Bounds
-    from offline_eval.panel import Estimate, Panel
+from offline_eval.panel import Panel
 
 _TONES = {
     "recommend": "good",

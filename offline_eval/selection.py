@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from offline_eval.panel import Estimate, Panel
+from offline_eval.estimates import Estimate
+from offline_eval.panel import Panel
 from policies.errors import InvalidInputError
 
 

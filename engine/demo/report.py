@@ -13,7 +13,7 @@ from engine.demo.judging import ESTIMATORS
 from engine.demo.reading import WORTHWHILE_LIFT
 from engine.demo.story import Told
 from offline_eval.abtest.pages import experiment_section, key_figures, verdict_callout
-from offline_eval.panel import Estimate
+from offline_eval.estimates import Estimate
 from offline_eval.report import (
     COUNT,
     NUMBER,
