@@ -12,7 +12,8 @@ from policies.records import FloatArray
 from simulator.coefficients import Coefficient
 from simulator.evidence import evidence_of, trait_design
 from simulator.habit import HabitScenario
-from simulator.response import COEFFICIENTS, HISTORY, Likelihood, ResponseFit, _weighted, fit_response
+from simulator.likelihood import Likelihood, _weighted
+from simulator.response import COEFFICIENTS, HISTORY, ResponseFit, fit_response
 from simulator.rollouts import Rollout, rollout
 from simulator.scenarios.car_subscription import reference
 from simulator.scenarios.named import retention, trial
