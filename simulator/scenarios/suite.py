@@ -129,3 +129,19 @@ def site_named(name: str, setting: float | None = None) -> Scenario | HabitScena
         return study.make(study.setting_of(setting))
     # A family of the same name as a world begins where its effect is off; who names the world means its own value.
     return WORLDS[name].make(None) if name in WORLDS else study.make(study.settings[0])
+
+
+def first_family(name: str) -> Scenario:
+    """The world of that name, where it follows the laws that fits and environments know.
+
+    Raises
+    ------
+    UnknownNameError, InvalidInputError
+        If there is none of that name, or it is of the other family.
+    """
+    site = site_named(name)
+    if not isinstance(site, Scenario):
+        raise InvalidInputError(
+            f"world {name!r} follows other laws; expected one of the first family, such as reference"
+        )
+    return site

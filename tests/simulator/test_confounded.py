@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from api.cli.simulate import log
+from api.cli.simulated_logs import log
 from policies.errors import InvalidInputError
 from policies.records import InteractionBatch
 from simulator.confounded import HiddenHand, confounded_log

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from api.cli.simulate import raw
+from api.cli.simulated_logs import raw
 from engine.sources.description import load_source
 from policies.errors import InvalidInputError
 from simulator.exports import Mess, export_raw

@@ -11,7 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from api.cli.simulate import calibrate, fidelity, log, simulate
+from api.cli.simulate import simulate
+from api.cli.simulated_logs import log
+from api.cli.simulated_sites import calibrate, fidelity
 from offline_eval.censoring import RewardWindow
 from offline_eval.interop.arrow import read_parquet
 from policies.errors import InvalidInputError

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from api.cli.simulate import calibrate
-from api.cli.simulate import own_log as own_log_command
+from api.cli.simulated_logs import own_log as own_log_command
+from api.cli.simulated_sites import calibrate
 from policies.errors import InvalidInputError, SchemaError
 from policies.fixed import Uniform
 from policies.records import IntArray, Offer, OfferId, OfferSet
