@@ -59,7 +59,9 @@ def test_lapsed_subscribers_are_shown_as_such_and_choose_again() -> None:
     assert stays[1] - stays[0] > 2 * np.sqrt(0.25 / (was & signed).sum())
     plain = rollout(reference(), Uniform(), n_subjects=500, seed=3)
     assert "lapsed" not in plain.table.columns["stage"]
-    assert len(seen_from_the_start(run).subjects.subscribed) == (~was).sum()  # a fit sees visitors without a past only
+    seen = seen_from_the_start(run)  # a fit sees visitors without a past only
+    assert not was[seen.row].any()
+    assert len(np.unique(seen.row)) == (~was).sum()
 
 
 def test_the_trap_wins_the_week_and_loses_the_month() -> None:
