@@ -27,8 +27,9 @@ from policies.greedy import greedy
 from policies.protocols import Policy
 from policies.records import FloatArray, IntArray, InteractionBatch
 from policies.sampling import decide
+from policies.stacking import concatenate
 from simulator.calendar import Calendar, Shock
-from simulator.rollouts import rollout, stack_tables
+from simulator.rollouts import rollout
 from simulator.scenarios.car_subscription import Scenario, reference
 from simulator.streams import Purpose, uniforms
 
@@ -131,7 +132,7 @@ def live(life: Life, settings: LoopSettings, *, seed: int) -> Lived:
         )
         clicked[day], n_decisions[day] = reward.mean(), len(reward)
         if day == _FIRST_POLICY_DAY - 1:
-            policy = _fit(_joined(log), settings)
+            policy = _fit(concatenate(log), settings)
         elif life == "loop" and day >= _FIRST_POLICY_DAY:
             if canary is not None:
                 canary.add(in_canary, reward, visits.rows)
@@ -156,7 +157,7 @@ def _fit(batch: InteractionBatch, settings: LoopSettings) -> Policy:
 
 def _night(log: list[InteractionBatch], incumbent: Policy, settings: LoopSettings, *, day: int) -> Policy | None:
     """One retraining: the candidate that the gate passes, if any."""
-    batch = _joined(log[-int(settings.config.window_days) - 1 :])
+    batch = concatenate(log[-int(settings.config.window_days) - 1 :])
     config = settings.config
     try:
         learn, held_out = by_time(batch, held_out_share=config.held_out_share, window_days=config.window_days)
@@ -216,12 +217,3 @@ class _Canary:
         if interval.low > 0:
             return "better"
         return "worse" if interval.high < 0 or self._days >= _CANARY_DAYS else "go on"
-
-
-def _joined(log: list[InteractionBatch]) -> InteractionBatch:
-    return InteractionBatch(
-        table=stack_tables([b.table for b in log]),
-        chosen=np.concatenate([b.chosen for b in log]),
-        propensity=np.concatenate([b.propensity for b in log]),
-        reward=np.concatenate([b.reward for b in log]),
-    )

@@ -7,7 +7,7 @@ that came by the inverse of the chance that a reward so late could be seen.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -55,8 +55,9 @@ def matured(log: InteractionBatch, window: RewardWindow, delay_days: FloatArray)
     Raises
     ------
     InvalidInputError
-        If the log has no times or no window has closed.
+        If the log has no times, no window has closed, or rewards have no delay.
     """
+    _check_delays(log, delay_days)
     followed = window.followed_days(_times(log))
     is_closed: BoolArray = followed >= window.days
     if not is_closed.any():
@@ -73,17 +74,20 @@ def inverse_censoring(log: InteractionBatch, window: RewardWindow, delay_days: F
     Raises
     ------
     InvalidInputError
-        If the log has no times, or no row has been followed for the whole window: what comes late is then never seen.
+        If the log has no times, rewards have no delay, or no row has been followed for the whole window: what comes late is then
+        never seen.
 
     Notes
     -----
     Assumes that when a decision was taken tells nothing of its reward or its delay: look at the drift check, and take
-    ``matured`` where the past differs from the present.
+    ``matured`` where the past differs from the present. Only means are those of the closed rewards: the log says so of itself
+    (``is_reward_weighted``), and no quantiles are made of it.
 
     References
     ----------
     Robins, Rotnitzky and Zhao (1994), "Estimation of regression coefficients when some regressors are not always observed".
     """
+    _check_delays(log, delay_days)
     followed = window.followed_days(_times(log))
     is_logged = followed >= 0
     log, followed, delay_days = log.take(is_logged), followed[is_logged], delay_days[is_logged]
@@ -92,7 +96,7 @@ def inverse_censoring(log: InteractionBatch, window: RewardWindow, delay_days: F
     is_seen = ~np.isnan(delay_days) & (delay_days <= np.minimum(followed, window.days))
     ascending = np.sort(followed)
     at_least = 1.0 - np.searchsorted(ascending, np.where(is_seen, delay_days, 0.0), side="left") / len(followed)
-    return log.with_reward(np.where(is_seen, log.reward / at_least, 0.0))
+    return replace(log, reward=np.where(is_seen, log.reward / at_least, 0.0), is_reward_weighted=True)
 
 
 def _none_closed(followed: FloatArray, window: RewardWindow) -> str:
@@ -116,6 +120,16 @@ def open_share(log: InteractionBatch, window: RewardWindow) -> float:
 
 def _within(reward: FloatArray, delay_days: FloatArray, days: float) -> FloatArray:
     return np.where(~np.isnan(delay_days) & (delay_days <= days), reward, 0.0)
+
+
+def _check_delays(log: InteractionBatch, delay_days: FloatArray) -> None:
+    """A reward that came at no known time may have come within the window or after it: neither may be assumed."""
+    lost = (log.reward != 0) & np.isnan(delay_days)
+    if lost.any():
+        raise InvalidInputError(
+            f"{int(lost.sum())} rows have a reward and no delay, the first at {int(np.argmax(lost))}; expected the days from decision to "
+            "reward wherever one came: give them, or leave these rows out"
+        )
 
 
 def _times(log: InteractionBatch) -> NDArray[np.datetime64]:

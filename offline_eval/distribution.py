@@ -28,6 +28,10 @@ class TailValue:
         return {"share": self.share, "value": self.value, "interval": self.bounds.to_json()}
 
 
+NOT_OF_WEIGHTED = (
+    "rewards that came stand for others not seen yet, so their mean is right and their quantiles are not; for those leave out the rows "
+    "with open windows instead of weighing"
+)
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
 WORST_SHARE = 0.1
 CURVE_SHARES = tuple(j / 100 for j in range(1, 100))
@@ -69,8 +73,9 @@ def distribution(
     Raises
     ------
     InvalidInputError
-        If no logged row shows an offer that the candidate would show.
+        If no logged row shows an offer that the candidate would show, or rewards are weighted.
     """
+    _check_rewards(log)
     weights = _weights(log, candidate, explore_share)
     groups, n_groups = _groups(log)
     return weighted_distribution(log.reward, weights, groups, n_groups, n_resamples=n_resamples, seed=seed)
@@ -139,8 +144,14 @@ def _tail(
 ) -> TailValue:
     if not 0 < share < 1:
         raise InvalidInputError(f"share is {share}; expected a number between 0 and 1")
+    _check_rewards(log)
     weights, (groups, n_groups) = _weights(log, candidate, 0.0), _groups(log)
     return _tails(log.reward, weights, groups, n_groups, [(share, use_mean)], n_resamples, seed)[0]
+
+
+def _check_rewards(log: InteractionBatch) -> None:
+    if log.is_reward_weighted:
+        raise InvalidInputError(f"{NOT_OF_WEIGHTED}: read the log without is_weighted=True")
 
 
 def _weights(log: InteractionBatch, candidate: Candidate | None, explore_share: float) -> FloatArray:

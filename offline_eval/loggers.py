@@ -95,6 +95,7 @@ def balanced(
         log.reward,
         probabilities=mixture,
         decision_ids=log.decision_ids,
+        is_reward_weighted=log.is_reward_weighted,
         draws=_draws(log, drawn_from),
     )
 

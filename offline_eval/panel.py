@@ -14,7 +14,7 @@ import numpy as np
 
 from offline_eval.candidates import features_of
 from offline_eval.diagnostics import TESTS_OF_PROPENSITIES, Check, candidate_checks, log_checks
-from offline_eval.distribution import Distribution, distribution
+from offline_eval.distribution import NOT_OF_WEIGHTED, Distribution, distribution
 from offline_eval.estimated import NO_TEST, EstimatedLog
 from offline_eval.estimates import Estimate, Estimation
 from offline_eval.estimators import Estimator, Shrunk, default_estimators
@@ -57,8 +57,8 @@ class Panel:
     headline
         Name of the estimator verdicts rest on.
     distributions
-        Quantiles of the reward by candidate, for logs in memory and rewards of more than two values; of more than 200,000 rows,
-        of an even sample.
+        Quantiles of the reward of a decision by candidate, for logs in memory and rewards of more than two values that are not
+        weighted; of more than 200,000 rows, of an even sample.
     estimation
         What estimates were made from, and with.
     settings
@@ -103,6 +103,18 @@ class Panel:
     def _repr_html_(self) -> str:
         """How a notebook shows it."""
         return f"<pre>{escape(self.to_table())}</pre>"
+
+    @property
+    def distributions_note(self) -> str:
+        """What quantiles are of, and where those of a visitor's return are; empty where there are none."""
+        if not self.distributions:
+            return ""
+        if self.data.moments.rows_are_units or self.n_units is None or self.n_units >= self.n_rows:
+            return "Quantiles are of decisions."
+        return (
+            f"Quantiles are of decisions, not of visitors: {self.n_units:,} subjects have {self.n_rows:,} decisions. Those of what a "
+            "visitor earns over all decisions: offline_eval.sequential.evaluate_sequences, whose panel has the distribution of returns."
+        )
 
     def estimate(self, candidate: str, estimator: str | None = None) -> Estimate:
         """One estimate; by the headline estimator unless told otherwise.
@@ -149,6 +161,7 @@ class Panel:
                 for name in self.estimates
             },
             "distributions": {name: d.to_json() for name, d in self.distributions.items()},
+            "distributions_note": self.distributions_note,
             **figures_under(self),
             "settings": dict(self.settings),
             "notes": list(self.notes),
@@ -333,6 +346,8 @@ def _distributions(
     """Who loses, where more than "yes" or "no" is known of them and the rows can be sorted; and what to say of it."""
     if not isinstance(log, InteractionBatch) or n_resamples <= 0 or len(np.unique(log.reward)) <= 2:
         return {}, ""
+    if log.is_reward_weighted:
+        return {}, f"No quantiles: {NOT_OF_WEIGHTED}."
     step = math.ceil(len(log) / MAX_SORTED_ROWS)
     rows = slice(None, None, step)
     some = log if step == 1 else log.take(rows)

@@ -283,7 +283,12 @@ def _distribution_blocks(panel: Panel) -> list[Block]:
         row: dict[str, Cell] = {"policy": name, "worst": _interval(found.worst.value, found.worst.bounds)}
         row |= {f"q{t.share}": _interval(t.value, t.bounds) for t in found.quantiles}
         rows.append(row)
-    table = Table(columns, rows, caption="In figures", note="Weighted by the candidate; intervals by bootstrap.")
+    table = Table(
+        columns,
+        rows,
+        caption="In figures",
+        note=f"Weighted by the candidate; intervals by bootstrap. {panel.distributions_note}",
+    )
     lines = [
         Line(name, [LinePoint(share, value) for share, value in found.curve], is_dashed=name == panel.incumbent)
         for name, found in list(panel.distributions.items())[:MAX_LINES]

@@ -12,6 +12,7 @@ from offline_eval.one_pass import DistributedLog, Log
 from offline_eval.reward_models import MAX_FIT_ROWS, CrossFitted, FitReward, stratified_folds
 from policies.errors import InvalidInputError
 from policies.records import DecisionTable, IntArray, InteractionBatch
+from policies.stacking import concatenate
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,8 +47,6 @@ def cross_fit_stream(log: Log, fit: FitReward, *, n_folds: int, seed: int = 0) -
     InvalidInputError
         If the log has no rows or fewer subjects than folds, or is read in parts of no order and has no subjects.
     """
-    from offline_eval.interop.tables import concatenate
-
     samples: list[InteractionBatch] = []
     numbers: list[NDArray[np.int64]] = []
     held, start, every = 0, 0, 1

@@ -393,6 +393,9 @@ class InteractionBatch:
         Text of shape ``(n,)``; optional. ``policies`` holds ``name@version`` of who chose.
     variant_probability
         Probability of the variant, shape ``(n,)``; optional.
+    is_reward_weighted
+        Whether rewards that came stand for others not seen yet (``offline_eval.censoring.inverse_censoring``): then their mean is
+        that of the reward, and their distribution is not.
 
     Raises
     ------
@@ -410,6 +413,7 @@ class InteractionBatch:
     variants: NDArray[np.str_] | None = None
     phases: NDArray[np.str_] | None = None
     variant_probability: FloatArray | None = None
+    is_reward_weighted: bool = False
 
     def __post_init__(self) -> None:
         n, k = self.table.eligible.shape
@@ -501,6 +505,7 @@ class InteractionBatch:
             variants=cut(self.variants),
             phases=cut(self.phases),
             variant_probability=cut(self.variant_probability),
+            is_reward_weighted=self.is_reward_weighted,
         )
 
     def with_reward(self, reward: FloatArray) -> InteractionBatch:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from policies.errors import InvalidInputError, UnknownNameError
 from policies.protocols import OnlineLearner, Policy
 from policies.records import BoolArray, DecisionTable, FloatArray, IntArray, InteractionBatch
 from policies.sampling import DEFAULT_EXPLORE_SHARE, decide
+from policies.stacking import stack_tables
 from simulator.site import KEPT_AFTER_DAYS, Site, Visits, World
 from simulator.streams import Purpose, uniforms
 from simulator.world import MARKET_DAYS, MAX_DELAY_DAYS
@@ -267,21 +267,3 @@ def credit(row: IntArray, day: IntArray, signed_on: IntArray) -> BoolArray:
     out = np.zeros(len(row), dtype=np.bool_)
     out[last[last >= 0]] = True
     return out
-
-
-def stack_tables(tables: list[DecisionTable]) -> DecisionTable:
-    """One table from many with the same offers, columns and vectors."""
-    first = tables[0]
-
-    def join(get: Callable[[DecisionTable], NDArray[Any] | None]) -> NDArray[Any] | None:
-        blocks = [get(t) for t in tables]
-        return None if blocks[0] is None else np.concatenate([b for b in blocks if b is not None])
-
-    return DecisionTable(
-        offers=first.offers,
-        eligible=np.concatenate([t.eligible for t in tables]),
-        columns={name: np.concatenate([t.columns[name] for t in tables]) for name in first.columns},
-        vectors={name: np.concatenate([t.vectors[name] for t in tables]) for name in first.vectors},
-        subjects=join(lambda t: t.subjects),
-        at=join(lambda t: t.at),
-    )

@@ -44,7 +44,7 @@ def evaluate(
     window_days: float | None = None,
     as_of: datetime | None = None,
     weigh_open: bool = False,
-    explore_share: float = 0.05,
+    explore_share: float | None = None,
     effect: float | None = None,
     out: Path | None = None,
     json: Path | None = None,
@@ -92,7 +92,8 @@ def evaluate(
     weigh_open
         Keep rows with open windows and weigh the rewards that came by their chance of being seen by then.
     explore_share
-        Share of uniform exploration the policies would be served with.
+        Share of uniform exploration the policies would be served with; with ``--placement`` the placement's own if not given, else
+        0.05. The report says which.
     effect
         Smallest difference that matters, in the unit of the reward; a tenth of the incumbent's value if not given.
     out
@@ -137,15 +138,19 @@ def evaluate(
                 estimate=estimate_propensities,
             )
         else:
+            from engine.decisions.pooled import logged  # here: a log in a file needs no service
+
             assert placement is not None
             _refuse(about_log, "belongs to --log: the service knows its own decisions")
-            data = store.log(placement, experiment, as_of)
+            data = logged(store.service(), placement, experiment=experiment, as_of=_aware(as_of) or datetime.now(UTC))
+        share, told = _explore_share(explore_share, placement, store)
         if phase is not None:
             data = _of_phase(data, phase)
         if logger:
-            data = _mixed(data, logger, store, explore_share=explore_share)
+            data = _mixed(data, logger, store, explore_share=share)
         elif experiment is None:
             notes += _several_loggers(data, "--experiment" if log is None else "--logger VARIANT=POLICY for each")
+        notes.append(told)
         offers = _offers(data)
         candidates = {_name(p): _policy(p, offers, store) for p in policy}
         if len(candidates) < len(policy):
@@ -161,7 +166,7 @@ def evaluate(
             data,
             candidates,
             incumbent=incumbent,
-            explore_share=explore_share,
+            explore_share=share,
             minimal_effect=effect,
             n_resamples=resamples,
             seed=seed,
@@ -192,51 +197,20 @@ class _Store:
             self._service = self._stack.enter_context(self.where.opened())
         return self._service
 
-    def log(self, placement: str, experiment: str | None, as_of: datetime | None) -> InteractionBatch:
-        """Decisions of a placement with closed windows; of an experiment, as if the mixture of its variants had drawn them."""
-        from engine.rewards.export import export_interactions
 
-        service = self.service()
-        if experiment is not None:
-            service.experiments.get(experiment)  # or say which there are
-        definition = service.placement(placement)[0].reward
-        log = export_interactions(
-            service.database,
-            placement,
-            definition=definition,
-            as_of=_aware(as_of) or datetime.now(UTC),
-            experiment=experiment,
+def _explore_share(asked: float | None, placement: str | None, store: _Store) -> tuple[float, str]:
+    """The share candidates are valued with, and whose it is, for the report."""
+    from policies.sampling import DEFAULT_EXPLORE_SHARE
+
+    share, whose = asked, "as asked"
+    if share is None and placement is not None:
+        share, whose = store.service().placement(placement)[0].explore_share, f"that of placement {placement!r}"
+    elif share is None:
+        share, whose = (
+            DEFAULT_EXPLORE_SHARE,
+            "the default: pass --explore-share where they would be served with another",
         )
-        if experiment is None:
-            return log
-        return self._mixture(placement, log)
-
-    def _mixture(self, placement: str, log: InteractionBatch) -> InteractionBatch:
-        import numpy as np
-
-        from engine.experiments.records import BASELINE
-        from offline_eval.loggers import balanced
-        from policies.fixed import FixedOrder
-
-        service = self.service()
-        assert log.phases is not None
-        log = log.take(np.flatnonzero(log.phases == log.phases[-1]))
-        assert log.variants is not None
-        assert log.policies is not None
-        served = service.placement(placement)[0]
-        order = (*served.baseline, *(e.offer.id for e in served.offers if e.offer.id not in served.baseline))
-        loggers: dict[str, Candidate] = {}
-        for variant in np.unique(log.variants):
-            names = np.unique(log.policies[log.variants == variant])
-            if len(names) > 1:
-                raise InvalidInputError(
-                    f"variant {variant!s} was served by {', '.join(map(str, names))}; expected one snapshot in the phase: "
-                    "judge it without --experiment, by each row's own propensity"
-                )
-            name = str(names[0])
-            is_baseline = name.startswith(f"{BASELINE}@")
-            loggers[str(variant)] = FixedOrder(order) if is_baseline else service.policies.load(name).policy
-        return balanced(log, loggers, explore_share=served.explore_share)
+    return share, f"Policies are valued with an explore share of {100 * share:g} %, {whose}."
 
 
 def _print(table: str, figures: dict[str, object], path: Path | None) -> None:

@@ -18,6 +18,7 @@ from policies.protocols import SaveablePolicy
 from policies.records import InteractionBatch
 from policies.registry import load_policy
 from policies.squarecb import squarecb
+from policies.stacking import concatenate
 from policies.vw import VowpalWabbit
 from simulator.rollouts import RewardName, Rollout, rollout
 from simulator.scenarios.car_subscription import Scenario
@@ -106,11 +107,4 @@ def train(logs: TrainingLogs, *, rows: np.ndarray, ppo: Path | None, seed: int) 
 
 def joined(a: InteractionBatch, b: InteractionBatch) -> InteractionBatch:
     """Rows of two logs of one site, one after the other."""
-    from simulator.rollouts import stack_tables
-
-    return InteractionBatch(
-        table=stack_tables([a.table, b.table]),
-        chosen=np.concatenate([a.chosen, b.chosen]),
-        propensity=np.concatenate([a.propensity, b.propensity]),
-        reward=np.concatenate([a.reward, b.reward]),
-    )
+    return concatenate([a, b])

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # Metadata of a schema: the offers of the log in their order, each with its features.
 OFFERS_KEY = b"nextoffer.offers"
+# Metadata of a schema: rewards are weighted, and have means only.
+WEIGHTED_KEY = b"nextoffer.is_reward_weighted"
 
 
 def from_arrow(
@@ -130,6 +132,7 @@ def _batch(
         variants=reading.text(table, names.variant),
         phases=reading.text(table, names.phase),
         variant_probability=_variant_probability(table, names.variant_probability),
+        is_reward_weighted=WEIGHTED_KEY in (table.schema.metadata or {}),
     )
 
 
@@ -152,9 +155,8 @@ def _closed(
     if names.matured in table.column_names:
         table = table.drop_columns([names.matured])
     came = pc.is_valid(table[names.rewarded_at])
+    table = _known_rewards(table, names, came)
     rewarded = reading.times(_filled(table, names.rewarded_at, names.at), names.rewarded_at)
-    reward = pc.fill_null(table[names.reward], 0)
-    table = table.set_column(table.column_names.index(names.reward), names.reward, reward)
     log = _batch(table, names, offers=offers, window=None, is_weighted=False)
     assert log.table.at is not None
     assert rewarded is not None
@@ -165,6 +167,26 @@ def _closed(
             f"column {names.rewarded_at!r} lies before {names.at!r} in {early} rows; expected rewards after their decision"
         )
     return (inverse_censoring if is_weighted else matured)(log, window, delay)
+
+
+def _known_rewards(table: pa.Table, names: Columns, came: Any) -> pa.Table:
+    """Rewards with 0 where nothing came; what says at once that one came and that none did is refused, never taken for 0."""
+    given = table[names.reward]
+    unsaid = pc.sum(pc.and_(came, pc.is_null(given))).as_py() or 0
+    if unsaid:
+        raise InvalidInputError(
+            f"column {names.reward!r} is missing in {unsaid} rows in which {names.rewarded_at!r} says that a reward came; expected both "
+            "or neither: write the reward, or leave the time out where nothing came"
+        )
+    table = table.set_column(table.column_names.index(names.reward), names.reward, pc.fill_null(given, 0))
+    undated = (reading.rewards(table, names.reward) != 0) & ~np.asarray(came)
+    if undated.any():
+        raise InvalidInputError(
+            f"column {names.rewarded_at!r} is missing in {int(undated.sum())} rows, the first at {int(np.argmax(undated))}, in which "
+            f"{names.reward!r} is not 0; expected when each reward came: write the time, or leave these rows out, or drop the window "
+            "if all rewards count"
+        )
+    return table
 
 
 def _filled(table: pa.Table, name: str, other: str) -> pa.Table:
@@ -369,7 +391,8 @@ def to_arrow(batch: InteractionBatch) -> pa.Table:
     if not batch.table.eligible.all():
         data[names.eligible] = pa.array([list(ids[row]) for row in batch.table.eligible])
     described = json.dumps([{"id": o.id, "features": dict(o.features)} for o in batch.table.offers])
-    return pa.table(data).replace_schema_metadata({OFFERS_KEY: described})
+    weighted = {WEIGHTED_KEY: b"true"} if batch.is_reward_weighted else {}
+    return pa.table(data).replace_schema_metadata({OFFERS_KEY: described, **weighted})
 
 
 def _described(schema: pa.Schema) -> OfferSet | None:
@@ -401,8 +424,11 @@ def _dataset(path: Path | str, names: Columns) -> Any:
     for field in data.schema:
         if field.name not in whole.names and field.name in names.names():
             whole = whole.append(field)
-    if described:
-        whole = whole.with_metadata({OFFERS_KEY: json.dumps(list(described.values()))})
+    told = {OFFERS_KEY: json.dumps(list(described.values())).encode()} if described else {}
+    if any(WEIGHTED_KEY in (schema.metadata or {}) for schema in files):
+        told[WEIGHTED_KEY] = b"true"
+    if told:
+        whole = whole.with_metadata(told)
     return ds.dataset(path, format="parquet", schema=whole, partitioning="hive")
 
 

@@ -56,7 +56,7 @@ class SequentialPanel:
         Verdict on the difference by sequential DR, and why.
     distribution, logged_distribution
         Quantiles of a subject's return, and the mean of the worst tenth: under the candidate, and as it was. None for a candidate
-        whose paths the log does not hold.
+        whose paths the log does not hold, and for both where rewards are weighted (their quantiles are not those of the reward).
     """
 
     n_subjects: int
@@ -68,7 +68,7 @@ class SequentialPanel:
     word: Word
     reason: str
     distribution: Distribution | None
-    logged_distribution: Distribution
+    logged_distribution: Distribution | None
 
     def __str__(self) -> str:
         ess = self.effective_subjects
@@ -83,7 +83,7 @@ class SequentialPanel:
                 f"  {name:<22} {e.value:>10.5g} ({e.bounds.low:.4g} to {e.bounds.high:.4g})   difference {d.value:+.4g} "
                 f"({d.bounds.low:+.4g} to {d.bounds.high:+.4g})"
             )
-        if self.distribution is not None:
+        if self.distribution is not None and self.logged_distribution is not None:
             mine, logged = self.distribution.worst, self.logged_distribution.worst
             lines.append(
                 f"  mean of the worst tenth {mine.value:.5g} ({mine.bounds.low:.4g} to {mine.bounds.high:.4g}); "
@@ -103,7 +103,7 @@ class SequentialPanel:
             "verdict": self.word,
             "reason": self.reason,
             "distribution": None if self.distribution is None else self.distribution.to_json(),
-            "logged_distribution": self.logged_distribution.to_json(),
+            "logged_distribution": None if self.logged_distribution is None else self.logged_distribution.to_json(),
         }
 
 
@@ -179,6 +179,7 @@ def evaluate_sequences(
     whole = effective_sample_size(weight[:, -1])
     n_groups = min(paths.n_paths, N_BOOTSTRAP_GROUPS)
     groups = np.arange(paths.n_paths) % n_groups
+    has_tails = not log.is_reward_weighted
     tails = partial(
         weighted_distribution, returns, groups=groups, n_groups=n_groups, n_resamples=n_resamples, seed=seed
     )
@@ -192,8 +193,8 @@ def evaluate_sequences(
         effective_subjects=effective,
         word=word,
         reason=reason,
-        distribution=tails(weights=weight[:, -1]) if weight[:, -1].any() else None,
-        logged_distribution=tails(weights=np.ones(paths.n_paths)),
+        distribution=tails(weights=weight[:, -1]) if has_tails and weight[:, -1].any() else None,
+        logged_distribution=tails(weights=np.ones(paths.n_paths)) if has_tails else None,
     )
 
 

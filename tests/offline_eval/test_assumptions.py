@@ -6,16 +6,24 @@ import math
 import re
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from offline_eval import evaluate
 from offline_eval.censoring import RewardWindow, inverse_censoring, matured, open_share
+from offline_eval.distribution import worst_mean
 from offline_eval.estimated import choice_probabilities, estimate_propensities, fit_choice
+from offline_eval.estimators import InversePropensity
+from offline_eval.interop.arrow import read_parquet, write_parquet
+from offline_eval.loggers import balanced
 from offline_eval.lower_bounds import lower_bounds
+from offline_eval.sequential import evaluate_sequences
 from policies.errors import InvalidInputError
+from policies.fixed import Uniform
 from policies.records import DecisionTable, InteractionBatch
+from policies.stacking import concatenate
 from tests.offline_eval.worlds import offer_set, softmax, tiny_log, world
 
 
@@ -114,12 +122,12 @@ def test_open_windows_by_hand() -> None:
     w = world(n=3)
     as_of = datetime(2026, 3, 11, tzinfo=UTC)
     at = np.array(["2026-03-01", "2026-03-06", "2026-03-10"], dtype="datetime64[us]")
-    log = replace(w.log, table=replace(w.log.table, at=at), reward=np.array([1.0, 1.0, 1.0]))
+    log = replace(w.log, table=replace(w.log.table, at=at), reward=np.array([0.0, 1.0, 1.0]))
     window = RewardWindow(10, as_of)
     delay = np.array([np.nan, 4.0, 0.5])
     weighed = inverse_censoring(log, window, delay)
     np.testing.assert_allclose(weighed.reward, [0.0, 1.5, 1.0])
-    closed = matured(log, window, np.array([12.0, 4.0, 0.5]))
+    closed = matured(log.with_reward(np.ones(3)), window, np.array([12.0, 4.0, 0.5]))
     assert len(closed) == 1
     assert closed.reward.tolist() == [0.0]
     assert open_share(log, window) == pytest.approx(2 / 3)
@@ -127,3 +135,46 @@ def test_open_windows_by_hand() -> None:
         inverse_censoring(log, RewardWindow(11, as_of), delay)
     with pytest.raises(InvalidInputError, match="as_of has no time zone"):
         RewardWindow(10, datetime(2026, 3, 11))
+
+
+def test_weighted_rewards_have_a_mean_and_no_quantiles(tmp_path: Path) -> None:
+    """Money weighed for open windows goes beyond what anyone paid: no quantiles are made of it, wherever the log has been since."""
+    w = world(n=400)
+    at = np.datetime64("2026-03-01", "us") + np.arange(400) * np.timedelta64(1, "h")
+    money = np.where(w.log.reward > 0, 10.0 * (1 + np.arange(400) % 2), 0.0)
+    log = replace(w.log, table=replace(w.log.table, at=at, subjects=np.arange(400).astype(np.str_)), reward=money)
+    window = RewardWindow(10, datetime(2026, 3, 17, 16, tzinfo=UTC))
+    delay = np.where(money > 0, np.arange(400) % 10, np.nan)
+    weighed = inverse_censoring(log, window, delay)
+    assert weighed.reward.max() > 20.0
+    variants = np.repeat(["a", "b"], 200)
+    assert log.probabilities is not None
+    mixed = balanced(replace(weighed, variants=variants), {"a": log.probabilities, "b": log.probabilities})
+    write_parquet(weighed, tmp_path / "log.parquet")
+    for one in (
+        weighed,
+        weighed.take(slice(1, None)),
+        concatenate([weighed, log]),
+        mixed,
+        read_parquet(tmp_path / "log.parquet"),
+    ):
+        panel = evaluate(one, {"c": Uniform()}, n_resamples=10, fit_reward=None, estimators=[InversePropensity()])
+        assert panel.distributions == {}
+        assert panel.notes[-1].startswith("No quantiles: rewards that came stand for others not seen yet")
+    with pytest.raises(InvalidInputError, match="read the log without is_weighted=True"):
+        worst_mean(weighed, Uniform(), share=0.1)
+    over_time = evaluate_sequences(weighed, Uniform(), n_resamples=5)
+    assert over_time.distribution is None
+    assert over_time.logged_distribution is None
+    closed = evaluate(matured(log, window, delay), {"c": Uniform()}, n_resamples=10, fit_reward=None)
+    assert closed.distributions["c"].curve[-1][1] == 20.0
+
+
+def test_a_reward_without_a_delay_is_refused() -> None:
+    """When a reward came is not known: it may have come too late, and is neither counted nor taken for none."""
+    w = world(n=3)
+    at = np.full(3, np.datetime64("2026-03-01", "us"))
+    log = replace(w.log, table=replace(w.log.table, at=at), reward=np.array([3.0, 0.0, 2.0]))
+    for close in (matured, inverse_censoring):
+        with pytest.raises(InvalidInputError, match="2 rows have a reward and no delay, the first at 0"):
+            close(log, RewardWindow(1, datetime(2026, 3, 11, tzinfo=UTC)), np.full(3, np.nan))

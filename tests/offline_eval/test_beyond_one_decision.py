@@ -273,6 +273,7 @@ def test_returns_of_the_candidate_are_recovered_with_their_worst_tenth() -> None
     log = InteractionBatch(table, risky.ravel(), np.full(2 * n, 0.5), reward.ravel())
     panel = evaluate_sequences(log, np.tile([0.0, 1.0], (2 * n, 1)), q_values=np.zeros((2 * n, 2)), n_resamples=60)
     assert panel.distribution is not None
+    assert panel.logged_distribution is not None
     spread = 3.0 * np.sqrt(2.0)
     for tail, deviates in zip(panel.distribution.quantiles, (-1.645, -0.674, 0.0, 0.674, 1.645), strict=True):
         assert tail.bounds.low - 0.15 < 2.0 + spread * deviates < tail.bounds.high + 0.15

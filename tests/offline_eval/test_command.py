@@ -165,6 +165,29 @@ def test_the_service_is_judged_on_its_own_log(tmp_path: Path, capsys: pytest.Cap
     assert "pass either --log or --placement" in capsys.readouterr().err
 
 
+def test_policies_are_valued_with_the_explore_share_they_would_be_served_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A placement's own explore share unless another is asked for; the report says whose share it was."""
+    with busy(tmp_path, Clock()) as service:
+        before, revision = service.placement("shop")
+        service.put_placement(replace(before, explore_share=0.3), expected_revision=revision)
+    base = ["evaluate", "--placement", "shop", "--home", str(tmp_path), "--resamples", "0", "--json=-"]
+    for extra, share, whose in (
+        ([], 0.3, "an explore share of 30 %, that of placement 'shop'"),
+        (["--explore-share", "0"], 0.0, "an explore share of 0 %, as asked"),
+    ):
+        run([*base, "--policy", "always:b", "--as-of", LATER.isoformat(), *extra])
+        told = json.loads(capsys.readouterr().out)
+        assert told["settings"]["explore share"] == share
+        assert any(whose in note for note in told["notes"])
+    write_parquet(world(n=100).log, tmp_path / "log.parquet")
+    run(["evaluate", "--log", str(tmp_path / "log.parquet"), "--policy", "uniform", "--resamples", "0", "--json=-"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["settings"]["explore share"] == 0.05
+    assert any("an explore share of 5 %, the default" in note for note in told["notes"])
+
+
 def test_an_experiment_is_judged_by_the_mixture_of_its_variants(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,8 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ import pytest
 
 from offline_eval import Estimate, evaluate
 from offline_eval.candidates import Candidate
+from offline_eval.censoring import RewardWindow
 from offline_eval.interop.arrow import ParquetLog, from_arrow, from_pandas, read_parquet, to_arrow, write_parquet
 from offline_eval.interop.columns import Columns
 from offline_eval.interop.dsjson import from_dsjson, read_dsjson
@@ -94,6 +97,28 @@ def test_open_reward_windows_are_left_out() -> None:
     table = to_arrow(world(n=40).log)
     table = table.append_column("is_matured", pa.array([i % 4 != 0 for i in range(40)]))
     assert len(from_arrow(table)) == 30
+
+
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_rows_that_contradict_themselves_are_refused(tmp_path: Path, is_weighted: bool) -> None:
+    """A reward that came at no time, and a time at which none came, are no zeros; what neither has is one."""
+    w = world(n=40)
+    at = np.full(40, np.datetime64("2026-03-01", "us"))
+    table = to_arrow(replace(w.log, table=replace(w.log.table, at=at), reward=np.full(40, 3.0)))
+    window = RewardWindow(5, datetime(2026, 3, 11, tzinfo=UTC))
+    dated = pa.array([datetime(2026, 3, 2)] * 38 + [None] * 2, pa.timestamp("us"))
+    table = table.append_column("rewarded_at", dated)
+    undated = "column 'rewarded_at' is missing in 2 rows, the first at 38, in which 'reward' is not 0"
+    with pytest.raises(InvalidInputError, match=undated):
+        from_arrow(table, window=window, is_weighted=is_weighted)
+    pq.write_table(table, tmp_path / "log.parquet")
+    with pytest.raises(InvalidInputError, match=undated):
+        list(ParquetLog(tmp_path / "log.parquet", window=window).chunks(1 << 16))
+    unsaid = _with(table, "reward", pa.array([None, *[3.0] * 37, 0.0, None]))
+    with pytest.raises(InvalidInputError, match="column 'reward' is missing in 1 rows in which 'rewarded_at' says"):
+        from_arrow(unsaid, window=window, is_weighted=is_weighted)
+    whole = _with(table, "reward", pa.array([*[3.0] * 38, 0.0, None]))
+    assert from_arrow(whole, window=window, is_weighted=is_weighted).reward.mean() == pytest.approx(3.0 * 38 / 40)
 
 
 @pytest.mark.parametrize(

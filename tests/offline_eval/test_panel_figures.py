@@ -175,3 +175,23 @@ def test_quantiles_of_large_logs_are_those_of_an_even_sample(monkeypatch: pytest
     monkeypatch.undo()
     some = evaluate(log.take(slice(None, None, 3)), {"c": w.better[::3]}, n_resamples=5)
     assert panel.distributions["c"] == some.distributions["c"]
+
+
+def test_quantiles_say_that_they_are_of_decisions() -> None:
+    """Where visitors come back a quantile of decisions is none of visitors: page and JSON say so, and where the others are."""
+    back = world(n=300)
+    back = replace(
+        back, log=replace(back.log, table=replace(back.log.table, subjects=(np.arange(300) % 60).astype(np.str_)))
+    )
+    once = replace(back.log, table=replace(back.log.table, subjects=np.arange(300).astype(np.str_)))
+    money = np.random.default_rng(4).normal(size=300)
+    told = "Quantiles are of decisions, not of visitors: 60 subjects have 300 decisions."
+    for log, is_told in ((back.log, True), (once, False)):
+        panel = evaluate(log.with_reward(money), {"c": back.better}, n_resamples=5)
+        assert panel.to_json()["distributions_note"].startswith(told) is is_told
+        sections = panel.page(title="t").to_json()["sections"]
+        (note,) = [n for b in blocks_of(sections) if (n := b.get("note", "")).startswith("Weighted by the candidate")]
+        assert (told in note) is is_told
+        assert ("offline_eval.sequential.evaluate_sequences" in note) is is_told
+    yes_or_no = evaluate(back.log, {"c": back.better}, n_resamples=5)
+    assert yes_or_no.to_json()["distributions_note"] == ""
