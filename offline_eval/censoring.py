@@ -79,9 +79,9 @@ def inverse_censoring(log: InteractionBatch, window: RewardWindow, delay_days: F
 
     Notes
     -----
-    Assumes that when a decision was taken tells nothing of its reward or its delay: look at the drift check, and take
-    ``matured`` where the past differs from the present. Only means are those of the closed rewards: the log says so of itself
-    (``is_reward_weighted``), and no quantiles are made of it.
+    Assumes that when a decision was taken tells nothing of its reward or its delay: look at the drift check of the ``matured``
+    log (weighed rewards fall over time by themselves), and take that one where the past differs from the present. Only means are
+    those of the closed rewards: the log says so of itself (``is_reward_weighted``), and no quantiles are made of it.
 
     References
     ----------

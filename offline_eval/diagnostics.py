@@ -446,7 +446,13 @@ def calibration_table(log: LogRecord) -> list[dict[str, float]]:
 def _drift(log: LogRecord) -> Check:
     name, threshold = "drift of the reward", "not beyond chance at 1 in 1,000"
     if log.time is None or log.n_rows < 200:
-        return Check(name, "not known", None, threshold, "The log has no times, or too few rows.")
+        return Check(
+            name,
+            "not known",
+            None,
+            threshold,
+            "The log has no times, too few rows, or rewards weighed for open windows.",
+        )
     parts = value_over_time(log)
     means = np.asarray([p["mean"] for p in parts])
     errors = np.asarray([p["standard_error"] for p in parts])

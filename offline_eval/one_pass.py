@@ -116,6 +116,11 @@ class Part:
         """Times, where there are any."""
         return None if self._batch.table.at is None else self._batch.table.at[self._rows]
 
+    @property
+    def rewards_at(self) -> NDArray[np.datetime64] | None:
+        """Times, where rewards over time mean something: weighed ones of early rows stand for those that late rows still wait for."""
+        return None if self._batch.is_reward_weighted else self.at
+
     def __len__(self) -> int:
         return len(self.chosen)
 
@@ -192,7 +197,7 @@ def read_once(
         for name, candidate in candidates.items():
             rows = _rows(name, candidate, part, q, q_chosen, explore_share)
             blocks.extend(rows.column(column) for column in own[name])
-            state.candidates[name].add(rows, part.at)
+            state.candidates[name].add(rows, part.rewards_at)
         state.add_log(part, q, q_chosen)
         state.add_blocks(blocks, part)
     if state is None or state.n_rows == 0:
@@ -339,8 +344,8 @@ class _State:
         counts = CountsByOffer.of(part.chosen, part.propensity, eligible, part.logged, n_offers=log.k)
         log.add(part.reward, propensity=part.propensity, eligible=eligible, counts=counts)
         log.add_ids(part.ids)
-        if part.at is not None:
-            log.add_time(part.at, part.reward)
+        if part.rewards_at is not None:
+            log.add_time(part.rewards_at, part.reward)
         if q is not None and q_chosen is not None:
             # The model's mean under the logged distribution less its value of the shown offer: 0 on average if both are true.
             gap = None if part.logged is None else np.einsum("ij,ij->i", part.logged, q) - q_chosen

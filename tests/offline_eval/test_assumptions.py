@@ -160,6 +160,8 @@ def test_weighted_rewards_have_a_mean_and_no_quantiles(tmp_path: Path) -> None:
     ):
         panel = evaluate(one, {"c": Uniform()}, n_resamples=10, fit_reward=None, estimators=[InversePropensity()])
         assert panel.distributions == {}
+        assert {c.name: c.status for c in panel.log_checks}["drift of the reward"] == "not known"
+        assert panel.to_json()["over_time"]["c"] == []
         assert panel.notes[-1].startswith("No quantiles: rewards that came stand for others not seen yet")
     with pytest.raises(InvalidInputError, match="read the log without is_weighted=True"):
         worst_mean(weighed, Uniform(), share=0.1)

@@ -320,7 +320,7 @@ def test_several_loggers_of_a_file_are_weighed_by_their_mixture(
     run([*base, *loggers, "--phase", "p2"])
     told = json.loads(capsys.readouterr().out)
     assert told["rows"] == n // 2
-    assert told["notes"] == []
+    assert told["notes"] == ["Policies are valued with an explore share of 20 %, as asked."]
     assert told["candidates"]["always:b"]["largest_weight"] < 2
     assert alone["largest_weight"] > 8
     assert run([*base, "--phase", "p2", "--logger", "old=always:b", "--logger", "new=always:b"]) == 2
