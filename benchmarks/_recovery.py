@@ -11,8 +11,8 @@ from scipy.stats import kendalltau
 from policies.fixed import FixedOrder, Uniform
 from policies.protocols import Policy, PolicyTraits
 from policies.records import DecisionTable, FloatArray
-from simulator.calibrated import Calibrated, calibrate, values_with_spread
-from simulator.habit import HabitScenario
+from simulator.calibrated import Calibrated, always, calibrate, values_with_spread
+from simulator.habit import AnyWorld, HabitScenario
 from simulator.rollouts import rollout
 from simulator.scenarios.car_subscription import Scenario, reference
 from simulator.truth import OUTCOMES, true_value
@@ -162,7 +162,8 @@ def recover(
     """
     policy, share = LOGS[kind]
     made = calibrate(rollout(site, policy, n_subjects=round(share * n_visitors), seed=seed), site)
-    values = values_with_spread(made, four_policies(), n_members=n_members, n_subjects=n_subjects, seed=seed + 1)
+    policies = [always(p) for p in four_policies()]
+    values = values_with_spread(made, policies, n_members=n_members, n_subjects=n_subjects, seed=seed + 1)
     true = {p.name: true_value(site, p, n_subjects=8 * n_subjects, seed=seed + 2) for p in four_policies()}
     covered: dict[str, list[bool]] = {outcome: [] for outcome in OUTCOMES}
     for v in values:
@@ -222,7 +223,7 @@ def rank_on_other_laws(*, n_visitors: int, n_truth: int, seed: int) -> Ranking:
     )
 
 
-def _true(site: Scenario | HabitScenario, policy: Policy, *, n: int, seed: int) -> float:
+def _true(site: AnyWorld, policy: Policy, *, n: int, seed: int) -> float:
     return true_value(site, policy, n_subjects=n, seed=seed).value(OUTCOME)[0]
 
 

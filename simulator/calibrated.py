@@ -8,7 +8,7 @@ comes with the error of the site it was computed in. What the log leaves open ke
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +30,8 @@ from simulator.times import TIMES, TimesFit, TimesSeen, fit_times, times_seen
 from simulator.truth import OUTCOMES, PolicyTruth, true_value
 
 _TRAIT = "affinity:"
+# A policy by the site it is let loose on: yardsticks that see what is hidden need each member's own.
+PolicyFor = Callable[[Scenario], Policy]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,7 +141,8 @@ def calibrate(
     Parameters
     ----------
     scenario
-        The site's offers and rules, which are known; its parameters and people are not read.
+        The site's offers, rules and usual prices, which are known; its parameters, people and calendar are not read. What is not fitted
+        is as it is where nobody says otherwise (``WorldParameters``), and the fitted site has no dates.
     with_history_effects, is_weighted, n_nodes
         As of ``response.fit_response``.
     seed
@@ -189,10 +192,17 @@ def calibrate(
     (weight, shown), (weight_error, shown_error) = _weight_and_share(response, design)
     made["deal_affinity_weight"] = _told(float(weight), float(weight_error), about["affinity_hidden"], is_known)
     made["deal_affinity_shown"] = _told(float(shown), float(shown_error), about["affinity_hidden"], is_known)
-    laws = replace(scenario.parameters, **made)
+    laws = replace(WorldParameters(), **made)
     fitted = tuple(n for n, p in made.items() if p.provenance == "fitted")
     return Calibrated(
-        scenario=replace(scenario, name=name or f"{scenario.name}-fitted", parameters=laws, population=people),
+        scenario=replace(
+            scenario,
+            name=name or f"{scenario.name}-fitted",
+            parameters=laws,
+            population=people,
+            shows_history="discounts_seen" in run.table.columns,
+            calendar=None,
+        ),
         response=response,
         identified=fitted,
         unidentified=tuple(n for n in made if n not in fitted),
@@ -257,9 +267,14 @@ class ValueWithSpread:
         return {n: getattr(self, n) for n in ValueWithSpread.__slots__} | {"in_simulation": True}
 
 
+def always(policy: Policy) -> PolicyFor:
+    """The same policy on every site."""
+    return lambda _: policy
+
+
 def values_with_spread(
     calibrated: Calibrated,
-    policies: Sequence[Policy],
+    policies: Sequence[PolicyFor],
     *,
     outcomes: Sequence[str] = OUTCOMES,
     n_members: int = 16,
@@ -271,6 +286,8 @@ def values_with_spread(
 
     Parameters
     ----------
+    policies
+        Each made anew for the site at the estimates and for every member; ``always`` where it is the same on all.
     n_subjects
         Visitors for each member; the estimates themselves get five times as many.
 
@@ -289,13 +306,13 @@ def values_with_spread(
             mean, error = centre.value(outcome)
             spread = np.var([value.value(outcome)[0] for value in each], ddof=1)
             half = quantile * float(np.sqrt(spread + error**2))
-            out.append(ValueWithSpread(policy.name, outcome, mean, mean - half, mean + half))
+            out.append(ValueWithSpread(centre.policy, outcome, mean, mean - half, mean + half))
     return out
 
 
 def value_grid(
     calibrated: Calibrated,
-    policy: Policy,
+    policy: PolicyFor,
     *,
     outcome: str = "kept_30d",
     n_subjects: int = 20_000,
@@ -328,5 +345,5 @@ def _place(name: str, place: str, at: float, middle: float, moved: tuple[float, 
     }  # fmt: skip
 
 
-def _value(scenario: Scenario, policy: Policy, n: int, seed: int, explore_share: float) -> PolicyTruth:
-    return true_value(scenario, policy, n_subjects=n, seed=seed, explore_share=explore_share)
+def _value(scenario: Scenario, policy: PolicyFor, n: int, seed: int, explore_share: float) -> PolicyTruth:
+    return true_value(scenario, policy(scenario), n_subjects=n, seed=seed, explore_share=explore_share)

@@ -10,7 +10,7 @@ from policies.errors import InvalidInputError
 from policies.protocols import PolicyTraits
 from policies.records import DecisionTable, FloatArray, IntArray, InteractionBatch
 from simulator import world
-from simulator.habit import HabitScenario
+from simulator.habit import AnyWorld
 from simulator.rollouts import RewardName, Rollout, rollout
 from simulator.scenarios.car_subscription import Scenario
 
@@ -29,7 +29,7 @@ class HiddenHand:
     name = "hidden hand"
     traits = PolicyTraits()
 
-    def __init__(self, scenario: Scenario | HabitScenario, *, seed: int, strength: float) -> None:
+    def __init__(self, scenario: AnyWorld, *, seed: int, strength: float) -> None:
         self._scenario, self._seed, self._strength = scenario, seed, strength
         discount = np.asarray([float(o.features["discount_pct"] or 0.0) for o in scenario.offers])
         self._depth = discount / discount.max()
@@ -44,7 +44,7 @@ class HiddenHand:
         return np.asarray(odds / odds.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
-def _affinity(scenario: Scenario | HabitScenario, ids: IntArray, *, seed: int) -> FloatArray:
+def _affinity(scenario: AnyWorld, ids: IntArray, *, seed: int) -> FloatArray:
     """Deal affinity of the people behind some ids."""
     if isinstance(scenario, Scenario):
         return world.Subjects.draw(scenario, ids, seed=seed).deal_affinity
@@ -52,7 +52,7 @@ def _affinity(scenario: Scenario | HabitScenario, ids: IntArray, *, seed: int) -
 
 
 def confounded_log(
-    scenario: Scenario | HabitScenario,
+    scenario: AnyWorld,
     *,
     n_subjects: int,
     seed: int,

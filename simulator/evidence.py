@@ -15,7 +15,6 @@ from simulator.rollouts import Rollout
 from simulator.scenarios.car_subscription import CAR_CLASSES, FAMILIES, Scenario
 
 Floats = NDArray[np.float32]
-_CARE_DAYS = 14
 _MAX_LAG = 64
 _MAX_WEIGHT = 10.0
 _MAX_VALUES = 8
@@ -314,12 +313,12 @@ def _contracts(
     place[who] = np.arange(len(who))
     loyal = np.flatnonzero(clicked & (offers.family[chosen] == FAMILIES.index("loyalty")) & (place[at] >= 0))
     mine, since = place[at[loyal]], day[loyal]
-    until = np.minimum(since + _CARE_DAYS, end[mine])
+    until = np.minimum(since + world.CARE_DAYS, end[mine])
     is_followed = np.append(mine[1:] == mine[:-1], False)
     until = np.where(is_followed, np.minimum(until, np.append(since[1:], 0) - 1), until)
     cared = np.bincount(mine, weights=np.maximum(until - since + 1, 0), minlength=len(who))
     at_end = np.zeros(len(who), dtype=np.bool_)
-    at_end[mine[(~is_followed) & (since + _CARE_DAYS >= end[mine])]] = True
+    at_end[mine[(~is_followed) & (since + world.CARE_DAYS >= end[mine])]] = True
     columns = {
         "cancel_per_day": np.ones(len(who)),
         "cancel_per_discount": offers.discount[offer],

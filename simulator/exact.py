@@ -19,7 +19,7 @@ from policies.protocols import PolicyTraits
 from policies.records import BoolArray, DecisionTable, FloatArray, IntArray
 from simulator import world
 from simulator.scenarios.car_subscription import NO_OFFER, Scenario
-from simulator.site import KEPT_AFTER_DAYS
+from simulator.world import KEPT_AFTER_DAYS
 
 N_LEVELS = world.MAX_DEPENDENCE + 1
 _HIDDEN = ("taste_spread", "price_sensitivity_spread", "return_rate_spread", "fatigue_per_view", "cancel_per_fatigue",

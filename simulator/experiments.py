@@ -25,13 +25,13 @@ from policies.records import FloatArray, IntArray
 from policies.sampling import DEFAULT_EXPLORE_SHARE
 from simulator.crossings import crossings
 from simulator.exact import solve
-from simulator.habit import HabitScenario
+from simulator.habit import AnyWorld, HabitScenario
 from simulator.named_policies import LEARNERS, policy_named
 from simulator.rollouts import REWARDS, WINDOW_DAYS, RewardName, rollout
 from simulator.scenarios.car_subscription import Scenario
 from simulator.scenarios.suite import Study, study_named
-from simulator.site import KEPT_AFTER_DAYS
 from simulator.truth import OUTCOMES, upper_bound
+from simulator.world import KEPT_AFTER_DAYS
 
 Z95 = 1.959964
 # With fewer seeds Student's interval over them is wider than anything it could be about.
@@ -110,9 +110,7 @@ def plan(
     if len(set(policies)) < len(policies):
         raise InvalidInputError(f"a policy is given twice among {', '.join(policies)}; name each once")
     study = study_named(scenario)
-    if learn_from is not None and learn_from not in REWARDS:
-        raise UnknownNameError("reward", learn_from, REWARDS)
-    reward = learn_from or cast(RewardName, study.outcome)
+    reward = learned_reward(study, learn_from)
     wanted = tuple(study.setting_of(s) for s in dict.fromkeys(settings)) if settings else study.settings
     sites = {setting: study.make(setting) for setting in wanted}
     for name in policies:
@@ -136,13 +134,26 @@ def plan(
     ]
 
 
+def learned_reward(study: Study, learn_from: str | None) -> RewardName:
+    """Which reward learners of a study learn from: the one that is asked for, else what the study scores.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such reward.
+    """
+    if learn_from is not None and learn_from not in REWARDS:
+        raise UnknownNameError("reward", learn_from, REWARDS)
+    return cast(RewardName, learn_from or study.outcome)
+
+
 def with_baseline(scenario: str, policies: Sequence[str]) -> tuple[str, ...]:
     """The policies, and last the one whose score is 0 where it is not among them; nothing where there are none."""
     baseline = study_named(scenario).baseline
     return (*policies, *(() if baseline in policies or not policies else (baseline,)))
 
 
-def _world(site: Scenario | HabitScenario) -> str:
+def _world(site: AnyWorld) -> str:
     """Hash of a world's numbers: results kept from laws that have changed since are not those of this world."""
     own = site.margin_contrast if isinstance(site, HabitScenario) else [repr(site.calendar), site.shows_history]
     told = [

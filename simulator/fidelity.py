@@ -113,7 +113,7 @@ class FidelityReport:
 
 
 def fidelity(first: Rollout, second: Rollout, *, seed: int = 0) -> FidelityReport:
-    """Compare two logs, visitor by visitor.
+    """Compare two logs, visitor by visitor: those whom each has seen since their first visit, in all comparisons.
 
     Raises
     ------
@@ -124,6 +124,7 @@ def fidelity(first: Rollout, second: Rollout, *, seed: int = 0) -> FidelityRepor
     ----------
     Lopez-Paz and Oquab (2017), "Revisiting classifier two-sample tests"; DeLong, DeLong and Clarke-Pearson (1988) for the error.
     """
+    first, second = seen_from_the_start(first), seen_from_the_start(second)
     a, b = (_Lives.of(run) for run in (first, second))
     distances = [
         _marginal(f"visits in {SEQUENCE_DAYS} days", a.visits.sum(axis=1), b.visits.sum(axis=1)),
@@ -211,7 +212,6 @@ class _Lives:
 
     @classmethod
     def of(cls, run: Rollout) -> _Lives:
-        run = seen_from_the_start(run)
         n = len(run.subjects.n_visits)
         start = np.full(n, np.iinfo(np.int64).max // 2)
         np.minimum.at(start, run.row, run.day)
@@ -279,9 +279,10 @@ def _mean(values: FloatArray) -> tuple[float, float]:
 
 def _survival(run: Rollout, day: int) -> tuple[float, float]:
     """Share of contracts active a number of days after signing, by Kaplan and Meier, and Greenwood's error; nan without contracts."""
-    signed = run.subjects.signed_day >= 0
+    signed = np.unique(run.row)
+    signed = signed[run.subjects.signed_day[signed] >= 0]
     start, left = run.subjects.signed_day[signed], run.subjects.cancelled_day[signed]
-    if not signed.any():
+    if not len(signed):
         return float("nan"), float("nan")
     is_end = left >= 0
     lasted = np.where(is_end, left, run.last_day) - start

@@ -1,4 +1,6 @@
-"""A second site with other laws: habits, reference prices and word of mouth. It shares the interface with ``LiveSite`` and nothing else.
+"""A second site with other laws: habits, reference prices and word of mouth.
+
+It shares with ``LiveSite`` the interface and what the site sees of a visitor (columns, devices, channels, when keeping counts), and no law.
 
 The world of proofs: nothing that learns or is calibrated on the first family of laws has its functional form. Visits come in
 bursts and stop for good after any of them (as buying processes with a drop-out do), acceptance is a probit on gains and losses
@@ -20,9 +22,10 @@ from policies.errors import UnknownNameError
 from policies.records import FloatArray, IntArray, OfferSet
 from simulator.parameters import Parameter
 from simulator.population import Population
-from simulator.scenarios.car_subscription import CAR_CLASSES, OFFERS, RULES, usual_prices, with_prices
-from simulator.site import KEPT_AFTER_DAYS, DayFacts, Responses, Visits, decision_table, known_columns
+from simulator.scenarios.car_subscription import CAR_CLASSES, OFFERS, RULES, Scenario, usual_prices, with_prices
+from simulator.site import DayFacts, Responses, Visits, decision_table, known_columns
 from simulator.streams import Purpose, normals, uniforms
+from simulator.world import CARE_DAYS, KEPT_AFTER_DAYS, channel_of, device_of
 
 STAGES = ("visitor", "subscriber", "lapsed")
 _VISITOR, _SUBSCRIBER, _LAPSED = 0, 1, 2
@@ -138,6 +141,9 @@ class HabitScenario:
         return HabitSite(self, n_subjects=n_subjects, visit_days=visit_days, seed=seed, first_subject=first_subject)
 
 
+# A world of either family.
+AnyWorld = Scenario | HabitScenario
+
 # Streams of this family are its own: the same seed gives other people than in the first family.
 _OWN_STREAM = 7_919
 
@@ -158,9 +164,8 @@ class HabitSite:
         other = (self.after_class + 1 + (self._uniform(Purpose.TASTE, 1) < 0.5)) % len(CAR_CLASSES)
         is_honest = self._uniform(Purpose.TASTE, 2) < p["search_honesty"]
         self.searched_class = np.where(is_honest, self.after_class, other)
-        self.device = np.where(self._uniform(Purpose.TRAITS, 5) < 0.6, "mobile", "desktop").astype(np.str_)
-        channels = np.asarray(["search", "direct", "social"], dtype=np.str_)
-        self.channel = channels[(self._uniform(Purpose.TRAITS, 6) * 3).astype(np.int64)]
+        self.device = device_of(self._uniform(Purpose.TRAITS, 5))
+        self.channel = channel_of(self._uniform(Purpose.TRAITS, 6))
         self.arrival_day = (self._uniform(Purpose.ARRIVAL, 0) * visit_days).astype(np.int64)
         self.next_visit = self.arrival_day.copy()
         self.last_visit = np.full(n, -1, dtype=np.int64)
@@ -251,7 +256,7 @@ class HabitSite:
         fallback = int(np.flatnonzero(self._car >= 0)[0])
         self.signed_offer[rows[signs]] = np.where(self._car[chosen] >= 0, chosen, fallback)[signs]
         cared = clicked & self._is_loyalty[chosen]
-        self.cared_until[rows[cared]] = day[cared] + 14
+        self.cared_until[rows[cared]] = day[cared] + CARE_DAYS
         counts = cared & ~self.is_kept[rows]  # what a visitor is worth is final when keeping is known
         self.margin_eur[rows[counts]] += self._margin[chosen[counts]]
         seen = np.flatnonzero(self._car[chosen] >= 0)

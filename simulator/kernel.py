@@ -19,11 +19,8 @@ from policies.records import BoolArray, IntArray
 from simulator import world
 from simulator.scenarios.car_subscription import CAR_CLASSES, FAMILIES, Scenario
 from simulator.streams import COUNTER_STEP, Purpose, many_words, normal, offsets, subject_keys, unit, unit32, words
+from simulator.world import CARE_DAYS, CHANNELS, DEVICES, KEPT_AFTER_DAYS, MOBILE_SHARE
 
-KEPT_AFTER_DAYS = 30
-CARE_DAYS = 14
-DEVICES = ("mobile", "desktop")
-CHANNELS = ("search", "direct", "social")
 _LOYALTY = FAMILIES.index("loyalty")
 # Numbers that change from visit to visit, and what each is at the first one.
 _FIRST_SEEN = {
@@ -251,7 +248,7 @@ class VisitKernel:
         rate = people.pace[person].astype(np.float32) * np.exp(pace) * np.float32(p["return_rate_per_day"])
         np.clip(rate, world.MIN_RETURN_RATE, world.MAX_RETURN_RATE, out=rate)
         combo = np.argmax(signs, axis=0) * len(DEVICES)
-        combo += is_desktop >= 0.6
+        combo += is_desktop >= MOBILE_SHARE
         combo = combo * len(CHANNELS) + (channel * len(CHANNELS)).astype(np.int64)
         affinity = people.deal_affinity[person].astype(np.float32)
         appeal = self._per_sensitivity[:, None] * sensitivity

@@ -23,7 +23,8 @@ from simulator.population import Population
 from simulator.rollouts import MAY_COME_DAYS, REWARDS, RewardName, Rollout, SubjectOutcomes
 from simulator.scenarios.car_subscription import Scenario
 from simulator.scenarios.files import save_scenario
-from simulator.site import DAY, KEPT_AFTER_DAYS
+from simulator.site import DAY
+from simulator.world import KEPT_AFTER_DAYS
 
 FORMAT = 1
 SITE = "site"
@@ -38,7 +39,7 @@ def save_log(
     believed: FloatArray | None = None,
     is_simulated: bool = True,
 ) -> Path:
-    """Write a rollout; returns the folder.
+    """Write a rollout; returns the folder, without the site that lay beside an earlier log.
 
     Parameters
     ----------
@@ -51,6 +52,7 @@ def save_log(
     """
     known = run.is_known(reward)
     folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder / SITE, ignore_errors=True)
     n, k = run.probabilities.shape
     ids = np.asarray(run.table.offers.ids)
     taken = sorted(set(_OWN) & {*run.table.columns, *run.table.vectors})
@@ -112,8 +114,7 @@ def _rewarded_at(run: Rollout, name: RewardName) -> pa.Array:
 
 
 def save_site(site: Scenario, folder: Path) -> Path:
-    """Write offers and rules of the site beside its log, in place of those of an earlier one, and nothing else: what a fit may know."""
-    shutil.rmtree(folder / SITE, ignore_errors=True)
+    """Write offers and rules of the site beside a log that was just written, and nothing else: what a fit may know."""
     known = replace(site, parameters=WorldParameters(), population=Population.synthetic(size=2), calendar=None)
     return save_scenario(known, folder / SITE)
 

@@ -16,7 +16,7 @@ from policies.registry import load_policy
 from policies.shared_linear import SharedLinTS
 from policies.thompson import BetaThompson
 from simulator.exact import myopic, solve
-from simulator.habit import HabitScenario
+from simulator.habit import AnyWorld
 from simulator.scenarios.car_subscription import Scenario
 from simulator.spaces import reference_space
 from simulator.truth import Oracle
@@ -32,7 +32,7 @@ LEARNERS: dict[str, Callable[[FeatureSpace], OnlineLearner]] = {
 }
 
 
-def policy_named(name: str, scenario: Scenario | HabitScenario, *, seed: int, outcome: str = "kept_30d") -> Policy:
+def policy_named(name: str, scenario: AnyWorld, *, seed: int, outcome: str = "kept_30d") -> Policy:
     """A policy by what a person types.
 
     Parameters
@@ -67,3 +67,18 @@ def policy_named(name: str, scenario: Scenario | HabitScenario, *, seed: int, ou
     if Path(name).exists():
         return load_policy(load_artifact(Path(name)))
     raise UnknownNameError("policy", name, [*SPECIAL, *LEARNERS, *scenario.offers.ids])
+
+
+def refuse_learner(name: str) -> None:
+    """Where nobody learns, a learner would be judged as it began: knowing nothing.
+
+    Raises
+    ------
+    InvalidInputError
+        If the name is that of a learner.
+    """
+    if name in LEARNERS:
+        raise InvalidInputError(
+            f"policy {name!r} begins with nothing and nothing is learned here; expected one that has learned, such as the folder of "
+            "a saved policy: `nextoffer simulate` lets learners learn"
+        )

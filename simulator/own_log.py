@@ -19,7 +19,7 @@ from policies.errors import InvalidInputError, SchemaError
 from policies.records import BoolArray, DecisionTable, FloatArray, IntArray, Offer, OfferId, OfferSet
 from simulator.rollouts import WINDOW_DAYS, Rollout, SubjectOutcomes, credit
 from simulator.scenarios.car_subscription import CAR_CLASSES, FAMILIES, OFFERS, RULES, Scenario, reference
-from simulator.site import KEPT_AFTER_DAYS
+from simulator.world import KEPT_AFTER_DAYS
 
 _DAY_US = 86_400_000_000
 _DECISIONS = ("subject", "at", "offer", "clicked", "stage", "searched_class")

@@ -13,9 +13,9 @@ from policies.protocols import OnlineLearner, Policy
 from policies.records import BoolArray, DecisionTable, FloatArray, IntArray, InteractionBatch
 from policies.sampling import DEFAULT_EXPLORE_SHARE, decide
 from policies.stacking import stack_tables
-from simulator.site import KEPT_AFTER_DAYS, Site, Visits, World
+from simulator.site import Site, Visits, World
 from simulator.streams import Purpose, uniforms
-from simulator.world import MARKET_DAYS, MAX_DELAY_DAYS
+from simulator.world import KEPT_AFTER_DAYS, MARKET_DAYS, MAX_DELAY_DAYS
 
 # From the first visit until everything about a visitor is known: the market window, signing, 30 days of keeping.
 WINDOW_DAYS = MARKET_DAYS + MAX_DELAY_DAYS + KEPT_AFTER_DAYS

@@ -20,7 +20,6 @@ from simulator.scenarios.car_subscription import CAR_CLASSES, FAMILIES, Scenario
 from simulator.streams import Purpose, subject_keys, uniforms, unit, words
 
 DAY = np.timedelta64(1, "D")
-KEPT_AFTER_DAYS = 30
 START = np.datetime64("2026-03-02T00:00:00", "us")
 _LOYALTY = FAMILIES.index("loyalty")
 
@@ -65,7 +64,7 @@ class DayFacts:
     Attributes
     ----------
     subscribed, cancelled, kept
-        Rows of the subjects who signed, left, or were still active ``KEPT_AFTER_DAYS`` days after signing.
+        Rows of the subjects who signed, left, or were still active ``world.KEPT_AFTER_DAYS`` days after signing.
     margin_eur
         First month's contribution of each new contract, shape of ``subscribed``.
     """
@@ -188,7 +187,7 @@ def decision_table(
 
 
 class LiveSite:
-    """A cohort of visitors living through days; the only object with state in the simulator.
+    """A cohort of visitors living through days under the first family of laws, in their plain form (``kernel`` is the fast one).
 
     Parameters
     ----------
@@ -247,17 +246,14 @@ class LiveSite:
     def visits(self, day: int) -> Visits:
         """Who visits on a day, and what the site knows of each."""
         rows = np.flatnonzero(self.next_visit == day)
-        return self.visits_of(rows, np.full(len(rows), day, dtype=np.int64))
-
-    def visits_of(self, rows: IntArray, day: IntArray) -> Visits:
-        """Visits of some subjects, each on a day of its own (the vectorised environment lives this way)."""
+        days = np.full(len(rows), day, dtype=np.int64)
         people = self.scenario.population
         columns = known_columns(
             self,
             people,
             rows,
-            day,
-            stage=np.asarray(world.STAGES, dtype=np.str_)[self._stage_shown(rows, day)],
+            days,
+            stage=np.asarray(world.STAGES, dtype=np.str_)[self._stage_shown(rows, days)],
             searched_class=np.asarray(CAR_CLASSES, dtype=np.str_)[self.subjects.searched_class[rows]],
             has_car=self.stage[rows] == world.SUBSCRIBER,
         )
@@ -268,12 +264,12 @@ class LiveSite:
             self,
             people,
             rows,
-            day,
+            days,
             offers=self.scenario.offers,
             columns=columns,
             eligible=self._eligible(rows, day, columns),
         )
-        return Visits(rows, day, self.n_visits[rows].copy(), table)
+        return Visits(rows, days, self.n_visits[rows].copy(), table)
 
     def _stage_shown(self, rows: IntArray, day: IntArray) -> IntArray:
         if not self._is_on_trial:
@@ -282,10 +278,10 @@ class LiveSite:
         is_trial = (self.stage[rows] == world.SUBSCRIBER) & is_young
         return np.where(is_trial, world.TRIAL, self.stage[rows])
 
-    def _eligible(self, rows: IntArray, day: IntArray, columns: dict[str, NDArray[Any]]) -> NDArray[np.bool_]:
+    def _eligible(self, rows: IntArray, day: int, columns: dict[str, NDArray[Any]]) -> NDArray[np.bool_]:
         out = eligible_mask(self.scenario.rules, self.scenario.offers, columns, n=len(rows))
         if self._is_offered is not None:
-            out = out & self._is_offered[np.minimum(day, len(self._is_offered) - 1)]
+            out = out & self._is_offered[min(day, len(self._is_offered) - 1)]
         if self._view_limits is not None:
             out = out & (self.views[rows] < self._view_limits)
         return out
@@ -322,7 +318,7 @@ class LiveSite:
         self.signing_day[rows[signs]] = (day + delay)[signs]
         self.signing_offer[rows[signs]] = chosen[signs]
         cared = clicked & (family == _LOYALTY)
-        self.cared_until[rows[cared]] = day[cared] + 14
+        self.cared_until[rows[cared]] = day[cared] + world.CARE_DAYS
         self._charge(rows[cared], self.offers.margin[chosen[cared]])
         self.fatigue[rows, family] += 1.0
         if self._view_limits is not None:
@@ -354,45 +350,38 @@ class LiveSite:
 
     def end_of_day(self, day: int) -> DayFacts:
         """Contracts due today, cancellations, and who is still there 30 days after signing."""
-        return self.settle(np.arange(len(self.ids)), np.full(len(self.ids), day, dtype=np.int64))
-
-    def settle(self, rows: IntArray, day: IntArray) -> DayFacts:
-        """End the day of some subjects, each on a day of its own."""
-        today = np.full(len(self.ids), -9, dtype=np.int64)
-        today[rows] = day
-        signed = np.flatnonzero(self.signing_day == today)
+        signed = np.flatnonzero(self.signing_day == day)
         # A click without a car is a look through the catalogue, which leads to the plain first car in it.
         offer = self.signing_offer[signed]
         fallback = int(np.flatnonzero(self.offers.is_contract)[0])
         offer = np.where(self.offers.is_contract[offer], offer, fallback)
         self.stage[signed] = world.SUBSCRIBER
-        self.signed_day[signed], self.signed_offer[signed] = today[signed], offer
+        self.signed_day[signed], self.signed_offer[signed] = day, offer
         self.signing_day[signed] = -1
         margin = self.offers.margin[offer]
         self.margin_eur[signed] += margin
-        active = np.flatnonzero((self.stage == world.SUBSCRIBER) & (self.signed_day < today) & (today >= 0))
-        self.exposure[active] -= np.log1p(-self._hazard(active, today, "cancel_per_day"))
+        active = np.flatnonzero((self.stage == world.SUBSCRIBER) & (self.signed_day < day))
+        self.exposure[active] -= np.log1p(-self._hazard(active, day, "cancel_per_day"))
         if self._is_on_trial:
-            ending = active[self.signed_day[active] + self.parameters["trial_days"] == today[active]]
-            self.exposure[ending] -= np.log1p(-self._hazard(ending, today, "trial_leave"))
+            ending = active[self.signed_day[active] + self.parameters["trial_days"] == day]
+            self.exposure[ending] -= np.log1p(-self._hazard(ending, day, "trial_leave"))
         leaves = active[self.exposure[active] >= self.budget[active]]
         self.stage[leaves] = world.LAPSED
-        self.cancelled_day[leaves] = today[leaves]
+        self.cancelled_day[leaves] = day
         self.next_visit[leaves] = -1  # who leaves comes back, if ever, after the 30 days that are simulated
-        kept = np.flatnonzero(
-            (self.stage == world.SUBSCRIBER) & (self.signed_day >= 0) & (self.signed_day == today - KEPT_AFTER_DAYS)
-        )
+        is_old = (self.signed_day >= 0) & (self.signed_day == day - world.KEPT_AFTER_DAYS)
+        kept = np.flatnonzero((self.stage == world.SUBSCRIBER) & is_old)
         self.is_kept[kept] = True
         return DayFacts(signed, margin, leaves, kept)
 
-    def _hazard(self, rows: IntArray, today: IntArray, base: str) -> FloatArray:
+    def _hazard(self, rows: IntArray, day: int, base: str) -> FloatArray:
         return world.cancel_hazard(
             self.parameters,
             self.subjects,
             rows,
             self.offers,
             self.signed_offer[rows],
-            self.cared_until[rows] >= today[rows],
+            self.cared_until[rows] >= day,
             self.dependence_at_signing[rows],
             self.fatigue_at_signing[rows],
             base,

@@ -24,6 +24,12 @@ TRIAL_GAP_DAYS = 2
 # How often a discount can make a visitor more dependent on discounts: a small number keeps exact recursions small.
 MAX_DEPENDENCE = 3
 MAX_HAZARD = 0.5
+# A contract counts as kept so many days after it was signed; a loyalty offer taken protects it for so many.
+KEPT_AFTER_DAYS = 30
+CARE_DAYS = 14
+DEVICES = ("mobile", "desktop")
+MOBILE_SHARE = 0.6
+CHANNELS = ("search", "direct", "social")
 # Chance to come back on a day: whoever comes back more rarely than once in 27 years does not.
 MIN_RETURN_RATE, MAX_RETURN_RATE = 1e-4, 0.95
 
@@ -80,11 +86,19 @@ class Subjects:
             return_rate=np.clip(p["return_rate_per_day"] * pace, MIN_RETURN_RATE, MAX_RETURN_RATE),
             searched_class=np.argmax(shown, axis=1),
             is_lapsed=uniforms(seed, ids, Purpose.TRAITS, 7) < p["lapsed_share"],
-            device=np.where(uniforms(seed, ids, Purpose.TRAITS, 5) < 0.6, "mobile", "desktop").astype(np.str_),
-            channel=np.asarray(["search", "direct", "social"], dtype=np.str_)[
-                (uniforms(seed, ids, Purpose.TRAITS, 6) * 3).astype(np.int64)
-            ],
+            device=device_of(uniforms(seed, ids, Purpose.TRAITS, 5)),
+            channel=channel_of(uniforms(seed, ids, Purpose.TRAITS, 6)),
         )
+
+
+def device_of(u: FloatArray) -> NDArray[np.str_]:
+    """What visitors come with, shape ``(n,)``."""
+    return np.where(u < MOBILE_SHARE, *DEVICES).astype(np.str_)
+
+
+def channel_of(u: FloatArray) -> NDArray[np.str_]:
+    """Where visitors come from, each channel as often as the others, shape ``(n,)``."""
+    return np.asarray(CHANNELS, dtype=np.str_)[(u * len(CHANNELS)).astype(np.int64)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

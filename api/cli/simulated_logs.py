@@ -27,6 +27,7 @@ def log(
     as_of: int | None = None,
     reward: str = "kept_30d",
     explore_share: float = 0.05,
+    learn_from: str | None = None,
     confounded: float | None = None,
 ) -> int:
     """Write the log of one policy, as off-policy evaluation and calibration read it.
@@ -35,7 +36,7 @@ def log(
     ----------
     out
         Folder of the log; `nextoffer evaluate --log OUT/decisions.parquet` judges policies on it.
-    scenario, policy, subjects, days, seed, explore_share
+    scenario, policy, subjects, days, seed, explore_share, learn_from
         As of `nextoffer simulate`.
     setting
         Value of the scenario's swept setting; default: that of the world of this name.
@@ -63,7 +64,7 @@ def log(
     output_folder(out)
     run = _lived(
         scenario, policy, subjects=subjects, days=days, seed=seed, setting=setting, as_of=as_of, share=explore_share,
-        confounded=confounded,
+        learn_from=learn_from, confounded=confounded,
     )  # fmt: skip
     save_log(run, out, reward=reward, believed=None if confounded is None else believed_probabilities(run))
     site = site_named(scenario, setting)
@@ -177,6 +178,7 @@ def raw(
     setting: float | None = None,
     as_of: int | None = None,
     explore_share: float = 0.05,
+    learn_from: str | None = None,
     duplicated: float = 0.02,
     late: float = 0.03,
     missing: float = 0.05,
@@ -190,7 +192,7 @@ def raw(
     out
         Folder for web_analytics.jsonl, customers.csv, billing.csv, the truth beside them, counts.json, and source.toml, which
         `nextoffer sequences build --source OUT/source.toml` reads.
-    scenario, policy, subjects, days, seed, setting, as_of, explore_share
+    scenario, policy, subjects, days, seed, setting, as_of, explore_share, learn_from
         As of `nextoffer simulate log`.
     duplicated
         Share of events and invoices that are there twice.
@@ -208,8 +210,9 @@ def raw(
     mess = Mess(duplicated, late, missing, second_browser, unstitched)
     output_folder(out)
     run = _lived(
-        scenario, policy, subjects=subjects, days=days, seed=seed, setting=setting, as_of=as_of, share=explore_share
-    )
+        scenario, policy, subjects=subjects, days=days, seed=seed, setting=setting, as_of=as_of, share=explore_share,
+        learn_from=learn_from,
+    )  # fmt: skip
     counts = export_raw(run, out, seed=seed, mess=mess)
     for name, n in counts.items():
         say(f"{name.replace('_', ' '):28s} {n:>10,}")
@@ -235,15 +238,18 @@ def _lived(
     setting: float | None,
     as_of: int | None,
     share: float,
+    learn_from: str | None,
     confounded: float | None = None,
 ) -> Rollout:
     """One policy's visitors; the scenario is the world of that name unless a setting is given."""
     from simulator.confounded import HiddenHand
-    from simulator.named_policies import policy_named
+    from simulator.experiments import learned_reward
+    from simulator.named_policies import LEARNERS, policy_named
     from simulator.rollouts import rollout
-    from simulator.scenarios.suite import site_named
+    from simulator.scenarios.suite import site_named, study_named
 
     site = site_named(scenario, setting)
+    reward = learned_reward(study_named(scenario), learn_from)
     return rollout(
         site,
         policy_named(policy, site, seed=seed)
@@ -254,5 +260,6 @@ def _lived(
         as_of=as_of,
         seed=seed,
         explore_share=share,
+        learn_from=reward if policy in LEARNERS else None,
         on_day=teller("days"),
     )

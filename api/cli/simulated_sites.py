@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from api.cli.telling import say, write_json
+from api.cli.telling import output_folder, say, write_json
 
 if TYPE_CHECKING:
+    from simulator.calibrated import PolicyFor
     from simulator.rollouts import Rollout
     from simulator.scenarios.car_subscription import Scenario
 
@@ -34,9 +36,9 @@ def calibrate(
     out
         Where the fitted world (`world/`, a scenario of `nextoffer simulate`), `calibration.json` and `report.html` go.
     scenario
-        Where offers and rules come from, if not from the log; its parameters are not read.
+        Where offers and rules come from, if not from the log; its parameters, people and calendar are not read.
     policy
-        Repeat it: policies to value on an ensemble of fits and over the grid of what is not identified.
+        Repeat it: policies to value on an ensemble of fits and over the grid of what is not identified; none that begins with nothing.
     members
         Size of the ensemble.
     subjects
@@ -51,11 +53,14 @@ def calibrate(
     from engine.simulation.calibration import SURE, trend_text, write_calibration
     from simulator.calibrated import calibrate as fit
     from simulator.calibrated import value_grid, values_with_spread
-    from simulator.named_policies import policy_named
     from simulator.scenarios.files import save_scenario
     from simulator.truth import OUTCOMES
 
     site = _site_of(log, scenario)
+    policies = [_by_site(name, site, seed=seed) for name in policy]
+    output_folder(out)
+    if site.calendar is not None:
+        say(f"the calendar of {site.name} is left out: a fit has no dates")
     made = fit(_read(log, site), site, with_history_effects=history, is_weighted=weighted)
     if made.n_left_out:
         say(f"{made.n_left_out:,} visitors left out: the log had not seen them since their first visit")
@@ -66,7 +71,6 @@ def calibrate(
             say(f"{row['name']:26s} {row['value']:9.4f} {row['standard_error']:8.4f}{word}")
     if made.response.trend_p < SURE:
         say(trend_text(made.response.trend_p))
-    policies = [policy_named(name, made.scenario, seed=seed) for name in policy]
     values = values_with_spread(made, policies, n_members=members, n_subjects=subjects, seed=seed)
     grid = {name: value_grid(made, p, n_subjects=subjects, seed=seed) for name, p in zip(policy, policies, strict=True)}
     say(f"kept 30 days per visitor, in simulation, 95 % over {members} members of the ensemble")
@@ -118,7 +122,8 @@ def fidelity(
     scenario
         Where the offers of the log come from, if not from the log.
     policy
-        Under which the world is lived; default: as the log shows offers on average, by stage, class searched for and visits so far.
+        Under which the world is lived, none that begins with nothing; default: as the log shows offers on average, by stage, class
+        searched for and visits so far.
     seed
         Of the rollout and of the classifier's halves.
     json
@@ -127,10 +132,12 @@ def fidelity(
     from policies.sampling import DEFAULT_EXPLORE_SHARE
     from simulator.fidelity import AsLogged, days_of_arrival
     from simulator.fidelity import fidelity as compare
-    from simulator.named_policies import policy_named
+    from simulator.named_policies import policy_named, refuse_learner
     from simulator.rollouts import rollout
     from simulator.scenarios.suite import site_named
 
+    if policy is not None:
+        refuse_learner(policy)
     site = _site_of(log, scenario)
     first = _read(log, site)
     if (Path(against) / "log.json").exists():
@@ -167,6 +174,16 @@ def fidelity(
     if json is not None:
         write_json(json, told.to_json())
     return int(told.is_told_apart)
+
+
+def _by_site(name: str, site: Scenario, *, seed: int) -> PolicyFor:
+    """A policy for any site: what knows the laws of a site is made anew for each, all others once."""
+    from simulator.calibrated import always
+    from simulator.named_policies import SPECIAL, policy_named, refuse_learner
+
+    refuse_learner(name)
+    here = policy_named(name, site, seed=seed)
+    return partial(policy_named, name, seed=seed) if name in SPECIAL else always(here)
 
 
 def _site_of(log: Path, scenario: str | None) -> Scenario:

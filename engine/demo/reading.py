@@ -11,7 +11,7 @@ from engine.experiments.records import Plan as ExperimentChoices
 from engine.rewards.definition import DAY_S
 from offline_eval.abtest import required_subjects
 from simulator.rollouts import WINDOW_DAYS
-from simulator.site import KEPT_AFTER_DAYS
+from simulator.world import KEPT_AFTER_DAYS
 
 # The lift that is worth finding: +12 % conversion and +8 % retention together (1.12 x 1.08).
 WORTHWHILE_LIFT = 1.12 * 1.08 - 1.0

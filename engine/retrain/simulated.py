@@ -101,9 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
             run = rollout_of(database, placement, site, kinds=kinds, as_of=given.as_of)
         n_visitors = len(run.subjects.n_visits)
         if n_visitors < MIN_VISITORS:
-            told = {
-                "reason": f"The log has {n_visitors:,} visitors with a closed window; a site takes {MIN_VISITORS:,}."
-            }
+            told = {"reason": f"The log has {n_visitors:,} visitors; a fit of a site takes {MIN_VISITORS:,}."}
         else:
             candidate, incumbent = (load_policy(load_artifact(p)) for p in (given.candidate, given.incumbent))
             found = simulate(run, site, candidate, incumbent, config=config, explore_share=given.explore_share)

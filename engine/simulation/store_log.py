@@ -24,7 +24,7 @@ from policies.records import FloatArray, IntArray, OfferSet
 from simulator.own_log import site_with
 from simulator.rollouts import WINDOW_DAYS, Rollout, SubjectOutcomes, credit
 from simulator.scenarios.car_subscription import Scenario
-from simulator.site import KEPT_AFTER_DAYS
+from simulator.world import KEPT_AFTER_DAYS
 
 _DAY_US = 86_400_000_000
 _OF_VISITS = ("stage", "searched_class", "n_visits")

@@ -24,16 +24,16 @@ from policies.artifact import Artifact
 from policies.errors import StateError
 from policies.protocols import SaveablePolicy
 from policies.records import Features
-from simulator.habit import HabitScenario, HabitSite
+from simulator.habit import AnyWorld, HabitSite
 from simulator.rollouts import WINDOW_DAYS
-from simulator.scenarios.car_subscription import PLACEMENT, Scenario
+from simulator.scenarios.car_subscription import PLACEMENT
 from simulator.site import START, LiveSite
 
 
 def prepare(
     home: Path,
     *,
-    scenario: Scenario | HabitScenario,
+    scenario: AnyWorld,
     people: People,
     encoder: Artifact | None,
     experiment: str,

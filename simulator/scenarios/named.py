@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from policies.errors import InvalidInputError, UnknownNameError
 from simulator.calendar import Calendar, Shock
-from simulator.habit import HabitScenario
+from simulator.habit import AnyWorld, HabitScenario
 from simulator.parameters import WorldParameters
 from simulator.population import Population
 from simulator.scenarios.car_subscription import TRIAL_RULES, Scenario, reference, tabular
@@ -109,7 +109,7 @@ def everything(population: Population | None = None) -> Scenario:
 class NamedWorld:
     """A world with a name and a sentence."""
 
-    make: Callable[[Population | None], Scenario | HabitScenario]
+    make: Callable[[Population | None], AnyWorld]
     about: str
 
 
@@ -141,7 +141,7 @@ WORLDS: dict[str, NamedWorld] = {
 }
 
 
-def world_named(name: str, population: Population | None = None) -> Scenario | HabitScenario:
+def world_named(name: str, population: Population | None = None) -> AnyWorld:
     """A world by its name.
 
     Raises

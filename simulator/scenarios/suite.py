@@ -14,7 +14,7 @@ from pathlib import Path
 
 from policies.errors import InvalidInputError, UnknownNameError
 from simulator.calendar import Calendar, Shock
-from simulator.habit import HabitScenario
+from simulator.habit import AnyWorld
 from simulator.scenarios.car_subscription import Scenario, reference
 from simulator.scenarios.files import load_scenario
 from simulator.scenarios.named import WORLDS, bargain_trap, retention, retention_tabular
@@ -38,7 +38,7 @@ class Study:
 
     name: str
     about: str
-    make: Callable[[float], Scenario | HabitScenario]
+    make: Callable[[float], AnyWorld]
     setting: str = ""
     settings: tuple[float, ...] = (0.0,)
     outcome: str = "kept_30d"
@@ -114,7 +114,7 @@ def study_named(name: str) -> Study:
     return STUDIES[name]
 
 
-def site_named(name: str, setting: float | None = None) -> Scenario | HabitScenario:
+def site_named(name: str, setting: float | None = None) -> AnyWorld:
     """One site: a study's at a value of its setting, or the world of that name.
 
     Raises

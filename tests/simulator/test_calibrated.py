@@ -11,13 +11,16 @@ from benchmarks._recovery import Personal, drawn_site, known_truth
 from engine.simulation.calibration import trend_text
 from policies.errors import InvalidInputError
 from policies.fixed import FixedOrder, Uniform
+from policies.protocols import Policy
 from simulator.calendar import Calendar
-from simulator.calibrated import Calibrated, calibrate, value_grid, values_with_spread
+from simulator.calibrated import Calibrated, always, calibrate, value_grid, values_with_spread
+from simulator.parameters import WorldParameters
 from simulator.response import fit_response
 from simulator.rollouts import rollout
-from simulator.scenarios.named import lapsed
+from simulator.scenarios.car_subscription import Scenario
+from simulator.scenarios.named import lapsed, retention
 from simulator.times import TIMES
-from simulator.truth import OUTCOMES, true_value
+from simulator.truth import OUTCOMES, Oracle, true_value
 
 SITE = drawn_site(7)
 
@@ -62,7 +65,7 @@ def test_members_spread_as_the_errors_do(made: Calibrated) -> None:
 def test_the_interval_of_a_policy_holds_its_true_value(made: Calibrated) -> None:
     """A deal's value on the real site lies in the interval that the ensemble of fits gives."""
     deal = FixedOrder(("compact_deal",))
-    values = values_with_spread(made, [deal], n_members=8, n_subjects=2_000)
+    values = values_with_spread(made, [always(deal)], n_members=8, n_subjects=2_000)
     truth = true_value(SITE, deal, n_subjects=20_000, seed=8)
     assert [v.outcome for v in values] == list(OUTCOMES)
     for value in values:
@@ -73,7 +76,7 @@ def test_the_interval_of_a_policy_holds_its_true_value(made: Calibrated) -> None
 @pytest.mark.slow
 def test_the_grid_covers_what_is_not_known(made: Calibrated) -> None:
     """Each unidentified coefficient is taken to both ends of what is plausible, and nothing else is."""
-    rows = value_grid(made, FixedOrder(("suv_care",)), n_subjects=1_000)
+    rows = value_grid(made, always(FixedOrder(("suv_care",))), n_subjects=1_000)
     known = {*made.response.identified(), *made.times.identified()}
     assert {r["parameter"] for r in rows} == {*made.response.names, *(c.name for c in TIMES)} - known
     spread = [r["at"] for r in rows if r["parameter"] == "price_sensitivity_spread"]
@@ -97,7 +100,7 @@ def test_a_log_of_one_offer_leaves_its_price_open() -> None:
     assert {"price_sensitivity", "discount_appeal", "cancel_per_discount"} <= set(made.unidentified)
     for member in made.members(12, seed=1):
         assert member.parameters.price_sensitivity.value > 0
-    assert value_grid(made, FixedOrder(("suv_care",)), n_subjects=200)
+    assert value_grid(made, always(FixedOrder(("suv_care",))), n_subjects=200)
 
 
 def test_who_had_a_contract_before_the_log_is_left_out() -> None:
@@ -145,3 +148,38 @@ def test_a_log_that_drifts_is_told(made: Calibrated) -> None:
     fit = fit_response(rollout(drifting, Uniform(), n_subjects=2_500, seed=501), SITE, n_nodes=32)
     assert fit.trend_p < 1e-4
     assert "errors and intervals are too small" in trend_text(fit.trend_p)
+
+
+def test_nothing_of_the_laws_of_the_scenario_is_kept() -> None:
+    """What is neither fitted nor in the log is as it is by default: effects across visits, other laws, dates; columns are the log's."""
+    log = rollout(retention(), Uniform(), n_subjects=1_000, seed=3)
+    told = retention()
+    laws = told.parameters.with_assumed(cancel_per_fatigue=0.4, margin_contrast=0.5, lapsed_share=0.2)
+    made = calibrate(
+        log, replace(told, parameters=laws, shows_history=False, calendar=Calendar(drift_per_day=0.1)), n_nodes=16
+    )
+    for site in (made.scenario, *made.members(2, seed=1), made.where(price_sensitivity=1.0)):
+        values = site.parameters.values()
+        found = {*made.identified, *made.unidentified}
+        assert "cancel_per_dependence" not in found
+        assert {n: v for n, v in values.items() if n not in found} == {
+            n: v for n, v in WorldParameters().values().items() if n not in found
+        }
+        assert (site.calendar, site.shows_history) == (None, True)
+
+
+def test_a_yardstick_is_made_for_every_site(made: Calibrated) -> None:
+    """The estimates and each member are valued under a policy made for them: an oracle of another site would see other people."""
+    met: list[Scenario] = []
+
+    def oracle(site: Scenario) -> Policy:
+        met.append(site)
+        return Oracle(site, seed=1)
+
+    values = values_with_spread(made, [oracle], n_members=2, n_subjects=300)
+    assert [v.policy for v in values] == ["oracle"] * len(OUTCOMES)
+    assert [s.parameters for s in met] == [s.parameters for s in (made.scenario, *made.members(2, seed=1))]
+    member = met[2]
+    own, stale = (true_value(member, Oracle(s, seed=1), n_subjects=3_000, seed=1) for s in (member, made.scenario))
+    gain, error = own.difference(stale, "kept_30d")
+    assert gain > 2 * error

@@ -11,6 +11,7 @@ from simulator.fidelity import AsLogged, area_under_curve, days_of_arrival, fide
 from simulator.habit import HabitScenario
 from simulator.rollouts import rollout
 from simulator.scenarios.car_subscription import reference
+from simulator.scenarios.named import lapsed
 from tests.simulator.test_site import Uniform
 
 
@@ -87,3 +88,21 @@ def test_too_little_to_compare_is_refused() -> None:
     few = rollout(reference(), Uniform(), n_subjects=20, seed=1)
     with pytest.raises(InvalidInputError, match="20 visitors"):
         fidelity(few, few)
+
+
+def test_every_comparison_is_of_visitors_seen_from_the_start() -> None:
+    """Delays and stays of lapsed subscribers, whose first contract no log saw, are in none of the figures of either log."""
+    run = rollout(lapsed(), Uniform(), n_subjects=3_000, seed=3)
+    told = {d.name: d for d in fidelity(run, run).distances}
+    is_first = run.table.columns["n_visits"] == 0
+    new = np.zeros(len(run.subjects.n_visits), dtype=np.bool_)
+    new[run.row[is_first & (run.table.columns["stage"] == "visitor")]] = True
+    signed, left = run.subjects.signed_day, run.subjects.cancelled_day
+    has = new & (signed >= 0)
+    assert has.sum() < (signed >= 0).sum()
+    lasted = np.where(left < 0, 999, left - signed)
+    for day in (7, 30):
+        np.testing.assert_allclose(told[f"active {day} days after signing"].first, (lasted[has] > day).mean())
+    credited = (run.rewards["subscribed"] > 0) & new[run.row]
+    delays = signed[run.row[credited]] - run.day[credited]
+    np.testing.assert_allclose(told["days from click to contract"].first, delays.mean())

@@ -12,18 +12,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from api.cli.simulate import simulate
-from api.cli.simulated_logs import log
-from api.cli.simulated_sites import calibrate, fidelity
+from api.cli.simulated_logs import log, raw
+from api.cli.simulated_sites import _by_site, calibrate, fidelity
 from offline_eval.censoring import RewardWindow
 from offline_eval.interop.arrow import read_parquet
-from policies.errors import InvalidInputError
+from policies.errors import InvalidInputError, UnknownNameError
 from policies.fixed import Uniform
+from policies.thompson import BetaThompson
 from simulator.logs import load_log, save_log
 from simulator.population import Population
 from simulator.rollouts import REWARDS, RewardName, rollout
-from simulator.scenarios.car_subscription import OFFERS, reference
+from simulator.scenarios.car_subscription import OFFERS, Scenario, reference
 from simulator.scenarios.files import load_scenario
 from simulator.scenarios.named import world_named
+from simulator.truth import Oracle
 
 
 def test_a_log_is_read_back_whole(tmp_path: Path) -> None:
@@ -129,10 +131,58 @@ def test_other_offers_and_other_folders_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_log_is_written_over_an_earlier_one(tmp_path: Path) -> None:
-    """The same command again replaces the log and the site beside it, whatever site was there."""
-    for scenario in ("trial", "reference"):
+    """The same command again replaces the log and the site beside it, whatever site was there; other laws leave none."""
+    for scenario in ("trial", "reference", "habit"):
         assert log(out=tmp_path / "log", scenario=scenario, subjects=60) == 0
-        assert load_scenario(tmp_path / "log" / "site").rules == world_named(scenario).rules
+        if scenario != "habit":
+            assert load_scenario(tmp_path / "log" / "site").rules == world_named(scenario).rules
+    assert not (tmp_path / "log" / "site").exists()
+
+
+def test_a_learner_learns_while_its_log_is_lived(tmp_path: Path) -> None:
+    """Decisions of a log and of raw files are those of a learner that learns every evening, by default from what the scenario scores."""
+    common = {"n_subjects": 150, "visit_days": 50, "seed": 1}
+    for asked, learned in (("clicked", "clicked"), (None, "kept_30d")):
+        assert log(out=tmp_path / "log", policy="beta_thompson", subjects=150, days=50, learn_from=asked) == 0
+        told = load_log(tmp_path / "log", OFFERS)
+        lived, idle = (
+            rollout(reference(), BetaThompson(), **common, learn_from=name)  # type: ignore[arg-type]  # plain numbers
+            for name in (learned, None)
+        )
+        np.testing.assert_array_equal(told.chosen, lived.chosen)
+        assert not np.array_equal(lived.chosen, idle.chosen)
+    assert raw(out=tmp_path / "raw", policy="beta_thompson", subjects=150, days=50, learn_from="clicked") == 0
+    clicked = rollout(reference(), BetaThompson(), **common, learn_from="clicked")  # type: ignore[arg-type]
+    rows = pq.read_table(tmp_path / "raw" / "truth" / "decisions.parquet")
+    assert sorted(rows["offer"].to_pylist()) == sorted(np.asarray(OFFERS.ids)[clicked.chosen].tolist())
+    with pytest.raises(UnknownNameError, match="reward"):
+        log(out=tmp_path / "log", policy="beta_thompson", subjects=60, learn_from="clicks")
+
+
+def test_what_cannot_be_done_is_refused_before_the_fit(tmp_path: Path) -> None:
+    """A learner that has learned nothing, and a place that cannot be written to, are named before a log is read or fitted."""
+    assert log(out=tmp_path / "log", subjects=60) == 0
+    for name in ("lints", "beta_thompson"):
+        with pytest.raises(InvalidInputError, match=f"{name!r} begins with nothing"):
+            calibrate(log=tmp_path / "log", out=tmp_path / "fit", policy=("suv_care", name))
+        with pytest.raises(InvalidInputError, match=f"{name!r} begins with nothing"):
+            fidelity(log=tmp_path / "log", against="reference", policy=name)
+    assert not (tmp_path / "fit").exists()
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(InvalidInputError, match="cannot write to"):
+        calibrate(log=tmp_path / "log", out=tmp_path / "taken" / "fit")
+
+
+def test_the_oracle_of_a_fit_is_the_oracle_of_each_site() -> None:
+    """What knows the laws of a site is made for the site it is asked about; a single offer is the same everywhere."""
+    there = world_named("bargain-trap")
+    assert isinstance(there, Scenario)
+    table = rollout(there, Uniform(), n_subjects=200, seed=1).table
+    made, own, here = _by_site("oracle", reference(), seed=1)(there), Oracle(there, seed=1), Oracle(reference(), seed=1)
+    np.testing.assert_array_equal(made.probabilities(table), own.probabilities(table))
+    assert not np.array_equal(own.probabilities(table), here.probabilities(table))
+    offer = _by_site("suv_care", reference(), seed=1)
+    assert offer(there) is offer(reference())
 
 
 def test_command_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

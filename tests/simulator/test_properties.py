@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from policies.errors import InvalidInputError
 from policies.fixed import Uniform
-from simulator.habit import HabitScenario
+from simulator.habit import AnyWorld
 from simulator.kernel import VisitKernel
 from simulator.rollouts import REWARDS, Rollout, rollout
 from simulator.scenarios.car_subscription import OFFERS, Scenario
@@ -58,7 +58,7 @@ def test_a_fate_is_the_same_in_any_company(number: int, size: int) -> None:
     np.testing.assert_array_equal(_lives(site, ids[some], seed=number, visit_days=visit_days), whole[some])
 
 
-def _drawn(family: str, number: int) -> Scenario | HabitScenario:
+def _drawn(family: str, number: int) -> AnyWorld:
     return drawn_world(number) if family == "first" else drawn_habit(number)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from engine.decisions.opening import open_service
 from engine.decisions.requests import IdentifyRequest, OutcomeRequest
 from engine.offers.placement import CatalogueOffer, Placement
+from engine.retrain.records import RetrainConfig
+from engine.retrain.simulated import MIN_VISITORS, main
 from engine.rewards.definition import DAY_S, RewardDefinition, RewardTerm
 from engine.simulation.store_log import last_told, rollout_of, scenario_of
 from engine.simulation.traffic import InProcess, live_through, moment
@@ -25,7 +28,7 @@ KINDS = {"clicked": "clicked", "subscribed": "subscribed", "kept_30d": "active_3
 
 
 @pytest.mark.slow
-def test_what_the_site_lived_is_what_the_log_says(tmp_path: Path) -> None:
+def test_what_the_site_lived_is_what_the_log_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Contracts, their ends, who stayed, margins and the offers shown agree, subject by subject, with the site's own memory."""
     made = reference()
     site = replace(made, parameters=made.parameters.with_assumed(convert_base=-1.5)).open(
@@ -47,6 +50,14 @@ def test_what_the_site_lived_is_what_the_log_says(tmp_path: Path) -> None:
         run = rollout_of(service.database, placement, fitted, kinds=KINDS, as_of=end)
         early = rollout_of(service.database, placement, fitted, as_of=start + timedelta(days=13))
         last = last_told(service.database, PLACEMENT)
+        config = tmp_path / "config.json"
+        config.write_text(json.dumps(RetrainConfig(PLACEMENT, kept="active_30d").to_json()))
+        monkeypatch.setenv("STORE", service.database.url.render_as_string(hide_password=False))
+        asked = {
+            "config": config, "candidate": tmp_path, "incumbent": tmp_path, "out": tmp_path / "out.json", "database": "STORE",
+            "as-of": (start + timedelta(days=13)).isoformat(), "explore-share": 0.05,
+        }  # fmt: skip
+        assert main([word for name, value in asked.items() for word in (f"--{name}", str(value))]) == 0
         silent = {**KINDS, "kept_30d": "never told", "cancelled": "nor this"}
         with pytest.raises(InvalidInputError, match="how long they last cannot be known"):
             rollout_of(service.database, placement, fitted, kinds=silent, as_of=end)
@@ -62,6 +73,11 @@ def test_what_the_site_lived_is_what_the_log_says(tmp_path: Path) -> None:
     assert run.subjects.subscribed.sum() > 10
     assert np.array_equal(run.subjects.kept_30d, site.is_kept[who])
     assert np.array_equal(run.subjects.signed_day, site.signed_day[who])
+    # The fit takes open windows as censored, so visitors with one count when it is said how many there are.
+    n_early = len(early.subjects.n_visits)
+    assert early.subjects.is_matured.sum() < n_early
+    reason = json.loads((tmp_path / "out.json").read_text())["reason"]
+    assert reason == f"The log has {n_early} visitors; a fit of a site takes {MIN_VISITORS:,}."
     # Twelve whole days before the thirteenth and a day for clicks to come: open windows are in it, what came later is not.
     assert early.last_day == 11
     whole = run.day <= 11
