@@ -171,6 +171,10 @@ class Moments:
             groups = self.groups if self.labels is not None else self.folded()
             influence = np.einsum("ij,j->i", groups, gradient)
             total, m = squared(influence), len(influence)
+            # What is no more than rounding is nothing: two candidates that show the same differ by 0, for certain.
+            rounding = len(gradient) * np.finfo(np.float64).eps * np.einsum("ij,j->i", np.abs(groups), np.abs(gradient))
+            if total <= 4.0 * squared(rounding):
+                return 0.0
         return max(total, 0.0) * (m / max(m - 1, 1))
 
     def folded(self) -> FloatArray:

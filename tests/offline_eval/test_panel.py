@@ -477,3 +477,18 @@ def test_a_right_model_of_rare_rewards_is_not_called_wrong() -> None:
     table = calibration_table(record)
     assert min(row["observed"] for row in table) == 0.0
     assert max(abs(row["z"]) for row in table) < 3.5
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("has_subjects", [True, False])
+def test_candidates_that_show_the_same_differ_by_nothing_for_certain(unit: float, has_subjects: bool) -> None:
+    """Difference and standard error are 0 to the last bit, so that whoever chooses among candidates knows a copy."""
+    w = world(n=3000, n_subjects=500 if has_subjects else None)
+    log = replace(w.log, reward=w.log.reward * unit + 0.1 * unit)
+    target = np.asarray(Better().probabilities(log.table))
+    panel = evaluate(
+        log, {"one": target, "copy": target.copy(), "other": np.full_like(target, 1 / target.shape[1])}, incumbent="one"
+    )
+    for name, found in panel.differences["copy"].items():
+        assert (found.value, found.standard_error) == (0.0, 0.0), name
+        assert panel.differences["other"][name].standard_error > 0.0, name  # type: ignore[operator]
