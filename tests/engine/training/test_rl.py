@@ -155,13 +155,16 @@ def test_an_episode_is_a_subject_in_the_order_of_its_times(tmp_path: Path) -> No
 
     from engine.training.rl_episodes import write_episodes
 
-    base = batch(5)
+    base, chosen = batch(5), np.arange(5)
+    eligible = base.table.eligible.copy()
+    eligible[chosen, chosen] = True
     table = replace(
         base.table,
+        eligible=eligible,
         subjects=np.asarray(["b", "a", "a", "b", "a"]),
         at=np.asarray([3, 9, 1, 2, 5], dtype="datetime64[us]"),
     )
-    log = replace(base, table=table, chosen=np.asarray([0, 1, 2, 3, 4]), probabilities=None,
+    log = replace(base, table=table, chosen=chosen, probabilities=None,
                   propensity=np.full(5, 0.2), reward=np.asarray([0.0, 1.0, 2.0, 3.0, 4.0]))  # fmt: skip
     folder = write_episodes(log, FeatureSpace.fit(table), tmp_path / "episodes")
     rows = pq.read_table(folder)["item"].to_pylist()
@@ -169,5 +172,5 @@ def test_an_episode_is_a_subject_in_the_order_of_its_times(tmp_path: Path) -> No
     assert [[int(a) for a in e.get_actions()] for e in made] == [[2, 4, 1], [3, 0]]
     assert [[float(r) for r in e.get_rewards()] for e in made] == [[2.0, 4.0, 1.0], [3.0, 0.0]]
     assert all(e.is_done for e in made)
-    eligible = np.asarray(made[0].get_observations(slice(0, 3)))[:, :5]
-    assert np.array_equal(eligible, table.eligible[[2, 4, 1]])
+    mask = np.asarray(made[0].get_observations(slice(0, 3)))[:, :5]
+    assert np.array_equal(mask, eligible[[2, 4, 1]])
