@@ -80,9 +80,10 @@ def _verdict(told: dict[str, Any]) -> Callout:
         ]
         at = [f"{n} at {of[0]:g}" if len(of) == 1 else f"{n} from {of[0]:g} to {of[-1]:g}" for n, of in stretches]
         text = f"Highest {TITLES[told['outcome']][0].lower()} by {told['setting']}: " + ", ".join(at) + "."
-    turns = "".join(f" {crossing_text(turn, told['setting'])}." for turn in told["crossings"])
     return Callout(
-        "What was found", f"{text}{turns} Intervals are over visitors, 95 %; see below which of them overlap."
+        "What was found",
+        f"{text} Intervals are over visitors, 95 %; see below which of them overlap.",
+        points=[f"{crossing_text(turn, told['setting'])}." for turn in told["crossings"]],
     )
 
 
