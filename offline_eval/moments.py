@@ -122,7 +122,7 @@ class Moments:
         for start in range(0, len(groups), N_BOOTSTRAP_GROUPS):
             rows = slice(start, start + N_BOOTSTRAP_GROUPS)
             centred = groups[rows] - mean * filled[rows, None]  # empty groups stay zero: they are not units
-            scatter += centred.T @ centred
+            add_cross_products(scatter, centred)
         return cls(tuple(names), totals, scatter, m, False, groups, labels, n_rows, n_units)
 
     def merge(self, other: Moments) -> Moments:
@@ -235,7 +235,8 @@ class Accumulator:
             centred = block - mean[:, None]
             delta = mean - self._mean
             total = self._n + n
-            self._scatter += centred @ centred.T + np.outer(delta, delta) * (self._n * n / total)
+            add_cross_products(self._scatter, centred.T)
+            self._scatter += np.outer(delta, delta) * (self._n * n / total)
             self._mean += delta * (n / total)
         self._n += n
         for j, column in enumerate(block):
@@ -262,6 +263,19 @@ def regrouped(groups: FloatArray, labels: UIntArray | None, grouping: Grouping) 
     else:
         out[: len(groups)] = groups
     return out
+
+
+# Products of at most so many terms are left to one thread by linear algebra libraries. Larger ones wake others, which then wait
+# for more to do and take longer over that than the whole product takes.
+_BY_ONE_THREAD = 1 << 18
+
+
+def add_cross_products(total: FloatArray, rows: FloatArray) -> None:
+    """Add the sum of ``outer(row, row)`` over rows of shape ``(n, t)`` to ``total`` of shape ``(t, t)``."""
+    step = max(16, _BY_ONE_THREAD // max(total.size, 1))
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        total += part.T @ part
 
 
 def squared(values: FloatArray) -> float:
@@ -291,23 +305,20 @@ def hash_text(values: NDArray[np.str_]) -> UIntArray:
     multipliers = _mix(np.arange(1, letters.shape[1] + 1)) | np.uint64(1)
     total = np.zeros(len(values), dtype=np.uint64)
     for start in range(0, len(values), _HASHED_AT_ONCE):
-        part, sums = letters[start : start + _HASHED_AT_ONCE].T, total[start : start + _HASHED_AT_ONCE]
-        for letter, multiplier in zip(part, multipliers, strict=True):
-            if letter.any():  # padding is 0 and adds nothing, so the width does not matter
-                sums += letter * multiplier
-        sums[:] = _mix(sums)
+        part = letters[start : start + _HASHED_AT_ONCE]
+        n = int(np.flatnonzero(np.maximum.reduce(part, axis=0)).max(initial=-1)) + 1
+        # Padding is 0 and adds nothing, so the width does not matter.
+        total[start : start + len(part)] = _mix(part[:, :n].astype(np.uint64) @ multipliers[:n])
     return total
-
-
-_RESAMPLED_AT_ONCE = 256  # 16 MB of counts
 
 
 def resampled(folded: FloatArray, *, n_resamples: int, rng: np.random.Generator) -> FloatArray:
     """Totals of bootstrap resamples of groups, shape ``(n_resamples, n_columns)``; one draw serves all columns."""
     m = len(folded)
     out = np.empty((n_resamples, folded.shape[1]))
-    for start in range(0, n_resamples, _RESAMPLED_AT_ONCE):
-        some = out[start : start + _RESAMPLED_AT_ONCE]
+    at_once = max(1, _BY_ONE_THREAD // max(folded.size, 1))
+    for start in range(0, n_resamples, at_once):
+        some = out[start : start + at_once]
         counts = np.empty((len(some), m))
         for row in counts:
             row[:] = np.bincount(rng.integers(0, m, size=m), minlength=m)

@@ -284,9 +284,9 @@ class Calibration:
 
     def add(self, values: FloatArray, reward: FloatArray) -> None:
         """Add rows."""
-        where = np.zeros(len(values), dtype=np.int64)
+        where = np.zeros(len(values), dtype=np.int8)
         for edge in self.edges:  # few edges: faster than a search
-            where += values >= edge
+            where += (values >= edge).view(np.int8)
         residual = reward - values
         n_bins = len(self.sums)
         for j, w in enumerate((None, values, reward, residual**2)):
