@@ -306,8 +306,9 @@ def hash_text(values: NDArray[np.str_]) -> UIntArray:
     total = np.zeros(len(values), dtype=np.uint64)
     for start in range(0, len(values), _HASHED_AT_ONCE):
         part = letters[start : start + _HASHED_AT_ONCE]
-        n = int(np.flatnonzero(np.maximum.reduce(part, axis=0)).max(initial=-1)) + 1
-        # Padding is 0 and adds nothing, so the width does not matter.
+        n = part.shape[1]
+        while n and not part[:, n - 1].any():  # padding is 0 and adds nothing, so the width does not matter
+            n -= 1
         total[start : start + len(part)] = _mix(part[:, :n].astype(np.uint64) @ multipliers[:n])
     return total
 

@@ -15,6 +15,8 @@ from offline_eval.interop.columns import Columns
 from policies.errors import InvalidInputError, SchemaError, SupportError
 from policies.records import BoolArray, FloatArray, IntArray, Offer, OfferId, OfferSet
 
+# Beyond this many letters one long text would make every row's place long.
+_MAX_WIDTH = 64
 # What others call the columns: Open Bandit Pipeline, Vowpal Wabbit, coba and everyday logs.
 ALIASES = {
     "offer": ("action", "arm", "item", "item_id", "offer_id", "product", "treatment", "choice", "shown_offer"),
@@ -194,7 +196,25 @@ def text(table: pa.Table, name: str) -> NDArray[np.str_] | None:
             f"column {name!r} is missing in {column.null_count} rows; expected a text in every row: fill it, or leave these "
             "rows out"
         )
-    return np.asarray(pc.cast(column, pa.string()).to_pylist(), dtype=np.str_)
+    return _fixed_width(pc.cast(column, pa.large_string()))
+
+
+def _fixed_width(column: Any) -> NDArray[np.str_]:
+    """Text as numpy keeps it; where all of it is ASCII, by its bytes: one by one takes several times as long."""
+    flat = _combined(column)
+    n = len(flat)
+    _, bounds, letters = flat.buffers()
+    if n == 0 or letters is None:
+        return np.zeros(n, dtype="U1")
+    offsets = np.frombuffer(bounds, dtype=np.int64)[flat.offset : flat.offset + n + 1]
+    codes = np.frombuffer(letters, dtype=np.uint8)[offsets[0] : offsets[-1]]
+    lengths = np.diff(offsets)
+    width = max(int(lengths.max()), 1)
+    if codes.max(initial=0) > 127 or width > _MAX_WIDTH:
+        return np.asarray(flat.to_pylist(), dtype=np.str_)
+    out = np.zeros((n, width), dtype=np.uint32)
+    out[np.arange(width) < lengths[:, None]] = codes  # a row after the other, as the bytes lie
+    return out.view(f"U{width}").ravel()
 
 
 def times(table: pa.Table, name: str) -> NDArray[np.datetime64] | None:

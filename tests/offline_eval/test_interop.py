@@ -22,6 +22,7 @@ from offline_eval.interop.arrow import ParquetLog, from_arrow, from_pandas, read
 from offline_eval.interop.columns import Columns
 from offline_eval.interop.dsjson import from_dsjson, read_dsjson
 from offline_eval.interop.obp import from_action_dist, from_obp
+from offline_eval.interop.reading import text
 from policies.errors import InvalidInputError, SchemaError, SupportError
 from policies.fixed import Uniform
 from policies.records import InteractionBatch
@@ -305,3 +306,17 @@ def test_data_frames_and_what_gives_an_arrow_table_are_read() -> None:
         from_arrow("log.parquet")
     with pytest.raises(SchemaError, match="expected one type in every column"):
         from_pandas(frame.assign(x=[1, "a"] * 15))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_text_is_the_same_by_bytes_and_one_by_one(seed: int) -> None:
+    """Empty, short, long and foreign texts, in any number of chunks and cut anywhere, come as pylist has them."""
+    rng = np.random.default_rng(seed)
+    alphabets = ["ab1-", "abcdefgh", "äß漢x"][: 1 + seed]
+    words = ["".join(rng.choice(list(rng.choice(alphabets)), size=rng.integers(0, 12))) for _ in range(300)]
+    words[7] = "x" * int(rng.choice([3, 63, 64, 65, 200]))
+    chunked = pa.chunked_array([pa.array(words[:120]), pa.array([], pa.string()), pa.array(words[120:])])
+    for column in (chunked, chunked.slice(50, 173), chunked.slice(0, 0), pa.chunked_array([pa.array([""] * 3)])):
+        found = text(pa.table({"t": column}), "t")
+        assert found is not None
+        assert found.tolist() == column.to_pylist()
