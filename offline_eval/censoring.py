@@ -113,11 +113,6 @@ def _none_closed(followed: FloatArray, window: RewardWindow) -> str:
     )
 
 
-def open_share(log: InteractionBatch, window: RewardWindow) -> float:
-    """Share of rows whose window is still open."""
-    return float((window.followed_days(_times(log)) < window.days).mean())
-
-
 def _within(reward: FloatArray, delay_days: FloatArray, days: float) -> FloatArray:
     return np.where(~np.isnan(delay_days) & (delay_days <= days), reward, 0.0)
 

@@ -112,26 +112,19 @@ def worst_mean(
     return _tail(log, candidate, share, n_resamples, seed, use_mean=True)
 
 
-def weighted_quantile(values: FloatArray, weights: FloatArray, share: float) -> float:
-    """Smallest value at which the weighted distribution function reaches ``share``; values in ascending order."""
-    return _quantile(values, np.cumsum(weights), share)
-
-
-def weighted_worst_mean(values: FloatArray, weights: FloatArray, share: float) -> float:
-    """Weighted mean of the lowest ``share`` of the weight; the value at the border counts in part. Values ascend."""
-    return _worst_mean(values, np.cumsum(weights), share)
-
-
 def _quantile(values: FloatArray, cumulative: FloatArray, share: float) -> float:
+    """Smallest value at which the weighted distribution function reaches ``share``; values ascend, weights are added up."""
     return float(values[_border(cumulative, share)])
 
 
 def _worst_mean(values: FloatArray, cumulative: FloatArray, share: float) -> float:
+    """Weighted mean of the lowest ``share`` of the weight; the value at the border counts in part."""
     border = _border(cumulative, share)
     weights = np.diff(cumulative[:border], prepend=0.0)
     wanted = share * cumulative[-1]
     rest = wanted - (cumulative[border - 1] if border else 0.0)
-    return float((weights @ values[:border] + rest * values[border]) / wanted)
+    # Not by linear algebra, whose threads wait for each other, and this is asked for once a resample.
+    return float((np.einsum("i,i->", weights, values[:border]) + rest * values[border]) / wanted)
 
 
 def _border(cumulative: FloatArray, share: float) -> int:

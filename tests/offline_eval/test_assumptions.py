@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from offline_eval import evaluate
-from offline_eval.censoring import RewardWindow, inverse_censoring, matured, open_share
+from offline_eval.censoring import RewardWindow, inverse_censoring, matured
 from offline_eval.distribution import worst_mean
 from offline_eval.estimated import choice_probabilities, estimate_propensities, fit_choice
 from offline_eval.estimators import InversePropensity
@@ -130,7 +130,6 @@ def test_open_windows_by_hand() -> None:
     closed = matured(log.with_reward(np.ones(3)), window, np.array([12.0, 4.0, 0.5]))
     assert len(closed) == 1
     assert closed.reward.tolist() == [0.0]
-    assert open_share(log, window) == pytest.approx(2 / 3)
     with pytest.raises(InvalidInputError, match="no row has been followed for the whole window of 11 days"):
         inverse_censoring(log, RewardWindow(11, as_of), delay)
     with pytest.raises(InvalidInputError, match="as_of has no time zone"):
