@@ -5,19 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from engine.rewards.seen import BOT
+from engine.rewards.seen import seen_below
 from engine.store.database import Database
-from engine.store.facts import DECISION, VOID
+from engine.store.facts import DECISION
 
-# The rule of ``engine.rewards.seen`` by the facts below an offset: what has changed is what holds now less what held before.
-_SEEN = (
-    "(d.ledger_offset < :{until} "
-    "AND (d.is_activated OR EXISTS (SELECT 1 FROM activations a WHERE a.decision = d.id AND a.ledger_offset < :{until})) "
-    f"AND NOT EXISTS (SELECT 1 FROM fact_keys v WHERE v.kind = {VOID} AND v.id = d.id "
-    "AND v.ledger_offset > d.ledger_offset AND v.ledger_offset < :{until}))"
-)
-_MINE = f"d.placement = :placement AND d.offer IN ({{offers}}) AND d.policy NOT LIKE '{BOT}@%'"
-_WHOLE = f"SELECT d.offer, COUNT(*) FROM decisions d WHERE {_MINE} AND {_SEEN.format(until='until')} GROUP BY d.offer"
+# What has changed is what counts by the facts there are now, less what counted by those there were.
+_MINE = "d.placement = :placement AND d.offer IN ({offers})"
+_WHOLE = f"SELECT d.offer, COUNT(*) FROM decisions d WHERE {_MINE} AND {seen_below('until')} GROUP BY d.offer"
 _OF_FACTS = (
     "SELECT k.ledger_offset FROM {table} f CROSS JOIN fact_keys k "
     f"WHERE f.ledger_offset >= :since AND f.ledger_offset < :until AND k.kind = {DECISION} AND k.id = f.decision"
@@ -28,8 +22,8 @@ _TOUCHED = (
     f"UNION {_OF_FACTS.format(table='activations')} UNION {_OF_FACTS.format(table='voids')}"
 )
 _CHANGE = (
-    f"SELECT d.offer, SUM(CASE WHEN {_SEEN.format(until='until')} THEN 1 ELSE 0 END) "
-    f"- SUM(CASE WHEN {_SEEN.format(until='since')} THEN 1 ELSE 0 END) "
+    f"SELECT d.offer, SUM(CASE WHEN {seen_below('until')} THEN 1 ELSE 0 END) "
+    f"- SUM(CASE WHEN {seen_below('since')} THEN 1 ELSE 0 END) "
     f"FROM ({_TOUCHED}) t CROSS JOIN decisions d WHERE d.ledger_offset = t.ledger_offset AND {_MINE} GROUP BY d.offer"
 )
 
